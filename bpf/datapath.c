@@ -1,0 +1,9 @@
+// SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
+//go:build ignore
+
+/* The datapath in one object, so that its programs share their maps. */
+#include "from_container.c"
+#include "from_host.c"
+#include "from_network.c"
+
+char _license[] SEC("license") = "Dual BSD/GPL";

@@ -1,0 +1,65 @@
+// SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
+//go:build ignore
+
+/* tc ingress on the host end of a container's veth: what the container sends. */
+#include "include/deliver.h"
+#include "include/send.h"
+
+/* To another container of this node, by the bridge's rules or the router's. */
+static __always_inline enum reason to_neighbour(struct walk *w, struct packet *p,
+						const struct endpoint *from,
+						const struct endpoint *to)
+{
+	if (mac_equal(p->eth->h_dest, to->mac.byte))
+		return to_endpoint(w, to, FORWARD_LOCAL);
+	if (!mac_equal(p->eth->h_dest, from->gateway.byte))
+		return PASS_NOT_ROUTED;
+	if (p->ip->ttl <= 1)
+		return PASS_TTL;
+	ipv4_decrement_ttl(p->ip);
+	ethernet_to_endpoint(p->eth, to);
+	return to_endpoint(w, to, FORWARD_LOCAL);
+}
+
+static __always_inline enum reason to_remote(struct walk *w, struct packet *p,
+					     const struct endpoint *from)
+{
+	struct host *host;
+	int reason;
+
+	if (!mac_equal(p->eth->h_dest, from->gateway.byte))
+		return PASS_NOT_ROUTED;
+	reason = remote_host(p->ip->daddr, &host);
+	if (reason != ONWARD)
+		return reason;
+	if (p->ip->ttl <= 1)
+		return PASS_TTL;
+	return send(w, p, host, 1);
+}
+
+static __always_inline enum reason walk_from_container(struct walk *w)
+{
+	struct endpoint *from, *to;
+	struct packet p;
+	int reason = packet_read(w, &p);
+
+	if (reason != ONWARD)
+		return reason;
+	from = endpoint_lookup(p.ip->saddr);
+	if (!from)
+		return PASS_UNKNOWN_SOURCE;
+	if (from->ifindex != w->skb->ifindex)
+		return DROP_CONTAINER_SOURCE;
+	to = endpoint_lookup(p.ip->daddr);
+	if (to)
+		return to_neighbour(w, &p, from, to);
+	return to_remote(w, &p, from);
+}
+
+SEC("tc")
+int from_container(struct __sk_buff *skb)
+{
+	struct walk w = walk_start(skb, PROGRAM_FROM_CONTAINER);
+
+	return verdict(&w, walk_from_container(&w));
+}

@@ -1,0 +1,98 @@
+// SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
+//go:build ignore
+
+/* tc ingress on the uplink: what other nodes send. */
+#include "include/decap.h"
+
+/* Up to and with the inner IP header, of the longest encapsulation. */
+#define NETWORK_HEADERS                                                                        \
+	(2 * (ETH_HLEN + sizeof(struct iphdr)) + sizeof(struct udphdr) + sizeof(struct vxlanhdr))
+
+/* A tunnel packet of ours. All checks come first; then the outer header is taken off. */
+static __always_inline enum reason decapsulate(struct walk *w, struct tunnel *t)
+{
+	struct endpoint *to = NULL;
+	struct ethhdr *eth;
+	struct iphdr *ip;
+	int reason, tos;
+
+	if (t->inner_eth && (t->inner_eth->h_proto != bpf_htons(ETH_P_IP) ||
+			     !mac_equal(t->inner_eth->h_dest, (const __u8 *)config.overlay_mac.byte))) {
+		reason = check_source(t->outer->saddr, t->outer->saddr);
+		return reason == ONWARD ? PASS_INNER_NOT_ROUTED : reason;
+	}
+	ip = take_ipv4(&t->cursor, t->room);
+	if (!ip)
+		return DROP_INNER_MALFORMED;
+	w->src = ip->saddr;
+	w->dst = ip->daddr;
+	reason = check_source(t->outer->saddr, ip->saddr);
+	if (reason != ONWARD)
+		return reason;
+	tos = ecn_decapsulate(t->outer->tos, ip->tos);
+	if (tos < 0)
+		return DROP_ECN;
+	/* The stack answers what expires here, and reads options. */
+	if (ip->ttl > 1 && !has_options(ip))
+		to = endpoint_lookup(ip->daddr);
+	eth = pop_header(w->skb, t, tos);
+	if (!eth)
+		return DROP_DECAPSULATE;
+	if (!to)
+		return to_host(w, eth);
+	ethernet_to_endpoint(eth, to);
+	ipv4_decrement_ttl((struct iphdr *)(eth + 1));
+	return to_endpoint(w, to, FORWARD_DELIVERED);
+}
+
+/* A plain packet of a host-gw peer to a container: what the kernel would route, in one step. */
+static __always_inline enum reason route_in(struct walk *w, struct ethhdr *eth, struct iphdr *ip)
+{
+	struct endpoint *to;
+	struct host *from;
+	__u32 index;
+
+	if (!config.direct || has_options(ip) || ip->ttl <= 1 || !ipv4_checksum_ok(ip))
+		return PASS_NOT_OURS;
+	to = endpoint_lookup(ip->daddr);
+	if (!to)
+		return PASS_NOT_OURS;
+	index = route_lookup(ip->saddr);
+	from = index >= HOST_FIRST ? host_lookup(index) : NULL;
+	if (!from || from->encap != ENCAP_NONE)
+		return PASS_NOT_OURS;
+	ipv4_decrement_ttl(ip);
+	ethernet_to_endpoint(eth, to);
+	return to_endpoint(w, to, FORWARD_DELIVERED);
+}
+
+static __always_inline enum reason walk_from_network(struct walk *w)
+{
+	struct cursor c = cursor_start(w->skb, NETWORK_HEADERS);
+	struct ethhdr *eth = take(&c, ETH_HLEN);
+	struct tunnel t = {};
+	int reason;
+
+	if (!eth)
+		return PASS_MALFORMED;
+	if (eth->h_proto != bpf_htons(ETH_P_IP) || w->skb->vlan_present)
+		return PASS_PROTOCOL;
+	if (w->skb->pkt_type != PACKET_HOST)
+		return PASS_NOT_ROUTED;
+	t.outer = take_ipv4(&c, w->len - ETH_HLEN);
+	if (!t.outer)
+		return PASS_MALFORMED;
+	t.cursor = c;
+	reason = tunnel_read(w, &t);
+	if (reason == ONWARD)
+		return decapsulate(w, &t);
+	return reason == PASS_NOT_OURS ? route_in(w, eth, t.outer) : reason;
+}
+
+SEC("tc")
+int from_network(struct __sk_buff *skb)
+{
+	struct walk w = walk_start(skb, PROGRAM_FROM_NETWORK);
+
+	return verdict(&w, walk_from_network(&w));
+}

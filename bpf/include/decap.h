@@ -1,0 +1,109 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/* Recognising tunnel packets of this network, and taking the outer header off. */
+#ifndef BPFNET_DECAP_H
+#define BPFNET_DECAP_H
+
+#include "deliver.h"
+
+/* A tunnel packet, its headers valid until it is changed. */
+struct tunnel {
+	struct iphdr *outer;
+	struct ethhdr *inner_eth; /* VXLAN's, else NULL */
+	struct cursor cursor;	  /* at the inner IP header */
+	__u32 len;		  /* bytes from the outer IP header to the inner one */
+	__u32 room;		  /* bytes the packet has from the inner IP header on */
+};
+
+static __always_inline int tunnel_udp(struct tunnel *t)
+{
+	struct udphdr *udp = take(&t->cursor, sizeof(*udp));
+	struct vxlanhdr *vxlan;
+
+	if (!udp)
+		return PASS_NOT_OURS;
+	if (config.udp_port && udp->dest == config.udp_port)
+		t->len = sizeof(*t->outer) + sizeof(*udp);
+	else if (!config.vxlan_port || udp->dest != config.vxlan_port)
+		return PASS_NOT_OURS;
+	if (bpf_ntohs(udp->len) != bpf_ntohs(t->outer->tot_len) - sizeof(*t->outer))
+		return PASS_MALFORMED;
+	if (t->len)
+		return ONWARD;
+	vxlan = take(&t->cursor, sizeof(*vxlan));
+	t->inner_eth = take(&t->cursor, ETH_HLEN);
+	if (!vxlan || !t->inner_eth)
+		return PASS_MALFORMED;
+	/* Any other flag or reserved bit is an extension we do not speak (vxlan_rcv). */
+	if (vxlan->flags != bpf_htonl(VXLAN_FLAG_VNI) || vxlan->vni != bpf_htonl(config.vni << 8))
+		return PASS_NOT_OURS;
+	t->len = sizeof(*t->outer) + sizeof(*udp) + sizeof(*vxlan) + ETH_HLEN;
+	return ONWARD;
+}
+
+/* Protocol 4 has no VNI: it is ours where the inner packet is for our subnet. */
+static __always_inline int tunnel_ipip(struct tunnel *t)
+{
+	struct iphdr *inner = t->cursor.pos;
+
+	if (!config.ipip)
+		return PASS_NOT_OURS;
+	if ((void *)(inner + 1) > t->cursor.end)
+		return PASS_MALFORMED;
+	t->len = sizeof(*t->outer);
+	return route_lookup(inner->daddr) == HOST_SELF ? ONWARD : PASS_NOT_OURS;
+}
+
+/* ONWARD if the packet is a whole tunnel packet of this network, to this node. */
+static __always_inline int tunnel_read(struct walk *w, struct tunnel *t)
+{
+	int reason;
+
+	if (!addr_is_ipv4((const struct addr *)&config.node, t->outer->daddr))
+		return PASS_NOT_OURS;
+	if (t->outer->protocol != IPPROTO_UDP && t->outer->protocol != IPPROTO_IPIP)
+		return PASS_NOT_OURS;
+	if (has_options(t->outer))
+		return PASS_OPTIONS;
+	if (is_fragment(t->outer))
+		return PASS_OUTER_FRAGMENT;
+	reason = t->outer->protocol == IPPROTO_UDP ? tunnel_udp(t) : tunnel_ipip(t);
+	if (reason != ONWARD)
+		return reason;
+	if (bpf_ntohs(t->outer->tot_len) < t->len || !ipv4_checksum_ok(t->outer))
+		return PASS_MALFORMED;
+	t->room = bpf_ntohs(t->outer->tot_len) - t->len;
+	w->outer_src = t->outer->saddr;
+	return ONWARD;
+}
+
+/*
+ * Takes the outer header off and leaves the inner packet behind the Ethernet header, TOS set.
+ * Returns the new Ethernet header, or NULL.
+ *
+ * The checksum state stays: an outer UDP header was one level of it (skb->csum_level), an outer IP
+ * header none. FIXED_GSO: segments of the inner packet keep their size.
+ */
+static __always_inline struct ethhdr *pop_header(struct __sk_buff *skb, const struct tunnel *t,
+						 int tos)
+{
+	int udp = t->outer->protocol == IPPROTO_UDP;
+	struct cursor c;
+	struct ethhdr *eth;
+	struct iphdr *ip;
+
+	if (bpf_skb_adjust_room(skb, -(__s32)t->len, BPF_ADJ_ROOM_MAC,
+				BPF_F_ADJ_ROOM_FIXED_GSO | BPF_F_ADJ_ROOM_NO_CSUM_RESET))
+		return NULL;
+	if (udp)
+		bpf_csum_level(skb, BPF_CSUM_LEVEL_DEC);
+	c = cursor_start(skb, ETH_HLEN + sizeof(*ip));
+	eth = take(&c, ETH_HLEN);
+	ip = take(&c, sizeof(*ip));
+	if (!eth || !ip)
+		return NULL;
+	if (ip->tos != tos)
+		ipv4_set_tos(ip, tos);
+	return eth;
+}
+
+#endif

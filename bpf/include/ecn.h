@@ -1,0 +1,65 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/* TTL and ECN of a routed, tunnelled packet. */
+#ifndef BPFNET_ECN_H
+#define BPFNET_ECN_H
+
+#include "parse.h"
+
+enum {
+	ECN_NOT_ECT = 0,
+	ECN_ECT_1 = 1,
+	ECN_ECT_0 = 2,
+	ECN_CE = 3,
+	ECN_MASK = 3,
+};
+
+/* Incremental checksum update: RFC 1624, equation 3. */
+static __always_inline void csum_replace(__u16 *check, __u16 from, __u16 to)
+{
+	*check = ~csum_fold((__u16)~*check + (__u16)~from + to);
+}
+
+static __always_inline void ipv4_decrement_ttl(struct iphdr *ip)
+{
+	__u16 *ttl_protocol = (__u16 *)&ip->ttl;
+	__u16 before = *ttl_protocol;
+
+	ip->ttl--;
+	csum_replace(&ip->check, before, *ttl_protocol);
+}
+
+static __always_inline void ipv4_set_tos(struct iphdr *ip, __u8 tos)
+{
+	__u16 *version_tos = (__u16 *)ip;
+	__u16 before = *version_tos;
+
+	ip->tos = tos;
+	csum_replace(&ip->check, before, *version_tos);
+}
+
+/* ECN bits of the outer header: INET_ECN_encapsulate() of include/net/inet_ecn.h, CE goes out as ECT(0). */
+static __always_inline __u8 ecn_encapsulate(__u8 inner_tos)
+{
+	__u8 ecn = inner_tos & ECN_MASK;
+
+	return ecn == ECN_CE ? ECN_ECT_0 : ecn;
+}
+
+/*
+ * The inner TOS after decapsulation, or -1 where the packet has to be dropped: RFC 6040, 4.2 as
+ * __INET_ECN_decapsulate() of include/net/inet_ecn.h has it.
+ */
+static __always_inline int ecn_decapsulate(__u8 outer_tos, __u8 inner_tos)
+{
+	__u8 outer = outer_tos & ECN_MASK, inner = inner_tos & ECN_MASK;
+
+	if (inner == ECN_NOT_ECT)
+		return outer == ECN_CE ? -1 : inner_tos;
+	if (outer == ECN_CE)
+		return inner_tos | ECN_CE;
+	if (outer == ECN_ECT_1 && inner == ECN_ECT_0)
+		return (inner_tos & ~ECN_MASK) | ECN_ECT_1;
+	return inner_tos;
+}
+
+#endif

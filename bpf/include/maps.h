@@ -1,0 +1,103 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * The maps, and the settings fixed at load. User space writes all but counters and events.
+ * max_entries here are defaults; the loader sets what the daemon was told.
+ */
+#ifndef BPFNET_MAPS_H
+#define BPFNET_MAPS_H
+
+#include "types.h"
+
+/*
+ * Settings of one load of the programs. Read-only to the verifier, which removes the code of what
+ * is switched off; a change means loading the programs anew and replacing them in place.
+ */
+struct settings {
+	struct addr node;	   /* this node's address on the underlay */
+	__u32 network;		   /* of the containers these programs serve; part of the maps' keys */
+	__u32 overlay_ifindex;	   /* bpfnet0; 0 where there is none (host-gw) */
+	struct mac overlay_mac;	   /* bpfnet0's, which is this node's VTEP MAC */
+	__be16 vxlan_port;	   /* 0: no VXLAN */
+	__be16 udp_port;	   /* of flannel's udp backend; 0: none */
+	__u8 ipip;		   /* decapsulate protocol 4 */
+	__u8 direct;		   /* take plain packets of host-gw peers past the kernel */
+	__u32 vni;		   /* host byte order */
+	__u32 index_base;	   /* first address of slot 0 of route_index, host byte order */
+	__u32 index_shift;	   /* 32 - prefix length of a slot */
+	__u32 index_count;	   /* slots in use; 0: no index */
+};
+
+const volatile struct settings config;
+
+struct {
+	__uint(type, BPF_MAP_TYPE_LPM_TRIE);
+	__uint(max_entries, 65536);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, struct route_key);
+	__type(value, enum host_index);
+} routes SEC(".maps");
+
+/*
+ * In front of routes: one slot for each prefix of the network's usual length. A slot is empty
+ * (HOST_NONE) where routes holds something longer inside it, so the longest prefix still wins.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, enum host_index);
+} route_index SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 16384);
+	__type(key, __u32);
+	__type(value, struct host);
+} hosts SEC(".maps");
+
+/* Which host has an underlay address: asked only where the route of the inner source does not say. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 16384);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, struct addr);
+	__type(value, enum host_index);
+} nodes SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 65536);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, struct ip_key);
+	__type(value, struct neighbour);
+} neigh SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 65536);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, struct fdb_key);
+	__type(value, enum host_index);
+} fdb SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 4096);
+	__type(key, struct ip_key);
+	__type(value, struct endpoint);
+} endpoints SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, PROGRAM_MAX *REASON_MAX);
+	__type(key, __u32);
+	__type(value, struct counter);
+} counters SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_RINGBUF);
+	__uint(max_entries, 256 * 1024);
+	__type(value, struct event);
+} events SEC(".maps");
+
+#endif

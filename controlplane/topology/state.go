@@ -1,0 +1,78 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package topology turns the records of etcd into what this node's dataplane
+// should hold. It is pure: no I/O, no clock, no state between calls.
+package topology
+
+import (
+	"net/netip"
+)
+
+// MAC is an Ethernet address as it stands on the wire. An array, so that it
+// compares with == and can be a map key.
+type MAC [6]byte
+
+// Encap names how a packet travels from this node to a peer. The values are
+// flannel's BackendType strings.
+type Encap string
+
+// The encapsulations bpfnet speaks; EncapNone is flannel's host-gw and what
+// DirectRouting falls to between layer-2 neighbours.
+const (
+	EncapNone  Encap = "host-gw"
+	EncapVXLAN Encap = "vxlan"
+	EncapIPIP  Encap = "ipip"
+	EncapUDP   Encap = "udp"
+)
+
+// Path is the way through the underlay to a node.
+type Path struct {
+	Ifindex int        // the uplink
+	NextHop netip.Addr // the node itself where it is on the link, else the router
+	MTU     int        // bytes of IP packet that fit the path, outer header included
+}
+
+// OnLink reports whether node is reached without a router in between.
+func (p Path) OnLink(node netip.Addr) bool { return p.NextHop == node }
+
+// VTEP is a node's VXLAN tunnel end point.
+type VTEP struct {
+	MAC  MAC
+	Addr netip.Addr // flannel's rule: the first address of the node's subnet
+}
+
+// Peer is one lease of another node, as the dataplanes have to serve it.
+type Peer struct {
+	Key    string       // the lease's key in etcd, "172.246.0.0-24"
+	Subnet netip.Prefix // the containers behind it
+	Node   netip.Addr   // the node's address on the underlay
+	Encap  Encap
+	VTEP   VTEP // set where Encap is EncapVXLAN
+	Path   Path
+}
+
+// Self is what the dataplanes have to know of this node.
+type Self struct {
+	Subnet netip.Prefix
+	Node   netip.Addr // outer source address
+	Uplink int        // ifindex
+	Encap  Encap      // the network's backend
+	VTEP   VTEP
+	VNI    uint32 // 24 bits
+	Port   uint16 // UDP destination port of the encapsulation, host byte order; 0 where it has none
+	MTU    int    // largest inner IP packet a container may send
+}
+
+// State is the desired state: what is right, whatever the dataplane holds now.
+type State struct {
+	Network netip.Prefix
+	Self    Self
+	Peers   []Peer // sorted by Key
+}
+
+// Problem is one record that cannot be served as it stands, or only in part.
+// It never keeps the other records from being served.
+type Problem struct {
+	Key  string // the lease's key in etcd; "" where it concerns the whole network
+	Text string // what is wrong and what to do, one line
+}

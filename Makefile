@@ -1,0 +1,70 @@
+# The build of bpfnet: `make` alone lists the targets.
+
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+
+VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
+PKG ?= ./...
+FUZZTIME ?= 10s
+
+GOLANGCI_LINT := go tool -modfile=.ci/tools/go.mod golangci-lint
+CLANG_FORMAT := clang-format-19
+C_SOURCES = $(wildcard bpf/*.c bpf/include/*.h)
+GENERATED := 'bpf/*_bpfe[bl].go' 'bpf/*_bpfe[bl].o'
+
+.PHONY: help
+help: ## list the targets
+	@awk -F ': .*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+
+.PHONY: build
+build: ## build bin/bpfnet, one static binary (needs no clang)
+	@echo "building bin/bpfnet $(VERSION)"
+	CGO_ENABLED=0 go build -trimpath -ldflags '-s -w -X main.version=$(VERSION)' -o bin/bpfnet ./cmd/bpfnet
+
+.PHONY: demo
+demo: nettools build ## two hosts, containers on each, VXLAN and IPIP: watch them talk (root or sudo)
+	$(if $(filter 0,$(shell id -u)),,sudo -E) bin/bpfnet demo
+
+# One package at a time: the tests that watch live traffic need the machine's cores for themselves.
+.PHONY: test
+test: nettools ## run all tests, with the race detector, root tests included (root or sudo)
+	@.ci/sandbox true
+	@echo "building the tests (takes minutes the first time)"
+	go build -race -tags root ./...
+	go test -race -tags root -p 1 -count 1 -timeout 15m -exec '$(CURDIR)/.ci/sandbox' $(PKG)
+
+.PHONY: fuzz
+fuzz: nettools ## run each fuzz target for FUZZTIME (default 10s; root or sudo)
+	@.ci/fuzz $(FUZZTIME)
+
+.PHONY: generate
+generate: clang ## compile the C programs and write their Go bindings, with clang 19
+	go generate ./bpf
+
+.PHONY: drift
+drift: generate ## fail if the generated files or go.mod are not what is committed
+	@git status --porcelain -- $(GENERATED) | sed 's/^/drift: /; s/$$/ (run make generate, commit the result)/' | { ! grep .; }
+	@go mod tidy -diff
+
+.PHONY: lint
+lint: clang ## check Go by golangci-lint, C by clang-format
+	@$(CLANG_FORMAT) --dry-run --Werror $(C_SOURCES)
+	@echo "golangci-lint (the first run builds it: minutes)"
+	@$(GOLANGCI_LINT) run ./...
+
+.PHONY: fmt
+fmt: clang ## format Go and C
+	@$(CLANG_FORMAT) -i $(C_SOURCES)
+	@$(GOLANGCI_LINT) fmt ./...
+
+.PHONY: clean
+clean: ## remove what build made
+	rm -rf bin
+
+.PHONY: nettools
+nettools:
+	@.ci/need ip=iproute2 tcpdump=tcpdump ping=iputils-ping iperf3=iperf3
+
+.PHONY: clang
+clang:
+	@.ci/need clang-19=clang-19 llvm-strip-19=llvm-19 $(CLANG_FORMAT)=clang-format-19

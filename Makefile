@@ -43,8 +43,9 @@ generate: clang ## compile the C programs and write their Go bindings, with clan
 
 .PHONY: drift
 drift: generate ## fail if the generated files or go.mod are not what is committed
-	@git status --porcelain -- $(GENERATED) | sed 's/^/drift: /; s/$$/ (run make generate, commit the result)/' | { ! grep .; }
-	@go mod tidy -diff
+	@changed=$$(git status --porcelain -- $(GENERATED) | cut -c 4-); [[ ! $$changed ]] || { \
+		echo "drift: $$(clang-19 --version | head -1) writes other files than are committed; make generate and commit:" $$changed; exit 1; }
+	@go mod tidy -diff >/dev/null || { echo "drift: go.mod or go.sum is not tidy; go mod tidy and commit"; exit 1; }
 
 .PHONY: lint
 lint: clang ## check Go by golangci-lint, C by clang-format

@@ -1,0 +1,208 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package netlink
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
+	"github.com/bpfnet/bpfnet/controlplane/topology"
+)
+
+// Apply makes the kernel's routes, neighbours and FDB serve the peers of s and
+// removes what of ours serves none, whoever left it. What is right already is
+// not written. The peers' subnets must not overlap. [EnsureOverlay] comes first.
+//
+// A peer that cannot be served is returned as a problem; the others are served. The error tells what concerns them all: a table that
+// cannot be listed, a stale entry that cannot be removed.
+func Apply(s topology.State) ([]topology.Problem, error) {
+	k, err := openKernel()
+	if err != nil {
+		return nil, err
+	}
+	defer k.Close()
+	dev, err := k.overlayFor(s.Self)
+	if err != nil {
+		return nil, err
+	}
+	have, err := k.list(dev.Ifindex)
+	if err != nil {
+		return nil, err
+	}
+	w := writer{kernel: k, dev: dev, have: have, want: newTables(), vteps: map[topology.MAC]string{dev.MAC: "this node"}}
+	var problems []topology.Problem
+	for _, p := range s.Peers {
+		if err := w.serve(p); err != nil {
+			problems = append(problems, topology.Problem{Key: p.Key, Text: err.Error()})
+		}
+	}
+	return problems, w.prune()
+}
+
+// overlayFor returns the overlay device as it stands; without one only a
+// network that needs none can be served.
+func (k kernel) overlayFor(s topology.Self) (Device, error) {
+	link, err := k.overlayLink()
+	if err != nil {
+		return Device{}, err
+	}
+	if link != nil {
+		return deviceOf(link), nil
+	}
+	if s.Encap != topology.EncapNone {
+		return Device{}, fmt.Errorf("apply peers: overlay device %s is missing", OverlayName)
+	}
+	return Device{}, nil
+}
+
+// writer carries one Apply: what the kernel held when it began and what was
+// wanted by the peers so far.
+type writer struct {
+	kernel
+	dev        Device
+	have, want *tables
+	vteps      map[topology.MAC]string // whose MAC it is, for peers that claim another's
+}
+
+// serve writes what one peer lacks, in the order FDB, neighbour, route.
+func (w *writer) serve(p topology.Peer) error {
+	r := route{dst: p.Subnet, gateway: p.Node, ifindex: w.dev.Ifindex}
+	switch p.Encap {
+	case topology.EncapNone:
+		r.ifindex = p.Path.Ifindex
+	case topology.EncapVXLAN:
+		r.gateway = p.VTEP.Addr
+		if err := w.claim(p); err != nil {
+			return err
+		}
+	}
+	w.want.routes[r] = true
+	if p.Encap == topology.EncapVXLAN {
+		if err := w.setFDB(p.VTEP.MAC, p.Node); err != nil {
+			return err
+		}
+		if err := w.setNeighbour(p.VTEP); err != nil {
+			return err
+		}
+	}
+	return w.setRoute(r)
+}
+
+// claim notes the entries that a VTEP needs, unless they are another's.
+func (w *writer) claim(p topology.Peer) error {
+	mac := p.VTEP.MAC
+	if !unicast(mac) {
+		return fmt.Errorf("VTEP MAC %s is not the address of one device: restart the daemon of node %s", hardwareAddr(mac), p.Node)
+	}
+	if owner, taken := w.vteps[mac]; taken {
+		return fmt.Errorf("VTEP MAC %s is also that of %s: delete the overlay device of node %s and restart its daemon",
+			hardwareAddr(mac), owner, p.Node)
+	}
+	w.vteps[mac] = p.Key
+	w.want.fdb[mac] = p.Node
+	w.want.neighbours[p.VTEP.Addr] = mac
+	return nil
+}
+
+func (w *writer) setFDB(mac topology.MAC, node netip.Addr) error {
+	if w.have.fdb[mac] == node {
+		return nil
+	}
+	if err := w.NeighSet(w.fdbEntry(mac, node)); err != nil {
+		return fmt.Errorf("set FDB entry %s dst %s: %w", hardwareAddr(mac), node, err)
+	}
+	return nil
+}
+
+func (w *writer) setNeighbour(v topology.VTEP) error {
+	if w.have.neighbours[v.Addr] == v.MAC {
+		return nil
+	}
+	if err := w.NeighSet(w.neighbour(v.Addr, v.MAC)); err != nil {
+		return fmt.Errorf("set neighbour %s lladdr %s: %w", v.Addr, hardwareAddr(v.MAC), err)
+	}
+	return nil
+}
+
+// setRoute puts a missing route in front of any other to the same destination:
+// NLM_F_CREATE without EXCL, REPLACE or APPEND, which the library calls
+// RouteAddEcmp and iproute2 "prepend" (fib_table_insert, net/ipv4/fib_trie.c).
+// So it is in force at once, and one that is not ours, such as flannel's, is
+// back in force when ours goes.
+func (w *writer) setRoute(r route) error {
+	if w.have.routes[r] {
+		return nil
+	}
+	if ifindex, own := w.have.connected[r.dst]; own {
+		return fmt.Errorf("%s is also the network of this node's own %s: remove the address there, or release the lease",
+			r.dst, w.linkName(ifindex))
+	}
+	if err := w.RouteAddEcmp(r.netlink()); err != nil {
+		return fmt.Errorf("add route %s dev %s: %w", r, w.linkName(r.ifindex), err)
+	}
+	return nil
+}
+
+// prune removes our entries that no peer wanted.
+func (w *writer) prune() error {
+	var errs []error
+	for r := range w.have.routes {
+		if !w.want.routes[r] {
+			errs = append(errs, w.delRoute(r))
+		}
+	}
+	for addr, mac := range w.have.neighbours {
+		if _, wanted := w.want.neighbours[addr]; !wanted {
+			errs = append(errs, removal("neighbour", addr, w.NeighDel(w.neighbour(addr, mac))))
+		}
+	}
+	for mac, node := range w.have.fdb {
+		if _, wanted := w.want.fdb[mac]; !wanted {
+			errs = append(errs, removal("FDB entry", hardwareAddr(mac), w.NeighDel(w.fdbEntry(mac, node))))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+func (k kernel) delRoute(r route) error { return removal("route", r, k.RouteDel(r.netlink())) }
+
+func removal(what string, which fmt.Stringer, err error) error {
+	if err == nil || gone(err) {
+		return nil
+	}
+	return fmt.Errorf("remove %s %s: %w", what, which, err)
+}
+
+func (w *writer) fdbEntry(mac topology.MAC, node netip.Addr) *netlink.Neigh {
+	return &netlink.Neigh{
+		Family:       unix.AF_BRIDGE,
+		LinkIndex:    w.dev.Ifindex,
+		Flags:        netlink.NTF_SELF,
+		State:        netlink.NUD_PERMANENT,
+		HardwareAddr: hardwareAddr(mac),
+		IP:           node.AsSlice(),
+	}
+}
+
+func (w *writer) neighbour(addr netip.Addr, mac topology.MAC) *netlink.Neigh {
+	return &netlink.Neigh{
+		Family:       unix.AF_INET,
+		LinkIndex:    w.dev.Ifindex,
+		State:        netlink.NUD_PERMANENT,
+		HardwareAddr: hardwareAddr(mac),
+		IP:           addr.AsSlice(),
+	}
+}
+
+// linkName names a link for people, by its number where it has gone.
+func (k kernel) linkName(ifindex int) string {
+	link, err := k.LinkByIndex(ifindex)
+	if err != nil {
+		return fmt.Sprintf("link %d", ifindex)
+	}
+	return link.Attrs().Name
+}

@@ -1,0 +1,31 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package netlink makes the kernel's own view of the network equal to the
+// desired state: the overlay device, and a route, a permanent neighbour and an
+// FDB entry for each peer, the way flannel sets them up. In netlink mode this is
+// the dataplane; in ebpf mode it is what the programs fall back to and what
+// "ip route", "ip neigh" and "bridge fdb" show.
+//
+// # What is ours
+//
+//   - The device bpfnet0 (and bpfnet0p where it is a veth), with its /32 address.
+//   - Permanent IPv4 neighbours and permanent unicast FDB entries on bpfnet0.
+//   - Routes of the main table that carry [RouteProtocol].
+//
+// Anything else is somebody else's and is neither changed nor removed.
+//
+// # How it is written
+//
+// The kernel's tables are listed once and compared; only what differs is
+// written. Per peer the order is FDB, neighbour, route, so that no route ever
+// points to an address that cannot be resolved; what is stale is removed in the
+// reverse order after everything wanted stands. Entries whose key stays (a
+// peer's new MAC, a VTEP's new node) are replaced in place, and a new route is
+// put in front of the old one before that is deleted: no packet finds a gap.
+//
+// Permanent neighbours do not count against net.ipv4.neigh.default.gc_thresh3
+// since Linux 5.0 (commit 58956317c8de, net/core/neighbour.c), so the number of
+// peers has no limit there.
+//
+// All functions work in the network namespace of the calling thread.
+package netlink

@@ -1,0 +1,124 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build root
+
+package netlink
+
+import (
+	"fmt"
+	"net"
+	"os/exec"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netlink/nl"
+	"golang.org/x/sys/unix"
+
+	"github.com/bpfnet/bpfnet/controlplane/underlay/nstest"
+)
+
+// events returns what the kernel announced about links, addresses, neighbours
+// and routes while do ran. A change of the test's own, made after do, says when
+// everything has been read, so nothing is waited for.
+func events(t *testing.T, do func()) []string {
+	t.Helper()
+	settle(t)
+	s, err := nl.Subscribe(unix.NETLINK_ROUTE, unix.RTNLGRP_LINK, unix.RTNLGRP_NEIGH,
+		unix.RTNLGRP_IPV4_IFADDR, unix.RTNLGRP_IPV4_ROUTE, unix.RTNLGRP_IPV6_IFADDR, unix.RTNLGRP_IPV6_ROUTE)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	if err := s.SetReceiveTimeout(&unix.Timeval{Sec: 10}); err != nil {
+		t.Fatal(err)
+	}
+	do()
+	marker := &netlink.Neigh{
+		LinkIndex: nstest.Link(t, "peer-eth0").Attrs().Index, State: netlink.NUD_PERMANENT,
+		IP: net.IPv4(203, 0, 113, 1), HardwareAddr: net.HardwareAddr{2, 0, 0, 0, 0, 1},
+	}
+	if err := netlink.NeighSet(marker); err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		if err := netlink.NeighDel(marker); err != nil {
+			t.Error(err)
+		}
+	}()
+	var seen []string
+	for {
+		msgs, _, err := s.Receive()
+		if err != nil {
+			t.Fatalf("read events: %v", err)
+		}
+		for _, m := range msgs {
+			if n, err := netlink.NeighDeserialize(m.Data); m.Header.Type == unix.RTM_NEWNEIGH && err == nil && n.IP.Equal(marker.IP) {
+				return seen
+			}
+			seen = append(seen, eventName(m.Header.Type, m.Data))
+		}
+	}
+}
+
+func eventName(kind uint16, data []byte) string {
+	name, known := map[uint16]string{
+		unix.RTM_NEWROUTE: "new route", unix.RTM_DELROUTE: "del route",
+		unix.RTM_NEWNEIGH: "new neigh", unix.RTM_DELNEIGH: "del neigh",
+	}[kind]
+	if !known {
+		return fmt.Sprintf("message type %d: %x", kind, data)
+	}
+	n, err := netlink.NeighDeserialize(data)
+	switch {
+	case !strings.HasSuffix(name, "neigh") || err != nil:
+		return name
+	case n.Family == unix.AF_BRIDGE:
+		return strings.Replace(name, "neigh", "fdb", 1)
+	case kind == unix.RTM_NEWNEIGH && n.State == netlink.NUD_FAILED:
+		return "failed neigh" // the kernel's own step before it deletes one
+	}
+	return name
+}
+
+// settle waits until no veth has an announcement of its carrier outstanding: the
+// kernel delays those by up to a second (net/core/link_watch.c).
+func settle(t *testing.T) {
+	t.Helper()
+	eventually(t, "every veth is operational", func() bool {
+		links, err := netlink.LinkList()
+		if err != nil {
+			return false
+		}
+		for _, l := range links {
+			if l.Type() == "veth" && l.Attrs().OperState != netlink.OperUp {
+				return false
+			}
+		}
+		return true
+	})
+}
+
+func eventually(t *testing.T, what string, ok func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(10 * time.Second); !ok(); time.Sleep(5 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("never saw that %s", what)
+		}
+	}
+}
+
+// ip runs one of iproute2's commands in the test's namespace and returns the
+// lines it prints, sorted only by the kernel.
+func ip(t *testing.T, args ...string) (lines []string) {
+	t.Helper()
+	out, err := exec.Command(args[0], args[1:]...).CombinedOutput()
+	if err != nil {
+		t.Fatalf("%s: %v: %s", strings.Join(args, " "), err, out)
+	}
+	for line := range strings.Lines(string(out)) {
+		lines = append(lines, strings.Join(strings.Fields(line), " "))
+	}
+	return lines
+}

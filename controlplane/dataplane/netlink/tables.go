@@ -1,0 +1,104 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package netlink
+
+import (
+	"fmt"
+	"net/netip"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
+	"github.com/bpfnet/bpfnet/controlplane/topology"
+)
+
+// RouteProtocol marks the routes that are ours ("ip route show proto 98"). It is
+// the letter b; neither iproute2's rt_protos nor a routing daemon uses it.
+const RouteProtocol = 0x62
+
+// route is a route of ours. There may be two to one destination for the moment
+// in which a peer moves, hence the gateway and the device are part of the key.
+type route struct {
+	dst     netip.Prefix
+	gateway netip.Addr
+	ifindex int
+}
+
+func (r route) String() string { return fmt.Sprintf("%s via %s", r.dst, r.gateway) }
+
+func (r route) netlink() *netlink.Route {
+	return &netlink.Route{
+		Dst:       ipNet(r.dst),
+		Gw:        r.gateway.AsSlice(),
+		LinkIndex: r.ifindex,
+		Protocol:  RouteProtocol,
+		Table:     unix.RT_TABLE_MAIN,
+		Flags:     int(netlink.FLAG_ONLINK),
+	}
+}
+
+// tables is what the kernel holds, or has to hold, for all peers.
+type tables struct {
+	fdb        map[topology.MAC]netip.Addr // VTEP MAC -> node
+	neighbours map[netip.Addr]topology.MAC // VTEP address -> VTEP MAC
+	routes     map[route]bool
+	connected  map[netip.Prefix]int // networks this node has an address in -> ifindex; not ours
+}
+
+func newTables() *tables {
+	return &tables{
+		fdb:        map[topology.MAC]netip.Addr{},
+		neighbours: map[netip.Addr]topology.MAC{},
+		routes:     map[route]bool{},
+		connected:  map[netip.Prefix]int{},
+	}
+}
+
+// list reads our entries, those on the overlay device by its ifindex; 0 stands
+// for no such device.
+func (k kernel) list(overlay int) (*tables, error) {
+	t := newTables()
+	if overlay != 0 {
+		if err := k.listFDB(overlay, t); err != nil {
+			return nil, err
+		}
+		if err := k.listNeighbours(overlay, t); err != nil {
+			return nil, err
+		}
+	}
+	return t, k.listRoutes(t)
+}
+
+func (k kernel) listFDB(overlay int, t *tables) error {
+	entries, err := dump("FDB", func() ([]netlink.Neigh, error) { return k.NeighList(overlay, unix.AF_BRIDGE) })
+	for _, e := range entries {
+		mac, node := macOf(e.HardwareAddr), addrOf(e.IP) // a veth's entries have no node
+		if e.State&netlink.NUD_PERMANENT != 0 && unicast(mac) && node.IsValid() {
+			t.fdb[mac] = node
+		}
+	}
+	return err
+}
+
+func (k kernel) listNeighbours(overlay int, t *tables) error {
+	entries, err := dump("neighbours", func() ([]netlink.Neigh, error) { return k.NeighList(overlay, unix.AF_INET) })
+	for _, e := range entries {
+		if e.State&netlink.NUD_PERMANENT != 0 {
+			t.neighbours[addrOf(e.IP)] = macOf(e.HardwareAddr)
+		}
+	}
+	return err
+}
+
+func (k kernel) listRoutes(t *tables) error {
+	routes, err := dump("routes", func() ([]netlink.Route, error) { return k.RouteList(nil, unix.AF_INET) })
+	for _, r := range routes {
+		switch r.Protocol {
+		case RouteProtocol:
+			t.routes[route{prefixOf(r.Dst), addrOf(r.Gw), r.LinkIndex}] = true
+		case unix.RTPROT_KERNEL:
+			t.connected[prefixOf(r.Dst)] = r.LinkIndex
+		}
+	}
+	return err
+}

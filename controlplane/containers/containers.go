@@ -1,0 +1,66 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package containers finds this node's containers from what the kernel says
+// over rtnetlink, without being told by a container runtime and without sending
+// a packet. Container links are the veths that are ports of the node's bridge,
+// and the veths that carry a host route into the node's subnet (as Calico routes
+// to its workloads). Their addresses come from the neighbour tables and, behind
+// a bridge, from its forwarding database (FDB).
+//
+// Where an address lives is decided as the kernel would decide it: a host route
+// goes before the connected subnet of a bridge, a lower metric before a higher
+// one, the entry learned last before an older one.
+//
+// Packets that take the eBPF fast path are not seen by the bridge, so its FDB
+// entry ages out and the neighbour entry may be collected while the container
+// is well. Forgetting is therefore no news: an endpoint stays until its link is
+// out of service or the kernel has learned something else.
+package containers
+
+import (
+	"log/slog"
+	"net/netip"
+	"slices"
+
+	"github.com/bpfnet/bpfnet/controlplane/topology"
+)
+
+// Endpoint is one container address on this node and how a frame is handed to it.
+type Endpoint struct {
+	Addr    netip.Addr
+	Ifindex int          // host end of the container's link
+	MAC     topology.MAC // the container's own
+	Gateway topology.MAC // the source of frames to it: the bridge's MAC, or that of a routed veth's host end
+}
+
+// Link is the host end of a container's veth pair.
+type Link struct {
+	Ifindex int
+	Name    string
+}
+
+// State is all that is known of this node's containers: always the whole truth,
+// never a difference.
+type State struct {
+	Links     []Link     // sorted by Ifindex
+	Endpoints []Endpoint // sorted by Addr, one per address
+}
+
+func (s State) equal(t State) bool {
+	return slices.Equal(s.Links, t.Links) && slices.Equal(s.Endpoints, t.Endpoints)
+}
+
+// Options say what Watch looks for.
+type Options struct {
+	// Subnet is the node's own container subnet.
+	Subnet netip.Prefix
+	// Ignore holds names of interfaces that are neither container links nor
+	// the node's bridge, whatever they look like.
+	Ignore []string
+	// Known holds endpoints learned earlier, such as those a restarted daemon
+	// finds in its pinned maps. Each is kept if its link is in service and the
+	// kernel says nothing else of it.
+	Known []Endpoint
+	// Logger may be nil.
+	Logger *slog.Logger
+}

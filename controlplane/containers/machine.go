@@ -1,0 +1,195 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package containers
+
+import (
+	"cmp"
+	"net/netip"
+	"slices"
+
+	"github.com/bpfnet/bpfnet/controlplane/topology"
+)
+
+// machine turns the kernel's tables into State. It does no I/O.
+type machine struct {
+	*tables
+	ignore    []string
+	endpoints map[netip.Addr]place // outlive the entries they were learned from
+}
+
+// place is where an address was found.
+type place struct {
+	dev  int // where the kernel sends it: the bridge, or the routed veth
+	port int // the container link: a port of the bridge, or the routed veth
+	mac  topology.MAC
+}
+
+func newMachine(subnet netip.Prefix, ignore []string) *machine {
+	subnet = subnet.Masked()
+	return &machine{tables: newTables(subnet), ignore: ignore, endpoints: make(map[netip.Addr]place)}
+}
+
+// reset takes over a fresh listing. What it lacks has been forgotten by the
+// kernel, which does not move an endpoint.
+func (m *machine) reset(t *tables) {
+	m.tables = t
+	m.settleAll()
+}
+
+// adopt takes endpoints learned earlier, as far as nothing speaks against them.
+func (m *machine) adopt(known []Endpoint) {
+	for _, e := range known {
+		if _, ok := m.endpoints[e.Addr]; ok || !m.subnet.Contains(e.Addr) {
+			continue
+		}
+		p := place{dev: e.Ifindex, port: e.Ifindex, mac: e.MAC}
+		if _, routed := m.routes[e.Addr]; !routed {
+			p.dev = m.links[e.Ifindex].master
+		}
+		m.endpoints[e.Addr] = p
+		m.settle(e.Addr)
+	}
+}
+
+// apply takes over one change and settles the addresses it concerns.
+func (m *machine) apply(e event) {
+	if !m.tables.apply(e) {
+		return
+	}
+	switch r := e.record.(type) {
+	case hostRoute:
+		m.settle(r.addr)
+	case neighbour:
+		m.settle(r.addr)
+	case fdbEntry:
+		m.settleMAC(r.mac)
+	default:
+		m.settleAll()
+	}
+}
+
+func (m *machine) settle(addr netip.Addr) {
+	if p, ok := m.resolve(addr); ok {
+		m.endpoints[addr] = p
+	} else {
+		delete(m.endpoints, addr)
+	}
+}
+
+func (m *machine) settleMAC(mac topology.MAC) {
+	for addr, devs := range m.neighs {
+		for _, n := range devs {
+			if n.mac == mac {
+				m.settle(addr)
+			}
+		}
+	}
+	for addr, p := range m.endpoints {
+		if p.mac == mac {
+			m.settle(addr)
+		}
+	}
+}
+
+func (m *machine) settleAll() {
+	for addr := range m.neighs {
+		m.settle(addr)
+	}
+	for addr := range m.endpoints {
+		m.settle(addr)
+	}
+}
+
+// resolve finds the container that has addr. Where the kernel's tables are
+// silent, what was learned before still holds.
+func (m *machine) resolve(addr netip.Addr) (place, bool) {
+	before := m.endpoints[addr]
+	dev, routed := m.device(addr)
+	p := place{dev: dev, port: dev}
+
+	n, ok := m.neighs[addr][dev]
+	switch {
+	case ok:
+		p.mac = n.mac
+	case before.dev == dev:
+		p.mac = before.mac
+	}
+	if !routed {
+		p.port, ok = m.fdb[fdbKey{dev, p.mac}]
+		if !ok && before.dev == dev && before.mac == p.mac {
+			p.port = before.port
+		}
+	}
+	return p, m.serves(p) && !m.own(addr)
+}
+
+// device tells where the kernel sends packets to addr, and whether by a host
+// route. It is 0 where that is no place for a container.
+func (m *machine) device(addr netip.Addr) (dev int, routed bool) {
+	if routes := m.routes[addr]; len(routes) > 0 {
+		if routes[0].onLink {
+			return routes[0].ifindex, true
+		}
+		return 0, true
+	}
+	var newest uint64
+	for d, n := range m.neighs[addr] {
+		if !n.failed && n.age > newest && m.isNodeBridge(d) {
+			dev, newest = d, n.age
+		}
+	}
+	if before := m.endpoints[addr].dev; dev == 0 && m.isNodeBridge(before) {
+		dev = before
+	}
+	return dev, false
+}
+
+// serves reports whether a frame for p.mac can be handed to p.port: the links
+// are in service and still belong together, and the MAC is a container's.
+func (m *machine) serves(p place) bool {
+	dev, port := m.links[p.dev], m.links[p.port]
+	return dev.up && port.up && port.carrier &&
+		m.isVeth(port) && (p.dev == p.port || port.master == p.dev) &&
+		p.mac != (topology.MAC{}) && p.mac[0]&1 == 0 && p.mac != dev.mac
+}
+
+// own reports whether addr is this host's.
+func (m *machine) own(addr netip.Addr) bool {
+	return m.hasAddr(func(a localAddr) bool { return a.addr == addr })
+}
+
+// isNodeBridge reports whether the device is a bridge with an address inside
+// the node's subnet.
+func (m *machine) isNodeBridge(ifindex int) bool {
+	l := m.links[ifindex]
+	return l.kind == "bridge" && !slices.Contains(m.ignore, l.name) && m.hasAddr(func(a localAddr) bool {
+		return a.ifindex == ifindex && m.subnet.Contains(a.addr)
+	})
+}
+
+func (m *machine) isVeth(l link) bool {
+	return l.kind == "veth" && !slices.Contains(m.ignore, l.name)
+}
+
+// state is a copy of what is known now.
+func (m *machine) state() State {
+	routed := make(map[int]bool)
+	for _, routes := range m.routes {
+		for _, r := range routes {
+			routed[r.ifindex] = routed[r.ifindex] || r.onLink
+		}
+	}
+	var s State
+	for _, l := range m.links {
+		if m.isVeth(l) && (routed[l.ifindex] || m.isNodeBridge(l.master)) {
+			s.Links = append(s.Links, Link{Ifindex: l.ifindex, Name: l.name})
+		}
+	}
+	for addr, p := range m.endpoints {
+		s.Endpoints = append(s.Endpoints,
+			Endpoint{Addr: addr, Ifindex: p.port, MAC: p.mac, Gateway: m.links[p.dev].mac})
+	}
+	slices.SortFunc(s.Links, func(a, b Link) int { return cmp.Compare(a.Ifindex, b.Ifindex) })
+	slices.SortFunc(s.Endpoints, func(a, b Endpoint) int { return a.Addr.Compare(b.Addr) })
+	return s
+}

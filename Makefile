@@ -48,8 +48,14 @@ drift: generate ## fail if the generated files or go.mod are not what is committ
 	@go mod tidy -diff >/dev/null || { echo "drift: go.mod or go.sum is not tidy; go mod tidy and commit"; exit 1; }
 
 .PHONY: lint
-lint: clang ## check Go by golangci-lint, C by clang-format
-	@$(CLANG_FORMAT) --dry-run --Werror $(C_SOURCES)
+lint: lint-c lint-go ## check Go by golangci-lint, C by clang-format
+
+.PHONY: lint-c
+lint-c: clang
+	@$(CLANG_FORMAT) --dry-run --Werror $(C_SOURCES) || { echo "lint: C is not formatted (make fmt)"; exit 1; }
+
+.PHONY: lint-go
+lint-go:
 	@echo "golangci-lint (the first run builds it: minutes)"
 	@$(GOLANGCI_LINT) run ./...
 

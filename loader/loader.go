@@ -1,0 +1,269 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package loader brings the datapath into the kernel and keeps it there:
+// programs and maps are pinned, adopted by the next daemon, replaced in place
+// where they differ, and removed without trace on request.
+//
+// Under the pin directory:
+//
+//	maps/NAME               the maps; "settings" is the programs' read-only data
+//	maps-new/               maps of another layout, being filled; becomes maps/ by one exchange
+//	links/PROGRAM-IFINDEX   tcx links (kernels without tcx keep clsact filters instead)
+package loader
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/rlimit"
+	"golang.org/x/sys/unix"
+
+	"github.com/bpfnet/bpfnet/bpf"
+)
+
+const (
+	rodata       = ".rodata"  // the programs' settings, as cilium/ebpf names the section
+	settingsPin  = "settings" // and as people see them
+	settingsNew  = "settings-new"
+	mapsDir      = "maps"
+	mapsStageDir = "maps-new"
+)
+
+// Sizes are the maps' capacities, in entries.
+type Sizes struct {
+	Routes     uint32
+	Hosts      uint32
+	Neighbours uint32
+	Endpoints  uint32
+}
+
+// Options say what to load.
+type Options struct {
+	PinDir   string // of EnsurePinDir
+	Settings bpf.DatapathSettings
+	Sizes    Sizes
+	Clsact   bool // attach by clsact even where the kernel has tcx
+}
+
+// Datapath is the loaded programs and their maps.
+type Datapath struct {
+	pinDir   string
+	coll     *ebpf.Collection
+	attacher attacher
+	staged   bool // maps are new and pinned in maps-new until Publish
+	resetup  bool // settings differ from the pinned ones
+}
+
+// Open loads the programs and their maps. Pinned maps of the same layout and
+// settings are adopted with all they hold; otherwise new ones are made beside
+// them, and the running programs go on with the old ones. Nothing is attached:
+// fill the maps, Attach, then Publish.
+func Open(o Options) (*Datapath, error) {
+	if err := rlimit.RemoveMemlock(); err != nil {
+		return nil, fmt.Errorf("remove memlock limit: %w", err)
+	}
+	if err := Probe(); err != nil {
+		return nil, err
+	}
+	spec, err := specFor(o)
+	if err != nil {
+		return nil, err
+	}
+	if err := os.RemoveAll(filepath.Join(o.PinDir, mapsStageDir)); err != nil {
+		return nil, fmt.Errorf("remove staged maps: %w", err)
+	}
+	pinned, err := pinnedMaps(filepath.Join(o.PinDir, mapsDir))
+	if err != nil {
+		return nil, err
+	}
+	defer closeMaps(pinned)
+	d := &Datapath{pinDir: o.PinDir, attacher: newAttacher(o)}
+	reuse := adoptable(spec, pinned, o)
+	d.staged = reuse == nil
+	_, sameSettings := reuse[rodata]
+	d.resetup = !d.staged && !sameSettings
+	d.coll, err = ebpf.NewCollectionWithOptions(spec, ebpf.CollectionOptions{MapReplacements: reuse})
+	if err != nil {
+		return nil, fmt.Errorf("load the datapath: %w", err)
+	}
+	if err := d.stage(); err != nil {
+		return nil, errors.Join(err, d.Close())
+	}
+	return d, nil
+}
+
+// specFor is the compiled object with what the options decide filled in.
+func specFor(o Options) (*ebpf.CollectionSpec, error) {
+	spec, err := bpf.LoadDatapath()
+	if err != nil {
+		return nil, fmt.Errorf("read the datapath's object: %w", err)
+	}
+	if err := spec.Variables["config"].Set(&o.Settings); err != nil {
+		return nil, fmt.Errorf("set the datapath's settings: %w", err)
+	}
+	for name, size := range map[string]uint32{
+		"routes":      o.Sizes.Routes,
+		"route_index": max(1, o.Settings.IndexCount),
+		"hosts":       o.Sizes.Hosts,
+		"nodes":       o.Sizes.Hosts,
+		"neigh":       o.Sizes.Neighbours,
+		"fdb":         o.Sizes.Neighbours,
+		"endpoints":   o.Sizes.Endpoints,
+	} {
+		if size == 0 {
+			return nil, fmt.Errorf("size map %s: 0 entries", name)
+		}
+		spec.Maps[name].MaxEntries = size
+	}
+	return spec, nil
+}
+
+func pinnedMaps(dir string) (map[string]*ebpf.Map, error) {
+	entries, err := os.ReadDir(dir)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("list pinned maps: %w", err)
+	}
+	pinned := make(map[string]*ebpf.Map, len(entries))
+	for _, e := range entries {
+		m, err := ebpf.LoadPinnedMap(filepath.Join(dir, e.Name()), nil)
+		if err != nil {
+			closeMaps(pinned)
+			return nil, fmt.Errorf("open pinned map %s: %w", e.Name(), err)
+		}
+		pinned[e.Name()] = m
+	}
+	return pinned, nil
+}
+
+// adoptable is what of the pinned maps the programs can go on with: all of
+// them or, where one does not fit, none, for their entries point to each
+// other. The settings are adopted only if they say the same; nil if nothing is.
+func adoptable(spec *ebpf.CollectionSpec, pinned map[string]*ebpf.Map, o Options) map[string]*ebpf.Map {
+	reuse := make(map[string]*ebpf.Map, len(spec.Maps))
+	for name, ms := range spec.Maps {
+		if name == rodata {
+			continue
+		}
+		m := pinned[name]
+		if m == nil || ms.Compatible(m) != nil {
+			return nil
+		}
+		reuse[name] = m
+	}
+	old, err := readSettings(pinned[settingsPin])
+	if err != nil || !sameKeys(old, &o.Settings) {
+		return nil
+	}
+	if *old == o.Settings {
+		reuse[rodata] = pinned[settingsPin]
+	}
+	return reuse
+}
+
+// sameKeys reports whether the entries of routes and route_index mean the same under both settings.
+func sameKeys(a, b *bpf.DatapathSettings) bool {
+	return a.Network == b.Network && a.IndexBase == b.IndexBase && a.IndexShift == b.IndexShift &&
+		a.IndexCount == b.IndexCount
+}
+
+func readSettings(m *ebpf.Map) (*bpf.DatapathSettings, error) {
+	if m == nil {
+		return nil, os.ErrNotExist
+	}
+	s := new(bpf.DatapathSettings)
+	if err := m.Lookup(uint32(0), s); err != nil {
+		return nil, fmt.Errorf("read pinned settings: %w", err)
+	}
+	return s, nil
+}
+
+// stage pins what is new where it is not taken for the datapath's yet.
+func (d *Datapath) stage() error {
+	if !d.staged {
+		if d.resetup {
+			return d.pinSettings()
+		}
+		return nil
+	}
+	dir := filepath.Join(d.pinDir, mapsStageDir)
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return fmt.Errorf("create %s: %w", dir, err)
+	}
+	for name, m := range d.coll.Maps {
+		if name == rodata {
+			name = settingsPin
+		}
+		if err := m.Pin(filepath.Join(dir, name)); err != nil {
+			return fmt.Errorf("pin map %s: %w", name, err)
+		}
+	}
+	return nil
+}
+
+func (d *Datapath) pinSettings() error {
+	path := filepath.Join(d.pinDir, settingsNew)
+	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return fmt.Errorf("remove staged settings: %w", err)
+	}
+	// A clone: cilium/ebpf forbids a second Pin of one Map, and this pin is renamed behind its back.
+	m, err := d.coll.Maps[rodata].Clone()
+	if err != nil {
+		return fmt.Errorf("clone settings: %w", err)
+	}
+	return errors.Join(m.Pin(path), m.Close())
+}
+
+// Publish makes the maps in use the pinned ones, by one rename. Call it when
+// everything is attached.
+func (d *Datapath) Publish() error {
+	dir := filepath.Join(d.pinDir, mapsDir)
+	switch {
+	case d.staged:
+		if err := exchange(filepath.Join(d.pinDir, mapsStageDir), dir); err != nil {
+			return err
+		}
+	case d.resetup:
+		if err := os.Rename(filepath.Join(d.pinDir, settingsNew), filepath.Join(dir, settingsPin)); err != nil {
+			return fmt.Errorf("publish settings: %w", err)
+		}
+	}
+	d.staged, d.resetup = false, false
+	return nil
+}
+
+// exchange puts the directory staged in the place of dir and removes what was there.
+func exchange(staged, dir string) error {
+	err := os.Rename(staged, dir) // works where dir is missing
+	if err == nil {
+		return nil
+	}
+	if err := unix.Renameat2(unix.AT_FDCWD, staged, unix.AT_FDCWD, dir, unix.RENAME_EXCHANGE); err != nil {
+		return fmt.Errorf("publish maps: %w", err)
+	}
+	if err := os.RemoveAll(staged); err != nil {
+		return fmt.Errorf("remove replaced maps: %w", err)
+	}
+	return nil
+}
+
+// Maps are the datapath's maps by the names in bpf/include/maps.h. They stay
+// the Datapath's to close.
+func (d *Datapath) Maps() map[string]*ebpf.Map { return d.coll.Maps }
+
+// Close gives back the file descriptors. What is attached and pinned stays and works on.
+func (d *Datapath) Close() error {
+	d.coll.Close()
+	return nil
+}
+
+func closeMaps(maps map[string]*ebpf.Map) {
+	for _, m := range maps {
+		_ = m.Close() // read-only use: nothing to lose
+	}
+}

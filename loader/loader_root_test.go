@@ -1,0 +1,375 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build root
+
+package loader
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"testing"
+
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/link"
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
+	"github.com/bpfnet/bpfnet/bpf"
+	"github.com/bpfnet/bpfnet/controlplane/underlay/nstest"
+)
+
+// TestMain fails the run if a test leaves file descriptors open.
+func TestMain(m *testing.M) {
+	before := openFiles()
+	code := m.Run()
+	if after := openFiles(); code == 0 && after > before {
+		os.Stderr.WriteString("file descriptors leaked\n") //nolint:errcheck // about to fail anyway
+		code = 1
+	}
+	os.Exit(code) //nolint:forbidigo // TestMain's own way out
+}
+
+func openFiles() int {
+	fds, err := os.ReadDir("/proc/self/fd")
+	if err != nil {
+		panic(err)
+	}
+	n := 0
+	for _, fd := range fds {
+		// The runtime's poller and cilium/ebpf's cached probes come and go: count what a datapath holds.
+		if to, err := os.Readlink("/proc/self/fd/" + fd.Name()); err == nil && (to == "anon_inode:bpf-map" ||
+			to == "anon_inode:bpf-prog" || to == "anon_inode:bpf_link") {
+			n++
+		}
+	}
+	return n
+}
+
+func testOptions(t *testing.T) Options {
+	t.Helper()
+	runDir := t.TempDir()
+	pinDir, err := EnsurePinDir(runDir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := Cleanup(runDir); err != nil {
+			t.Error(err)
+		}
+	})
+	return Options{
+		PinDir:   pinDir,
+		Settings: bpf.DatapathSettings{Vni: 1, IndexShift: 8, IndexCount: 16},
+		Sizes:    Sizes{Routes: 16, Hosts: 16, Neighbours: 16, Endpoints: 16},
+	}
+}
+
+func open(t *testing.T, o Options) *Datapath {
+	t.Helper()
+	d, err := Open(o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := d.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return d
+}
+
+// start is what a daemon does: load, attach, publish.
+func start(t *testing.T, o Options, program string, ifindex int) *Datapath {
+	t.Helper()
+	d := open(t, o)
+	if err := d.Attach(program, ifindex); err != nil {
+		t.Fatal(err)
+	}
+	if err := d.Publish(); err != nil {
+		t.Fatal(err)
+	}
+	return d
+}
+
+// attached is the program on an interface's tcx hook, 0 if none.
+func attached(t *testing.T, ifindex int, side ebpf.AttachType) ebpf.ProgramID {
+	t.Helper()
+	r, err := link.QueryPrograms(link.QueryOptions{Target: ifindex, Attach: side})
+	if err != nil {
+		t.Fatal(err)
+	}
+	switch len(r.Programs) {
+	case 0:
+		return 0
+	case 1:
+		return r.Programs[0].ID
+	}
+	t.Fatalf("%d programs attached, want at most one", len(r.Programs))
+	return 0
+}
+
+func TestRestartWritesNothing(t *testing.T) {
+	nstest.Enter(t)
+	eth := nstest.AddVeth(t, "eth0", 1500)
+	o := testOptions(t)
+	d := start(t, o, bpf.FromNetwork, eth)
+	if err := d.Maps()["route_index"].Put(uint32(3), uint32(7)); err != nil {
+		t.Fatal(err)
+	}
+	first := attached(t, eth, ebpf.AttachTCXIngress)
+
+	again := start(t, o, bpf.FromNetwork, eth)
+	if now := attached(t, eth, ebpf.AttachTCXIngress); now != first {
+		t.Errorf("program %d was replaced by %d, though nothing changed", first, now)
+	}
+	var host uint32
+	if err := again.Maps()["route_index"].Lookup(uint32(3), &host); err != nil || host != 7 {
+		t.Errorf("route_index[3] = %d, %v after the restart, want 7", host, err)
+	}
+}
+
+func TestChangedSettingsReplaceInPlace(t *testing.T) {
+	nstest.Enter(t)
+	eth := nstest.AddVeth(t, "eth0", 1500)
+	o := testOptions(t)
+	d := start(t, o, bpf.FromNetwork, eth)
+	if err := d.Maps()["route_index"].Put(uint32(3), uint32(7)); err != nil {
+		t.Fatal(err)
+	}
+	first := attached(t, eth, ebpf.AttachTCXIngress)
+
+	o.Settings.Vni = 2
+	again := start(t, o, bpf.FromNetwork, eth)
+	if now := attached(t, eth, ebpf.AttachTCXIngress); now == first || now == 0 {
+		t.Errorf("program %d attached, want a new one in the place of %d", now, first)
+	}
+	var host uint32
+	if err := again.Maps()["route_index"].Lookup(uint32(3), &host); err != nil || host != 7 {
+		t.Errorf("route_index[3] = %d, %v: entries have to survive a change of settings", host, err)
+	}
+	s, err := pinnedSettings(o.PinDir)
+	if err != nil || s.Vni != 2 {
+		t.Errorf("pinned settings have VNI %d, %v, want 2", s.Vni, err)
+	}
+}
+
+func pinnedSettings(pinDir string) (*bpf.DatapathSettings, error) {
+	m, err := ebpf.LoadPinnedMap(filepath.Join(pinDir, mapsDir, settingsPin), nil)
+	if err != nil {
+		return &bpf.DatapathSettings{}, err
+	}
+	s, err := readSettings(m)
+	return s, errors.Join(err, m.Close())
+}
+
+// A map of another size cannot be adopted. The old programs go on with the old
+// maps until the new ones are filled, and both change at Publish.
+func TestChangedLayout(t *testing.T) {
+	nstest.Enter(t)
+	eth := nstest.AddVeth(t, "eth0", 1500)
+	o := testOptions(t)
+	start(t, o, bpf.FromNetwork, eth)
+	first := attached(t, eth, ebpf.AttachTCXIngress)
+
+	o.Sizes.Hosts = 32
+	d := open(t, o)
+	if now := attached(t, eth, ebpf.AttachTCXIngress); now != first {
+		t.Fatalf("program %d replaced by %d before the new maps were filled", first, now)
+	}
+	if n := pinnedHosts(t, o.PinDir); n != 16 {
+		t.Fatalf("published hosts map has %d entries before Publish, want the old one's 16", n)
+	}
+	if err := d.Attach(bpf.FromNetwork, eth); err != nil {
+		t.Fatal(err)
+	}
+	if err := d.Publish(); err != nil {
+		t.Fatal(err)
+	}
+	if n := pinnedHosts(t, o.PinDir); n != 32 {
+		t.Errorf("published hosts map has %d entries, want 32", n)
+	}
+	if _, err := os.Stat(filepath.Join(o.PinDir, mapsStageDir)); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("staging directory is still there: %v", err)
+	}
+}
+
+func pinnedHosts(t *testing.T, pinDir string) uint32 {
+	t.Helper()
+	m, err := ebpf.LoadPinnedMap(filepath.Join(pinDir, mapsDir, "hosts"), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer m.Close() //nolint:errcheck // read only
+	return m.MaxEntries()
+}
+
+// A daemon killed after it attached and before it published: programs run on
+// maps that are pinned nowhere. The next one must not fill the old maps under them.
+func TestKilledBeforePublish(t *testing.T) {
+	nstest.Enter(t)
+	eth := nstest.AddVeth(t, "eth0", 1500)
+	o := testOptions(t)
+	start(t, o, bpf.FromNetwork, eth)
+	bigger := o
+	bigger.Sizes.Hosts = 32
+	killed := open(t, bigger)
+	if err := killed.Attach(bpf.FromNetwork, eth); err != nil {
+		t.Fatal(err)
+	}
+	orphan := attached(t, eth, ebpf.AttachTCXIngress)
+
+	start(t, o, bpf.FromNetwork, eth)
+	if now := attached(t, eth, ebpf.AttachTCXIngress); now == orphan {
+		t.Error("the program on unpublished maps is still attached")
+	}
+}
+
+func TestAttachers(t *testing.T) {
+	for name, useClsact := range map[string]bool{"tcx": false, "clsact": true} {
+		t.Run(name, func(t *testing.T) {
+			nstest.Enter(t)
+			eth := nstest.AddVeth(t, "eth0", 1500)
+			o := testOptions(t)
+			o.Clsact = useClsact
+			d := open(t, o)
+			for range 2 { // idempotent
+				for _, p := range []string{bpf.FromContainer, bpf.FromNetwork, bpf.FromHost} {
+					if err := d.Attach(p, eth); err != nil {
+						t.Fatal(err)
+					}
+				}
+			}
+			for _, p := range []string{bpf.FromContainer, bpf.FromNetwork, bpf.FromHost} {
+				if on, err := d.Attached(p); err != nil || !slices.Equal(on, []int{eth}) {
+					t.Errorf("%s attached to %v, %v, want %d", p, on, err, eth)
+				}
+				for range 2 {
+					if err := d.Detach(p, eth); err != nil {
+						t.Error(err)
+					}
+				}
+				if on, err := d.Attached(p); err != nil || len(on) != 0 {
+					t.Errorf("%s attached to %v, %v after detaching", p, on, err)
+				}
+			}
+		})
+	}
+}
+
+// An interface that is gone leaves its pinned link behind; its number may come back.
+func TestAttachAfterInterfaceWasReplaced(t *testing.T) {
+	nstest.Enter(t)
+	eth := nstest.AddVeth(t, "eth0", 1500)
+	o := testOptions(t)
+	d := start(t, o, bpf.FromNetwork, eth)
+	replaceInterface(t, "eth0")
+	if attached(t, eth, ebpf.AttachTCXIngress) != 0 {
+		t.Fatal("the new interface has a program already")
+	}
+	if err := d.Attach(bpf.FromNetwork, eth); err != nil {
+		t.Fatal(err)
+	}
+	if attached(t, eth, ebpf.AttachTCXIngress) == 0 {
+		t.Error("nothing attached to the interface that took over the number")
+	}
+}
+
+// replaceInterface deletes an interface and makes another of the same name and number.
+func replaceInterface(t *testing.T, name string) {
+	t.Helper()
+	old := nstest.Link(t, name)
+	if err := netlink.LinkDel(old); err != nil {
+		t.Fatal(err)
+	}
+	attrs := netlink.NewLinkAttrs()
+	attrs.Name, attrs.Index = name, old.Attrs().Index
+	if err := netlink.LinkAdd(&netlink.Veth{LinkAttrs: attrs, PeerName: "peer-" + name}); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestCleanupLeavesNothing(t *testing.T) {
+	nstest.Enter(t)
+	eth := nstest.AddVeth(t, "eth0", 1500)
+	runDir := t.TempDir()
+	o := testOptions(t)
+	var err error
+	if o.PinDir, err = EnsurePinDir(runDir); err != nil {
+		t.Fatal(err)
+	}
+	start(t, o, bpf.FromNetwork, eth)
+	if err := Cleanup(runDir); err != nil {
+		t.Fatal(err)
+	}
+	if attached(t, eth, ebpf.AttachTCXIngress) != 0 {
+		t.Error("program still attached")
+	}
+	if ok, err := isBPFFS(filepath.Join(runDir, "bpf")); err != nil || ok {
+		t.Errorf("bpffs still mounted (%v)", err)
+	}
+	if err := Cleanup(runDir); err != nil {
+		t.Errorf("second cleanup: %v", err)
+	}
+}
+
+// `ip netns exec` gives each command a mount namespace of its own: pins made
+// in one must be there in the next.
+func TestPinsOutliveTheMountNamespace(t *testing.T) {
+	nstest.Enter(t)
+	runDir := t.TempDir()
+	defer func() {
+		if err := Cleanup(runDir); err != nil {
+			t.Error(err)
+		}
+	}()
+	privately(t, func() {
+		o := testOptions(t)
+		dir, err := EnsurePinDir(runDir)
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		o.PinDir = dir
+		d, err := Open(o)
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		if err := errors.Join(d.Publish(), d.Close()); err != nil {
+			t.Error(err)
+		}
+	})
+	privately(t, func() {
+		dir, err := PinDir(runDir)
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		if _, err := os.Stat(filepath.Join(dir, mapsDir, "hosts")); err != nil {
+			t.Errorf("pins of an earlier mount namespace: %v", err)
+		}
+	})
+}
+
+// privately runs f in a mount namespace of its own, as `ip netns exec` does.
+func privately(t *testing.T, f func()) {
+	t.Helper()
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		runtime.LockOSThread() // never unlocked: the thread ends with the goroutine
+		if err := unix.Unshare(unix.CLONE_NEWNS); err != nil {
+			t.Errorf("unshare mount namespace: %v", err)
+			return
+		}
+		if err := unix.Mount("", "/", "none", unix.MS_SLAVE|unix.MS_REC, ""); err != nil {
+			t.Errorf("make mounts slaves: %v", err)
+			return
+		}
+		f()
+	}()
+	<-done
+}

@@ -1,0 +1,119 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package loader
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/link"
+)
+
+const linksDir = "links"
+
+// tcx attaches by pinned tcx links (kernel 6.6), which outlive the daemon.
+type tcx struct {
+	pinDir string
+}
+
+func (t *tcx) path(a attachment) string {
+	return filepath.Join(t.pinDir, linksDir, fmt.Sprintf("%s-%d", a.hook.program, a.ifindex))
+}
+
+func (t *tcx) attach(a attachment, prog *ebpf.Program) error {
+	l, err := t.pinned(a)
+	if err != nil {
+		return err
+	}
+	if l != nil {
+		return errors.Join(replace(l, prog), l.Close())
+	}
+	if err := os.MkdirAll(filepath.Join(t.pinDir, linksDir), 0o700); err != nil {
+		return err
+	}
+	side := ebpf.AttachTCXIngress
+	if a.hook.egress {
+		side = ebpf.AttachTCXEgress
+	}
+	l, err = link.AttachTCX(link.TCXOptions{Interface: a.ifindex, Program: prog, Attach: side})
+	if err != nil {
+		return err
+	}
+	if err := l.Pin(t.path(a)); err != nil {
+		return errors.Join(fmt.Errorf("pin link: %w", err), l.Close())
+	}
+	return l.Close() // the pin holds it
+}
+
+// replace makes prog the link's program, unless it is already.
+func replace(l link.Link, prog *ebpf.Program) error {
+	info, err := l.Info()
+	if err != nil {
+		return fmt.Errorf("read link info: %w", err)
+	}
+	old, err := ebpf.NewProgramFromID(info.Program)
+	if err != nil {
+		return fmt.Errorf("open attached program: %w", err)
+	}
+	same, err := sameProgram(old, prog)
+	if err := errors.Join(err, old.Close()); err != nil || same {
+		return err
+	}
+	if err := l.Update(prog); err != nil {
+		return fmt.Errorf("replace program: %w", err)
+	}
+	return nil
+}
+
+// pinned opens the attachment's link. A link whose interface is gone is
+// removed: the number may come back for another interface. nil if there is none.
+func (t *tcx) pinned(a attachment) (link.Link, error) {
+	l, err := link.LoadPinnedLink(t.path(a), nil)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("open pinned link: %w", err)
+	}
+	info, err := l.Info()
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("read link info: %w", err), l.Close())
+	}
+	if on := info.TCX(); on != nil && int(on.Ifindex) == a.ifindex {
+		return l, nil
+	}
+	return nil, errors.Join(l.Unpin(), l.Close())
+}
+
+func (t *tcx) detach(a attachment) error {
+	if err := os.Remove(t.path(a)); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return fmt.Errorf("unpin link: %w", err)
+	}
+	return nil
+}
+
+func (t *tcx) list() ([]attachment, error) {
+	entries, err := os.ReadDir(filepath.Join(t.pinDir, linksDir))
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	var all []attachment
+	for _, e := range entries {
+		name, number, _ := strings.Cut(e.Name(), "-")
+		h, ok := hookByProgram(name)
+		ifindex, err := strconv.Atoi(number)
+		if !ok || err != nil {
+			continue // not ours
+		}
+		all = append(all, attachment{h, ifindex})
+	}
+	return all, nil
+}

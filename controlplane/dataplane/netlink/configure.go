@@ -14,6 +14,8 @@ import (
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"github.com/bpfnet/bpfnet/controlplane/underlay/rtnl"
 )
 
 // setting is one IPv6 sysctl of a device (Documentation/networking/ip-sysctl).
@@ -65,18 +67,18 @@ func (k kernel) configureLink(name string, want netlink.Link) error {
 // ensureAddr gives the device its one address. Another /32 on it is that of an
 // earlier lease and goes once the new one stands; any other is the admin's.
 func (k kernel) ensureAddr(link netlink.Link, want netip.Prefix) error {
-	addrs, err := dump("addresses", func() ([]netlink.Addr, error) { return k.AddrList(link, unix.AF_INET) })
+	addrs, err := rtnl.List("addresses", func() ([]netlink.Addr, error) { return k.AddrList(link, unix.AF_INET) })
 	if err != nil {
 		return err
 	}
 	stale := map[netip.Prefix]netlink.Addr{}
 	for _, a := range addrs {
-		if p := prefixOf(a.IPNet); p.IsSingleIP() {
+		if p := rtnl.Prefix(a.IPNet); p.IsSingleIP() {
 			stale[p] = a
 		}
 	}
 	if _, has := stale[want]; !has {
-		if err := k.AddrAdd(link, &netlink.Addr{IPNet: ipNet(want)}); err != nil {
+		if err := k.AddrAdd(link, &netlink.Addr{IPNet: rtnl.IPNet(want)}); err != nil {
 			return fmt.Errorf("add address %s to %s: %w", want, OverlayName, err)
 		}
 	}

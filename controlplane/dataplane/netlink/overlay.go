@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/bpfnet/bpfnet/controlplane/topology"
+	"github.com/bpfnet/bpfnet/controlplane/underlay/rtnl"
 )
 
 // OverlayName is the overlay device; in the modes without a kernel tunnel device
@@ -189,7 +190,7 @@ func (k kernel) conflict(want netlink.Link) string {
 	if !ok {
 		return "a device " + OverlayPeerName + " exists that bpfnet did not make: rename or remove it"
 	}
-	links, _ := dump("links", k.LinkList) // the name only makes the error better
+	links, _ := rtnl.List("links", k.LinkList) // the name only makes the error better
 	for _, l := range links {
 		if other, ok := l.(*netlink.Vxlan); ok && other.VxlanId == vxlan.VxlanId && other.Port == vxlan.Port {
 			return fmt.Sprintf("device %s already has VNI %d on port %d: stop what made it and run \"ip link delete %s\", or choose another VNI",

@@ -10,6 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/bpfnet/bpfnet/controlplane/topology"
+	"github.com/bpfnet/bpfnet/controlplane/underlay/rtnl"
 )
 
 // RouteProtocol marks the routes that are ours ("ip route show proto 98"). It is
@@ -28,7 +29,7 @@ func (r route) String() string { return fmt.Sprintf("%s via %s", r.dst, r.gatewa
 
 func (r route) netlink() *netlink.Route {
 	return &netlink.Route{
-		Dst:       ipNet(r.dst),
+		Dst:       rtnl.IPNet(r.dst),
 		Gw:        r.gateway.AsSlice(),
 		LinkIndex: r.ifindex,
 		Protocol:  RouteProtocol,
@@ -70,9 +71,9 @@ func (k kernel) list(overlay int) (*tables, error) {
 }
 
 func (k kernel) listFDB(overlay int, t *tables) error {
-	entries, err := dump("FDB", func() ([]netlink.Neigh, error) { return k.NeighList(overlay, unix.AF_BRIDGE) })
+	entries, err := rtnl.List("FDB", func() ([]netlink.Neigh, error) { return k.NeighList(overlay, unix.AF_BRIDGE) })
 	for _, e := range entries {
-		mac, node := macOf(e.HardwareAddr), addrOf(e.IP) // a veth's entries have no node
+		mac, node := macOf(e.HardwareAddr), rtnl.Addr(e.IP) // a veth's entries have no node
 		if e.State&netlink.NUD_PERMANENT != 0 && unicast(mac) && node.IsValid() {
 			t.fdb[mac] = node
 		}
@@ -81,23 +82,23 @@ func (k kernel) listFDB(overlay int, t *tables) error {
 }
 
 func (k kernel) listNeighbours(overlay int, t *tables) error {
-	entries, err := dump("neighbours", func() ([]netlink.Neigh, error) { return k.NeighList(overlay, unix.AF_INET) })
+	entries, err := rtnl.List("neighbours", func() ([]netlink.Neigh, error) { return k.NeighList(overlay, unix.AF_INET) })
 	for _, e := range entries {
 		if e.State&netlink.NUD_PERMANENT != 0 {
-			t.neighbours[addrOf(e.IP)] = macOf(e.HardwareAddr)
+			t.neighbours[rtnl.Addr(e.IP)] = macOf(e.HardwareAddr)
 		}
 	}
 	return err
 }
 
 func (k kernel) listRoutes(t *tables) error {
-	routes, err := dump("routes", func() ([]netlink.Route, error) { return k.RouteList(nil, unix.AF_INET) })
+	routes, err := rtnl.List("routes", func() ([]netlink.Route, error) { return k.RouteList(nil, unix.AF_INET) })
 	for _, r := range routes {
 		switch r.Protocol {
 		case RouteProtocol:
-			t.routes[route{prefixOf(r.Dst), addrOf(r.Gw), r.LinkIndex}] = true
+			t.routes[route{rtnl.Prefix(r.Dst), rtnl.Addr(r.Gw), r.LinkIndex}] = true
 		case unix.RTPROT_KERNEL:
-			t.connected[prefixOf(r.Dst)] = r.LinkIndex
+			t.connected[rtnl.Prefix(r.Dst)] = r.LinkIndex
 		}
 	}
 	return err

@@ -1,0 +1,86 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package underlay
+
+import (
+	"testing"
+
+	"github.com/vishvananda/netlink/nl"
+	"golang.org/x/sys/unix"
+)
+
+// linkMessage is an RTM_NEWLINK as the kernel lays it out.
+func linkMessage(family, index int, flags uint32, name, kind string) []byte {
+	msg := nl.NewIfInfomsg(family)
+	msg.Index, msg.Flags = int32(index), flags
+	info := nl.NewRtAttr(unix.IFLA_LINKINFO, nil)
+	info.AddRtAttr(unix.IFLA_INFO_KIND, nl.ZeroTerminated(kind))
+	return append(append(msg.Serialize(), nl.NewRtAttr(unix.IFLA_IFNAME, nl.ZeroTerminated(name)).Serialize()...), info.Serialize()...)
+}
+
+func routeMessage(protocol, table, bits uint8, attrs ...*nl.RtAttr) []byte {
+	msg := &nl.RtMsg{RtMsg: unix.RtMsg{Family: unix.AF_INET, Protocol: protocol, Table: table, Dst_len: bits}}
+	b := msg.Serialize()
+	for _, a := range attrs {
+		b = append(b, a.Serialize()...)
+	}
+	return b
+}
+
+func addrMessage(label string) []byte {
+	msg := nl.NewIfAddrmsg(unix.AF_INET)
+	return append(msg.Serialize(), nl.NewRtAttr(unix.IFA_LABEL, nl.ZeroTerminated(label)).Serialize()...)
+}
+
+func TestSuspects(t *testing.T) {
+	oif := nl.NewRtAttr(unix.RTA_OIF, nl.Uint32Attr(7))
+	gateway := nl.NewRtAttr(unix.RTA_GATEWAY, []byte{192, 168, 32, 1})
+	const up = unix.IFF_UP
+	for name, tc := range map[string]struct {
+		kind    uint16
+		data    []byte
+		certain bool
+		link    int
+	}{
+		"Ethernet link":         {unix.RTM_NEWLINK, linkMessage(0, 2, up, "eth0", ""), false, 2},
+		"bond goes":             {unix.RTM_DELLINK, linkMessage(0, 2, up, "bond0", "bond"), true, 0},
+		"veth":                  {unix.RTM_NEWLINK, linkMessage(0, 7, up, "veth1", "veth"), false, 7},
+		"veth goes":             {unix.RTM_DELLINK, linkMessage(0, 7, up, "veth1", "veth"), false, 0},
+		"bridge about its port": {unix.RTM_NEWLINK, linkMessage(unix.AF_BRIDGE, 7, up, "eth1", ""), false, 0},
+		"overlay up":            {unix.RTM_NEWLINK, linkMessage(0, 9, up, "bpfnet0", "vxlan"), false, 0},
+		"overlay down":          {unix.RTM_NEWLINK, linkMessage(0, 9, 0, "bpfnet0", "vxlan"), true, 0},
+		"overlay goes":          {unix.RTM_DELLINK, linkMessage(0, 9, up, "bpfnet0", "vxlan"), true, 0},
+		"overlay's peer down":   {unix.RTM_NEWLINK, linkMessage(0, 9, 0, "bpfnet0p", "veth"), true, 0},
+		"address":               {unix.RTM_NEWADDR, addrMessage("eth0:1"), true, 0},
+		"overlay's address":     {unix.RTM_NEWADDR, addrMessage("bpfnet0"), false, 0},
+		"default route":         {unix.RTM_NEWROUTE, routeMessage(unix.RTPROT_BOOT, unix.RT_TABLE_MAIN, 0, oif, gateway), true, 0},
+		"host route by router":  {unix.RTM_NEWROUTE, routeMessage(unix.RTPROT_BOOT, unix.RT_TABLE_MAIN, 32, oif, gateway), true, 0},
+		"network on a link":     {unix.RTM_DELROUTE, routeMessage(unix.RTPROT_KERNEL, unix.RT_TABLE_MAIN, 24, oif), true, 0},
+		"container's route":     {unix.RTM_NEWROUTE, routeMessage(unix.RTPROT_BOOT, unix.RT_TABLE_MAIN, 32, oif), false, 7},
+		"local table":           {unix.RTM_NEWROUTE, routeMessage(unix.RTPROT_KERNEL, unix.RT_TABLE_LOCAL, 32, oif), false, 0},
+		"overlay's route":       {unix.RTM_NEWROUTE, routeMessage(0x62, unix.RT_TABLE_MAIN, 24, oif, gateway), false, 0},
+		"routing rule":          {unix.RTM_NEWRULE, nil, true, 0},
+		"next hop object":       {unix.RTM_NEWNEXTHOP, nil, true, 0},
+	} {
+		t.Run(name, func(t *testing.T) {
+			var s suspects
+			s.add(tc.kind, tc.data)
+			if s.certain != tc.certain {
+				t.Errorf("certain is %t, want %t", s.certain, tc.certain)
+			}
+			if tc.link == 0 && len(s.links) != 0 || tc.link != 0 && !s.links[tc.link] {
+				t.Errorf("suspects %v, want %d", s.links, tc.link)
+			}
+		})
+	}
+}
+
+func FuzzSuspects(f *testing.F) {
+	f.Add(uint16(unix.RTM_NEWLINK), linkMessage(0, 2, 1, "eth0", "veth"))
+	f.Add(uint16(unix.RTM_NEWADDR), addrMessage("bpfnet0"))
+	f.Add(uint16(unix.RTM_NEWROUTE), routeMessage(3, 254, 32, nl.NewRtAttr(unix.RTA_OIF, nl.Uint32Attr(7))))
+	f.Fuzz(func(_ *testing.T, kind uint16, data []byte) {
+		var s suspects
+		s.add(kind, data)
+	})
+}

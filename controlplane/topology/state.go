@@ -5,12 +5,15 @@
 package topology
 
 import (
+	"net"
 	"net/netip"
 )
 
 // MAC is an Ethernet address as it stands on the wire. An array, so that it
 // compares with == and can be a map key.
 type MAC [6]byte
+
+func (m MAC) String() string { return net.HardwareAddr(m[:]).String() }
 
 // Encap names how a packet travels from this node to a peer. The values are
 // flannel's BackendType strings.

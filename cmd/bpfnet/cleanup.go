@@ -1,0 +1,45 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"errors"
+	"fmt"
+	"os"
+
+	"github.com/spf13/cobra"
+
+	"github.com/bpfnet/bpfnet/controlplane/dataplane/netlink"
+	"github.com/bpfnet/bpfnet/controlplane/node"
+	"github.com/bpfnet/bpfnet/loader"
+)
+
+func newCleanupCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:   "cleanup",
+		Short: "Remove the datapath from this node",
+		Long: "Removes what a daemon leaves in place when it stops: programs, pinned maps, the overlay\n" +
+			"device, routes, neighbours and FDB entries. Containers of other nodes are unreachable\n" +
+			"afterwards. The lease in etcd stays, for this node to take up again.",
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			runDir, err := cmd.Flags().GetString("run-dir")
+			if err != nil {
+				return err
+			}
+			return cleanup(runDir)
+		},
+	}
+}
+
+func cleanup(runDir string) error {
+	unlock, err := node.Lock(runDir)
+	if errors.Is(err, node.ErrAlreadyRunning) {
+		return fmt.Errorf("a daemon is running on %s: stop it first", runDir)
+	}
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	return errors.Join(loader.Cleanup(runDir), netlink.Cleanup(), os.RemoveAll(runDir))
+}

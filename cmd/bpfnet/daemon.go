@@ -1,0 +1,150 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"os"
+	"time"
+
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+
+	"github.com/bpfnet/bpfnet/bpf"
+	"github.com/bpfnet/bpfnet/controlplane/node"
+	"github.com/bpfnet/bpfnet/loader"
+)
+
+// daemonFlags are flanneld's, by its names and defaults, and our own.
+type daemonFlags struct {
+	node          node.Options
+	ifaceCanReach string
+	publicIP      string
+	renewMargin   int // minutes
+	sizes         loader.Sizes
+	clsact        bool
+	logLevel      string
+	logFormat     string
+}
+
+func newDaemonCommand() *cobra.Command {
+	f := &daemonFlags{}
+	cmd := &cobra.Command{
+		Use:   "daemon",
+		Short: "Join this node to the network",
+		Long: "Takes a subnet for this node, keeps the datapath equal to what etcd says, and finds the\n" +
+			"node's containers. Stopping it, by whatever signal, changes nothing for the traffic: a new\n" +
+			"daemon takes over what is there, and `bpfnet cleanup` removes it.\n\n" +
+			"Every flag can be given by the environment as BPFNET_<FLAG> or FLANNELD_<FLAG>.",
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if err := flagsFromEnv(cmd.Flags()); err != nil {
+				return err
+			}
+			runDir, err := cmd.Flags().GetString("run-dir")
+			if err != nil {
+				return err
+			}
+			o, err := f.options(runDir)
+			if err != nil {
+				return err
+			}
+			return node.Run(cmd.Context(), o)
+		},
+	}
+	f.register(cmd.Flags())
+	return cmd
+}
+
+func (f *daemonFlags) register(flags *pflag.FlagSet) {
+	o := &f.node
+	flags.StringSliceVar(&o.Etcd.Endpoints, "etcd-endpoints", []string{"http://127.0.0.1:4001", "http://127.0.0.1:2379"},
+		"etcd's client URLs")
+	flags.StringVar(&o.Etcd.Prefix, "etcd-prefix", "/coreos.com/network", "prefix of the network's keys in etcd")
+	flags.StringVar(&o.Etcd.CAFile, "etcd-cafile", "", "CA that signed etcd's certificate")
+	flags.StringVar(&o.Etcd.CertFile, "etcd-certfile", "", "client certificate for etcd")
+	flags.StringVar(&o.Etcd.KeyFile, "etcd-keyfile", "", "key of the client certificate")
+	flags.StringVar(&o.Etcd.Username, "etcd-username", "", "user name for etcd")
+	flags.StringVar(&o.Etcd.Password, "etcd-password", "", "password for etcd (better by the environment)")
+	flags.StringVar(&o.Embedded.Dir, "etcd-embedded", "",
+		"serve etcd for a small cluster from this node, with its data in this directory; replaces --etcd-endpoints")
+	flags.StringSliceVar(&o.Embedded.Listen, "etcd-embedded-listen", nil,
+		"client URLs of the embedded etcd (default http://UPLINK-ADDRESS:2379 and http://127.0.0.1:2379)")
+	flags.StringVar(&o.InitConfig, "etcd-init-config", "",
+		`network config to write if etcd has none, as {"Network":"10.5.0.0/16","Backend":{"Type":"vxlan"}}`)
+	flags.StringSliceVar(&o.Underlay.Iface, "iface", nil, "uplink, by name or address; the first that exists is taken")
+	flags.StringSliceVar(&o.Underlay.IfaceRegex, "iface-regex", nil, "uplink, by regular expression on name or address")
+	flags.StringVar(&f.ifaceCanReach, "iface-can-reach", "", "uplink: the interface that routes to this address")
+	flags.StringVar(&f.publicIP, "public-ip", "", "address other nodes reach this one by (default: the uplink's)")
+	flags.StringVar(&o.SubnetFile, "subnet-file", "/run/flannel/subnet.env", "file that tells others the subnet and MTU")
+	flags.IntVar(&f.renewMargin, "subnet-lease-renew-margin", 60, "renew the lease this many minutes before it ends")
+	flags.BoolVar(&o.FastPath, "fast-path", true,
+		"take containers' packets past the host's FORWARD chain and conntrack; false sends all through the kernel's path")
+	flags.Uint32Var(&f.sizes.Routes, "max-routes", 65536, "capacity for subnets of other lengths than the network's SubnetLen")
+	flags.Uint32Var(&f.sizes.Hosts, "max-hosts", 16384, "capacity for nodes")
+	flags.Uint32Var(&f.sizes.Neighbours, "max-neighbours", 65536, "capacity for VTEP and neighbour addresses")
+	flags.Uint32Var(&f.sizes.Endpoints, "max-endpoints", 4096, "capacity for this node's containers")
+	flags.BoolVar(&f.clsact, "clsact", false, "attach by clsact filters even where the kernel has tcx")
+	flags.StringVar(&f.logLevel, "log-level", "info", "debug, info, warn or error")
+	flags.StringVar(&f.logFormat, "log-format", "text", "text or json")
+}
+
+// options checks the flags and turns them into the daemon's options.
+func (f *daemonFlags) options(runDir string) (node.Options, error) {
+	o := f.node
+	o.RunDir = runDir
+	o.RenewMargin = time.Duration(f.renewMargin) * time.Minute
+	if f.renewMargin <= 0 || f.renewMargin >= 24*60 {
+		return o, fmt.Errorf("--subnet-lease-renew-margin %d: must be from 1 to 1439 minutes, for a lease lasts 24 hours", f.renewMargin)
+	}
+	var err error
+	if o.Underlay.CanReach, err = addrFlag("iface-can-reach", f.ifaceCanReach); err != nil {
+		return o, err
+	}
+	if o.Underlay.PublicIP, err = addrFlag("public-ip", f.publicIP); err != nil {
+		return o, err
+	}
+	if o.Logger, err = newLogger(f.logLevel, f.logFormat); err != nil {
+		return o, err
+	}
+	if err := loader.Probe(); err != nil {
+		return o, err
+	}
+	pinDir, err := loader.EnsurePinDir(runDir)
+	if err != nil {
+		return o, err
+	}
+	o.Open = func(s bpf.DatapathSettings) (node.Datapath, error) {
+		return loader.Open(loader.Options{PinDir: pinDir, Settings: s, Sizes: f.sizes, Clsact: f.clsact})
+	}
+	return o, nil
+}
+
+func addrFlag(name, value string) (netip.Addr, error) {
+	if value == "" {
+		return netip.Addr{}, nil
+	}
+	a, err := netip.ParseAddr(value)
+	if err != nil {
+		return a, fmt.Errorf("--%s: %w", name, err)
+	}
+	return a, nil
+}
+
+func newLogger(level, format string) (*slog.Logger, error) {
+	o := &slog.HandlerOptions{}
+	var l slog.Level
+	if err := l.UnmarshalText([]byte(level)); err != nil {
+		return nil, fmt.Errorf("--log-level %q: debug, info, warn or error", level)
+	}
+	o.Level = l
+	switch format {
+	case "text":
+		return slog.New(slog.NewTextHandler(os.Stderr, o)), nil
+	case "json":
+		return slog.New(slog.NewJSONHandler(os.Stderr, o)), nil
+	}
+	return nil, fmt.Errorf("--log-format %q: text or json", format)
+}

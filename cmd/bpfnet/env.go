@@ -1,0 +1,39 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+
+	"github.com/spf13/pflag"
+)
+
+// envPrefixes are tried in order: our own name wins over flanneld's.
+var envPrefixes = []string{"BPFNET_", "FLANNELD_"}
+
+// flagsFromEnv sets every flag that the command line did not from the
+// environment: --etcd-endpoints from BPFNET_ETCD_ENDPOINTS or, as flanneld's
+// users have it, FLANNELD_ETCD_ENDPOINTS.
+func flagsFromEnv(flags *pflag.FlagSet) error {
+	var errs error
+	flags.VisitAll(func(f *pflag.Flag) {
+		if f.Changed {
+			return
+		}
+		for _, prefix := range envPrefixes {
+			name := prefix + strings.ToUpper(strings.ReplaceAll(f.Name, "-", "_"))
+			value, ok := os.LookupEnv(name)
+			if !ok {
+				continue
+			}
+			if err := flags.Set(f.Name, value); err != nil {
+				errs = errors.Join(errs, fmt.Errorf("read %s: %w", name, err))
+			}
+			return
+		}
+	})
+	return errs
+}

@@ -1,0 +1,96 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"path/filepath"
+	"text/tabwriter"
+
+	"github.com/spf13/cobra"
+
+	"github.com/bpfnet/bpfnet/controlplane/node"
+)
+
+func newStatusCommand() *cobra.Command {
+	var output string
+	cmd := &cobra.Command{
+		Use:   "status",
+		Short: "Show what the daemon of this node serves, and what is wrong",
+		Args:  cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			runDir, err := cmd.Flags().GetString("run-dir")
+			if err != nil {
+				return err
+			}
+			s, err := fetchStatus(cmd.Context(), runDir)
+			if err != nil {
+				return err
+			}
+			switch output {
+			case "json":
+				enc := json.NewEncoder(cmd.OutOrStdout())
+				enc.SetIndent("", "  ")
+				return enc.Encode(s)
+			case "table":
+				return printStatus(cmd.OutOrStdout(), s)
+			}
+			return fmt.Errorf("unknown output format %q: table or json", output)
+		},
+	}
+	cmd.Flags().StringVarP(&output, "output", "o", "table", "table or json")
+	return cmd
+}
+
+// fetchStatus asks the daemon of a run directory.
+func fetchStatus(ctx context.Context, runDir string) (node.Status, error) {
+	var s node.Status
+	path := filepath.Join(runDir, node.SocketName)
+	client := http.Client{Transport: &http.Transport{
+		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			return new(net.Dialer).DialContext(ctx, "unix", path)
+		},
+	}}
+	defer client.CloseIdleConnections()
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://bpfnet/status", nil)
+	if err != nil {
+		return s, err
+	}
+	resp, err := client.Do(req)
+	if err != nil {
+		return s, fmt.Errorf("ask the daemon (is it running, with --run-dir %s?): %w", runDir, err)
+	}
+	defer resp.Body.Close() //nolint:errcheck // read to its end
+	if err := json.NewDecoder(resp.Body).Decode(&s); err != nil {
+		return s, fmt.Errorf("read the daemon's status: %w", err)
+	}
+	return s, nil
+}
+
+func printStatus(w io.Writer, s node.Status) error {
+	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	row := func(format string, args ...any) { fmt.Fprintf(t, format+"\n", args...) } // errors come with Flush
+	row("ready\t%t", s.Ready)
+	row("node\t%s", s.Node)
+	row("subnet\t%s of %s", s.Subnet, s.Network)
+	row("backend\t%s, container MTU %d", s.Backend, s.MTU)
+	row("containers\t%d found, %d addresses known", s.Containers, s.Endpoints)
+	row("etcd revision\t%d", s.Revision)
+	row("")
+	row("PEER\tSUBNET\tENCAPSULATION\tNEXT HOP\tVTEP MAC")
+	for _, p := range s.Peers {
+		row("%s\t%s\t%s\t%s\t%s", p.Node, p.Subnet, p.Encap, p.NextHop, p.VTEPMAC)
+	}
+	if len(s.Problems) > 0 {
+		row("")
+	}
+	for _, p := range s.Problems {
+		row("problem: %s %s: %s", p.Source, p.Key, p.Text)
+	}
+	return t.Flush()
+}

@@ -1,0 +1,87 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package ebpf
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+
+	"github.com/bpfnet/bpfnet/maps"
+)
+
+// hostTable hands out the places of the hosts map.
+type hostTable struct {
+	m       *maps.Hosts
+	entries map[uint32]maps.Host
+	indexes map[maps.Host]uint32
+	// free places, the longest unused first: a packet that has read a route
+	// just taken away finds its host entry still there.
+	free []uint32
+}
+
+func newHostTable(m *maps.Hosts, entries map[uint32]maps.Host) *hostTable {
+	t := &hostTable{m: m, entries: entries, indexes: make(map[maps.Host]uint32, len(entries))}
+	for index, h := range entries {
+		if index != hostSelf {
+			t.indexes[h] = index
+		}
+	}
+	for index := hostFirst; index < m.Max(); index++ {
+		if _, taken := entries[index]; !taken {
+			t.free = append(t.free, index)
+		}
+	}
+	return t
+}
+
+// index is the place of an entry, which is written if it has none.
+func (t *hostTable) index(h maps.Host) (uint32, error) {
+	if index, ok := t.indexes[h]; ok {
+		return index, nil
+	}
+	if len(t.free) == 0 {
+		return 0, fmt.Errorf("add host %s: %w", h.Node, t.m.Full())
+	}
+	index := t.free[0]
+	if err := t.m.Put(index, h); err != nil {
+		return 0, err
+	}
+	t.free = t.free[1:]
+	t.entries[index], t.indexes[h] = h, index
+	return index, nil
+}
+
+// putSelf writes this node's own entry, which nothing is ever sent by.
+func (t *hostTable) putSelf(h maps.Host) error {
+	if t.entries[hostSelf] == h {
+		return nil
+	}
+	if err := t.m.Put(hostSelf, h); err != nil {
+		return err
+	}
+	t.entries[hostSelf] = h
+	return nil
+}
+
+// prune clears the entries that nothing points to.
+func (t *hostTable) prune(used map[uint32]bool) error {
+	var stale []uint32
+	for index := range t.entries {
+		if !used[index] {
+			stale = append(stale, index)
+		}
+	}
+	slices.Sort(stale)
+	var errs error
+	for _, index := range stale {
+		if err := t.m.Delete(index); err != nil {
+			errs = errors.Join(errs, err)
+			continue
+		}
+		delete(t.indexes, t.entries[index])
+		delete(t.entries, index)
+		t.free = append(t.free, index)
+	}
+	return errs
+}

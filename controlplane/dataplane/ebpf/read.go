@@ -1,0 +1,72 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package ebpf
+
+import (
+	"net/netip"
+
+	"github.com/bpfnet/bpfnet/controlplane/topology"
+	"github.com/bpfnet/bpfnet/maps"
+)
+
+// What an earlier daemon left in the maps, so that only differences are
+// written. Entries of other networks are not looked at.
+
+func (d *Dataplane) readHosts() error {
+	entries, err := d.set.Hosts.All()
+	d.hosts = newHostTable(d.set.Hosts, entries)
+	return err
+}
+
+func (d *Dataplane) readRoutes() error {
+	d.routes = table[netip.Prefix, uint32]{
+		have: map[netip.Prefix]uint32{},
+		set: func(p netip.Prefix, host uint32) error {
+			return d.set.Routes.Put(maps.Route{Network: d.network, Prefix: p, Host: host})
+		},
+		del: func(p netip.Prefix) error { return d.set.Routes.Delete(d.network, p) },
+	}
+	all, err := d.set.Routes.All()
+	for _, r := range all {
+		if r.Network == d.network {
+			d.routes.have[r.Prefix] = r.Host
+		}
+	}
+	return err
+}
+
+func (d *Dataplane) readNodes() error {
+	all, err := d.set.Nodes.All()
+	d.nodes = table[netip.Addr, uint32]{have: all, set: d.set.Nodes.Put, del: d.set.Nodes.Delete}
+	return err
+}
+
+func (d *Dataplane) readNeigh() error {
+	d.neigh = table[netip.Addr, topology.MAC]{
+		have: map[netip.Addr]topology.MAC{},
+		set:  func(a netip.Addr, mac topology.MAC) error { return d.set.Neigh.Put(d.network, a, mac) },
+		del:  func(a netip.Addr) error { return d.set.Neigh.Delete(d.network, a) },
+	}
+	all, err := d.set.Neigh.All()
+	for k, mac := range all {
+		if k.Network == d.network {
+			d.neigh.have[k.Addr] = mac
+		}
+	}
+	return err
+}
+
+func (d *Dataplane) readFDB() error {
+	d.fdb = table[topology.MAC, uint32]{
+		have: map[topology.MAC]uint32{},
+		set:  func(mac topology.MAC, host uint32) error { return d.set.FDB.Put(d.vni, mac, host) },
+		del:  func(mac topology.MAC) error { return d.set.FDB.Delete(d.vni, mac) },
+	}
+	all, err := d.set.FDB.All()
+	for k, host := range all {
+		if k.VNI == d.vni {
+			d.fdb.have[k.MAC] = host
+		}
+	}
+	return err
+}

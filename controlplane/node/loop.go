@@ -1,0 +1,341 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package node
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"sync"
+	"time"
+
+	"github.com/coreos/go-systemd/v22/daemon"
+
+	"github.com/bpfnet/bpfnet/bpf"
+	"github.com/bpfnet/bpfnet/controlplane/containers"
+	"github.com/bpfnet/bpfnet/controlplane/dataplane/netlink"
+	"github.com/bpfnet/bpfnet/controlplane/store"
+	"github.com/bpfnet/bpfnet/controlplane/topology"
+	"github.com/bpfnet/bpfnet/controlplane/underlay"
+)
+
+// loop collects what changes and applies it, one pass for all that has come
+// since the last.
+type loop struct {
+	*session
+	wake   chan struct{} // holds one token while there is something to apply
+	over   chan error    // why the session has to end
+	synced chan struct{} // closed once the first full sync is applied and attached
+
+	mu       sync.Mutex
+	leases   map[string]topology.Lease
+	bad      map[string]error
+	revision int64
+	full     bool // the first snapshot has come
+	moved    bool // the underlay changed: look again at what was learned of it
+
+	paths     map[netip.Addr]topology.Path // of run alone
+	published bool                         // of containers alone
+}
+
+func newLoop(s *session) *loop {
+	return &loop{
+		session: s,
+		wake:    make(chan struct{}, 1),
+		over:    make(chan error, 1),
+		synced:  make(chan struct{}),
+		leases:  map[string]topology.Lease{},
+		bad:     map[string]error{},
+		paths:   map[netip.Addr]topology.Path{},
+	}
+}
+
+func (l *loop) kick() {
+	select {
+	case l.wake <- struct{}{}:
+	default:
+	}
+}
+
+// update takes over what etcd says.
+func (l *loop) update(u store.Update) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if u.Full {
+		clear(l.leases)
+		clear(l.bad)
+		l.full = true
+	}
+	for _, key := range u.Deleted {
+		delete(l.leases, key)
+		delete(l.bad, key)
+	}
+	for _, lease := range u.Put {
+		delete(l.bad, lease.Key)
+		l.leases[lease.Key] = topologyLease(lease)
+	}
+	for key, err := range u.Bad {
+		// What the key said before is not thrown away for what cannot be read.
+		l.bad[key] = err
+	}
+	l.revision = u.Revision
+	l.kick()
+	return nil
+}
+
+func topologyLease(s store.Lease) topology.Lease {
+	return topology.Lease{
+		Key: s.Key, Subnet: s.Subnet, Node: s.PublicIP, Encap: s.Backend, MAC: s.MAC, VNI: s.VNI,
+		Created: s.CreateRevision, Modified: s.ModRevision,
+	}
+}
+
+func (l *loop) underlayChanged() {
+	l.mu.Lock()
+	l.moved = true
+	l.mu.Unlock()
+	l.kick()
+}
+
+// leaseEvent says what became of this node's own lease.
+func (l *loop) leaseEvent(e store.Event) {
+	l.reporter.report("lease", e.Err)
+	switch e.Kind {
+	case store.Recreated:
+		l.log.Warn("the node's lease was gone from etcd and has been put back", "lease", e.Lease.Key)
+	case store.Renewed:
+		l.log.Debug("lease renewed", "lease", e.Lease.Key)
+	}
+}
+
+// configChanged ends the session for a config that is good and new.
+func (l *loop) configChanged(raw []byte) {
+	cfg, err := store.ParseConfig(raw)
+	l.reporter.report("config", err)
+	if err != nil || cfg == l.config {
+		return // what was right before is served on
+	}
+	select {
+	case l.over <- restartError{"the network config in etcd has changed"}:
+	default: // it ends already
+	}
+}
+
+// run applies until ctx ends. What fails is tried again.
+func (l *loop) run(ctx context.Context) error {
+	retry := time.NewTimer(0)
+	defer retry.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case err := <-l.over:
+			return err
+		case <-l.wake:
+		case <-retry.C:
+		}
+		if err := l.checkUplink(); err != nil {
+			return err
+		}
+		in, ready := l.input()
+		if !ready {
+			continue
+		}
+		retry.Reset(resyncEvery)
+		if err := l.apply(in); err != nil {
+			retry.Reset(retryEvery)
+		}
+	}
+}
+
+// checkUplink ends the session where the node's place on the underlay is another now.
+func (l *loop) checkUplink() error {
+	l.mu.Lock()
+	moved := l.moved
+	l.moved = false
+	l.mu.Unlock()
+	if !moved {
+		return nil
+	}
+	clear(l.paths)
+	now, err := underlay.Find(l.Underlay)
+	l.reporter.report("uplink", err)
+	if err != nil || now == l.uplink {
+		return nil // while the uplink is away there is nothing better to do than to wait for it
+	}
+	return restartError{fmt.Sprintf("the uplink was %s %s, is %s %s", l.uplink.Name, l.uplink.Addr, now.Name, now.Addr)}
+}
+
+// input is a copy of what is known, once the first snapshot has come.
+func (l *loop) input() (topology.Input, bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	in := topology.Input{
+		Network: l.config.Network, Self: l.self, SelfKey: l.held.Lease().Key,
+		DirectRouting: l.config.Backend.DirectRouting, Path: l.path,
+		Leases: make([]topology.Lease, 0, len(l.leases)),
+	}
+	for _, lease := range l.leases {
+		in.Leases = append(in.Leases, lease)
+	}
+	return in, l.full
+}
+
+// path is underlay.PathTo, asked once a node until the underlay changes.
+func (l *loop) path(node netip.Addr) (topology.Path, error) {
+	if p, ok := l.paths[node]; ok {
+		return p, nil
+	}
+	p, err := underlay.PathTo(node)
+	if err == nil {
+		l.paths[node] = p
+	}
+	return p, err
+}
+
+// apply brings both dataplanes to what etcd says: our maps, then the kernel's
+// own tables, which name the same peers to people and to the kernel's path.
+func (l *loop) apply(in topology.Input) error {
+	state, problems := topology.Build(in)
+	err := l.dataplane.Apply(state)
+	kernelProblems, kernelErr := netlink.Apply(state)
+	// Attached even where some record could not be written: the others are served.
+	err = errors.Join(err, kernelErr, l.attach())
+	l.reporter.reportRecords("etcd", append(l.badRecords(), problems...))
+	l.reporter.reportRecords("kernel", kernelProblems)
+	l.reporter.report("dataplane", err)
+	l.publishStatus(state)
+	return err
+}
+
+func (l *loop) badRecords() []topology.Problem {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	var all []topology.Problem
+	for key, err := range l.bad {
+		all = append(all, topology.Problem{Key: key, Text: err.Error()})
+	}
+	return all
+}
+
+// attach puts the programs in place, once the maps are filled for the first time.
+func (l *loop) attach() error {
+	if l.isSynced() {
+		return nil
+	}
+	if err := l.attachOnly(bpf.FromNetwork, l.uplink.Ifindex); err != nil {
+		return err
+	}
+	if err := l.attachOnly(bpf.FromHost, l.overlay.Ifindex); err != nil {
+		return err
+	}
+	env := store.SubnetEnv{
+		Network: l.config.Network, Subnet: l.self.Subnet, MTU: l.self.MTU, IPMasq: l.IPMasq,
+	}
+	if err := env.Write(l.SubnetFile); err != nil {
+		return err
+	}
+	close(l.synced)
+	return nil
+}
+
+func (l *loop) isSynced() bool {
+	select {
+	case <-l.synced:
+		return true
+	default:
+		return false
+	}
+}
+
+// attachOnly has the program on this interface and on no other; on none where ifindex is 0.
+func (l *loop) attachOnly(program string, ifindex int) error {
+	if ifindex != 0 {
+		if err := l.datapath.Attach(program, ifindex); err != nil {
+			return err
+		}
+	}
+	on, err := l.datapath.Attached(program)
+	if err != nil {
+		return err
+	}
+	for _, other := range on {
+		if other != ifindex {
+			err = errors.Join(err, l.datapath.Detach(program, other))
+		}
+	}
+	return err
+}
+
+func (l *loop) publishStatus(state topology.State) {
+	l.mu.Lock()
+	revision := l.revision
+	l.mu.Unlock()
+	l.status.update(func(now *Status) {
+		now.Node, now.Subnet, now.Network = l.self.Node, l.self.Subnet, l.config.Network
+		now.Backend, now.MTU, now.Revision = string(l.self.Encap), l.self.MTU, revision
+		now.Peers = peerStatus(state.Peers)
+	})
+}
+
+// containers follows this node's containers once the network is served.
+func (l *loop) containers(ctx context.Context) error {
+	select {
+	case <-ctx.Done():
+		return nil
+	case <-l.synced:
+	}
+	if !l.FastPath {
+		return l.applyContainers(containers.State{})
+	}
+	o := containers.Options{
+		Subnet: l.self.Subnet, Ignore: []string{l.uplink.Name, l.overlay.Name}, Known: l.endpoints.Known(), Logger: l.log,
+	}
+	return containers.Watch(ctx, o, l.applyContainers)
+}
+
+// applyContainers attaches to the containers' links and fills in their
+// addresses; what fails is said, and the kernel delivers meanwhile.
+func (l *loop) applyContainers(state containers.State) error {
+	wanted := map[int]bool{}
+	var errs error
+	for _, link := range state.Links {
+		wanted[link.Ifindex] = true
+		errs = errors.Join(errs, l.datapath.Attach(bpf.FromContainer, link.Ifindex))
+	}
+	errs = errors.Join(errs, l.endpoints.Apply(state.Endpoints), l.detachExcept(wanted))
+	l.reporter.report("containers", errs)
+	l.status.update(func(now *Status) {
+		now.Containers, now.Endpoints = len(state.Links), len(state.Endpoints)
+	})
+	if l.published {
+		return nil
+	}
+	l.published = true
+	return l.ready()
+}
+
+func (l *loop) detachExcept(wanted map[int]bool) error {
+	on, err := l.datapath.Attached(bpf.FromContainer)
+	for _, ifindex := range on {
+		if !wanted[ifindex] {
+			err = errors.Join(err, l.datapath.Detach(bpf.FromContainer, ifindex))
+		}
+	}
+	return err
+}
+
+// ready is everything in place: what is in use becomes what others see, and
+// the service manager is told.
+func (l *loop) ready() error {
+	if err := l.datapath.Publish(); err != nil {
+		return err
+	}
+	l.status.update(func(now *Status) { now.Ready = true })
+	if _, err := daemon.SdNotify(false, daemon.SdNotifyReady); err != nil {
+		l.log.Warn("cannot tell the service manager", "error", err)
+	}
+	l.log.Info("ready", "subnet", l.self.Subnet, "peers", len(l.status.get().Peers))
+	return nil
+}

@@ -1,0 +1,158 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package node is the daemon: it joins this node to the network that etcd
+// describes and keeps the dataplane equal to it.
+//
+// A session is what holds for one network config, one uplink and one lease.
+// When any of them changes the session ends and the next one adopts what is in
+// the kernel, so that traffic never notices.
+package node
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/cilium/ebpf"
+	"golang.org/x/sys/unix"
+
+	"github.com/bpfnet/bpfnet/bpf"
+	"github.com/bpfnet/bpfnet/controlplane/store"
+	"github.com/bpfnet/bpfnet/controlplane/underlay"
+)
+
+// Datapath is what the daemon asks of the loaded programs.
+type Datapath interface {
+	// Maps by their names in bpf/include/maps.h.
+	Maps() map[string]*ebpf.Map
+	// Attach and Detach are idempotent; program is one of bpf's names.
+	Attach(program string, ifindex int) error
+	Detach(program string, ifindex int) error
+	Attached(program string) ([]int, error)
+	// Publish makes the maps in use the ones others see. Called once everything is attached.
+	Publish() error
+	Close() error
+}
+
+// Options are the daemon's.
+type Options struct {
+	RunDir     string // control socket, lock
+	SubnetFile string // subnet.env
+	Etcd       store.Options
+	Embedded   Embedded
+	InitConfig string // network config to write where etcd has none; JSON
+	Underlay   underlay.Options
+	// RenewMargin is how long before its end the lease is renewed.
+	RenewMargin time.Duration
+	// FastPath off: containers' packets all take the kernel's path (FORWARD
+	// chain, conntrack), only tunnelling is eBPF's.
+	FastPath bool
+	IPMasq   bool
+	// Open loads the datapath with these settings.
+	Open   func(bpf.DatapathSettings) (Datapath, error)
+	Logger *slog.Logger
+}
+
+// Embedded is the etcd this daemon serves itself; none where Dir is empty.
+type Embedded struct {
+	Dir    string
+	Listen []string // client URLs; the uplink's address and loopback where empty
+}
+
+// ErrAlreadyRunning is the error of a second daemon on one run directory.
+var ErrAlreadyRunning = errors.New("another daemon holds this run directory: stop it, or choose another --run-dir")
+
+// retryEvery is the pause before what failed is tried again.
+const retryEvery = time.Second
+
+// resyncEvery is how often everything is compared again though nothing was
+// heard of: others may remove what is ours from the kernel.
+const resyncEvery = time.Minute
+
+// Run serves until ctx ends, and leaves the datapath in place then. It returns
+// early only for what no retry can mend.
+func Run(ctx context.Context, o Options) (err error) {
+	unlock, err := Lock(o.RunDir)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	n := &node{Options: o, log: o.Logger, reporter: newReporter(o.Logger)}
+	control, err := n.listen()
+	if err != nil {
+		return err
+	}
+	defer control.close()
+	defer func() { err = errors.Join(err, n.stopEtcd()) }()
+	for {
+		err := n.session(ctx)
+		switch {
+		case ctx.Err() != nil:
+			n.log.Info("stopped; the datapath stays in place (remove it with bpfnet cleanup)")
+			return nil
+		case errors.Is(err, errRestart):
+			n.log.Info("adopting the change", "what", errors.Unwrap(err))
+		default:
+			n.reporter.report("session", err)
+			n.status.fail(err)
+			if !sleep(ctx, retryEvery) {
+				return nil
+			}
+		}
+	}
+}
+
+type node struct {
+	Options
+	log      *slog.Logger
+	reporter *reporter
+	status   status
+	etcd     *embeddedEtcd
+}
+
+// errRestart ends a session because the ground it stood on has changed.
+var errRestart = errors.New("session over")
+
+type restartError struct{ what string }
+
+func (e restartError) Error() string        { return e.what }
+func (e restartError) Is(target error) bool { return target == errRestart }
+
+// Lock takes the run directory for this process, for as long as it lives.
+func Lock(runDir string) (unlock func(), err error) {
+	if err := os.MkdirAll(runDir, 0o700); err != nil {
+		return nil, fmt.Errorf("create run directory: %w", err)
+	}
+	f, err := os.OpenFile(filepath.Join(runDir, "lock"), os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("open lock: %w", err)
+	}
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		_ = f.Close()
+		if errors.Is(err, unix.EWOULDBLOCK) {
+			return nil, fmt.Errorf("lock %s: %w", runDir, ErrAlreadyRunning)
+		}
+		return nil, fmt.Errorf("lock %s: %w", runDir, err)
+	}
+	return func() { _ = f.Close() }, nil
+}
+
+// sleep reports whether d passed before ctx ended.
+func sleep(ctx context.Context, d time.Duration) bool {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+		return false
+	case <-t.C:
+		return true
+	}
+}
+
+// ipv4 says whether a is one, for what does not carry IPv6 yet.
+func ipv4(a netip.Addr) bool { return a.Is4() || a.Is4In6() }

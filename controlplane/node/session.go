@@ -1,0 +1,210 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package node
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/bpfnet/bpfnet/controlplane/dataplane/ebpf"
+	"github.com/bpfnet/bpfnet/controlplane/dataplane/netlink"
+	"github.com/bpfnet/bpfnet/controlplane/store"
+	"github.com/bpfnet/bpfnet/controlplane/topology"
+	"github.com/bpfnet/bpfnet/controlplane/underlay"
+	"github.com/bpfnet/bpfnet/maps"
+)
+
+// session is one stay of the node in one network: set up by open, run until
+// something it stands on changes.
+type session struct {
+	*node
+	store     *store.Store
+	config    store.Config
+	uplink    underlay.Uplink
+	held      *store.Held
+	self      topology.Self
+	overlay   netlink.Device // zero in a host-gw network
+	datapath  Datapath
+	dataplane *ebpf.Dataplane
+	endpoints *ebpf.Endpoints
+}
+
+func (n *node) session(ctx context.Context) (err error) {
+	s := &session{node: n}
+	defer func() { err = errors.Join(err, s.close()) }()
+	if err := s.open(ctx); err != nil {
+		return err
+	}
+	n.reporter.report("session", nil)
+	return s.run(ctx)
+}
+
+// open does everything up to the loaded datapath, which is not attached yet
+// (or, after a restart, is, and works on as it was).
+func (s *session) open(ctx context.Context) error {
+	var err error
+	if s.uplink, err = underlay.Find(s.Underlay); err != nil {
+		return fmt.Errorf("find uplink: %w", err)
+	}
+	if !ipv4(s.uplink.Addr) {
+		return fmt.Errorf("find uplink: %s has no IPv4 address: bpfnet needs one on the underlay", s.uplink.Name)
+	}
+	if err := s.openStore(ctx); err != nil {
+		return err
+	}
+	if s.config, err = s.store.Config(ctx); err != nil {
+		return err
+	}
+	if err := s.acquire(ctx); err != nil {
+		return err
+	}
+	if err := s.openOverlay(); err != nil {
+		return err
+	}
+	return s.openDatapath()
+}
+
+func (s *session) openStore(ctx context.Context) error {
+	o := s.Etcd
+	o.Logger = s.log
+	if s.Embedded.Dir != "" {
+		if err := s.startEtcd(ctx, s.uplink.Addr); err != nil {
+			return err
+		}
+		o.Endpoints = s.etcd.endpoints()
+	}
+	var err error
+	if s.store, err = store.Open(ctx, o); err != nil {
+		return fmt.Errorf("open store: %w", err)
+	}
+	if s.InitConfig == "" {
+		return nil
+	}
+	created, err := s.store.CreateConfig(ctx, []byte(s.InitConfig))
+	if err != nil {
+		return fmt.Errorf("write network config: %w", err)
+	}
+	if created {
+		s.log.Info("wrote the network config", "config", s.InitConfig)
+	}
+	return nil
+}
+
+// acquire takes this node's subnet.
+func (s *session) acquire(ctx context.Context) error {
+	for _, w := range s.config.Warnings() {
+		s.log.Warn(w)
+	}
+	env, err := store.ReadSubnetEnv(s.SubnetFile)
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		s.log.Warn("ignoring the subnet file: the lease is chosen without it", "file", s.SubnetFile, "error", err)
+	}
+	b := s.config.Backend
+	s.self = topology.Self{
+		Node: s.uplink.Addr, Uplink: s.uplink.Ifindex, Encap: b.Type, VNI: b.VNI, Port: b.Port,
+		MTU: b.MTU,
+	}
+	if s.self.MTU == 0 {
+		s.self.MTU = s.uplink.MTU - ebpf.Overhead(b.Type)
+	}
+	if b.Type == topology.EncapVXLAN {
+		s.self.VTEP.MAC = vtepMAC(s.uplink.Addr, b.VNI)
+	}
+	s.held, err = s.store.Acquire(ctx, s.config, store.Want{
+		PublicIP: s.uplink.Addr, Backend: b.Type, VNI: b.VNI, MAC: s.self.VTEP.MAC, Prefer: env.Subnet.Masked(),
+	})
+	if err != nil {
+		return fmt.Errorf("acquire lease: %w", err)
+	}
+	s.self.Subnet = s.held.Lease().Subnet
+	s.self.VTEP.Addr = s.self.Subnet.Addr()
+	s.log.Info("lease acquired", "subnet", s.self.Subnet, "node", s.self.Node, "uplink", s.uplink.Name,
+		"backend", s.self.Encap, "mtu", s.self.MTU)
+	return nil
+}
+
+// vtepMAC is the node's VTEP MAC: the same after every restart and reboot with
+// no file to keep it in, for it is a hash of what makes the node this one.
+// Locally administered, unicast (IEEE 802, 8.2).
+func vtepMAC(node netip.Addr, vni uint32) topology.MAC {
+	id, err := os.ReadFile("/etc/machine-id")
+	if err != nil {
+		id = nil // the address alone has to do
+	}
+	h := sha256.New()
+	h.Write(id)
+	h.Write(node.AsSlice())
+	h.Write(binary.BigEndian.AppendUint32(nil, vni))
+	mac := topology.MAC(h.Sum(nil)[:6])
+	mac[0] = mac[0]&^1 | 2
+	return mac
+}
+
+func (s *session) openOverlay() error {
+	changed, err := netlink.EnsureForwarding()
+	if err != nil {
+		return fmt.Errorf("enable IP forwarding: %w", err)
+	}
+	if changed {
+		s.log.Info("switched on net.ipv4.ip_forward: containers' packets need it")
+	}
+	if s.overlay, err = netlink.EnsureOverlay(s.self); err != nil {
+		return fmt.Errorf("set up overlay device: %w", err)
+	}
+	return nil
+}
+
+func (s *session) openDatapath() error {
+	var err error
+	settings := ebpf.Settings(s.self, s.config.Network, s.config.SubnetLen, s.config.Backend.DirectRouting,
+		ebpf.Overlay{Ifindex: s.overlay.Ifindex, MAC: s.overlay.MAC})
+	if s.datapath, err = s.Open(settings); err != nil {
+		return err
+	}
+	set, err := maps.NewSet(s.datapath.Maps())
+	if err != nil {
+		return fmt.Errorf("read maps: %w", err)
+	}
+	if s.dataplane, err = ebpf.New(set, network, s.self.VNI); err != nil {
+		return fmt.Errorf("read maps: %w", err)
+	}
+	if s.endpoints, err = ebpf.NewEndpoints(set, network); err != nil {
+		return fmt.Errorf("read maps: %w", err)
+	}
+	return nil
+}
+
+// network is the number of flannel's one network in the maps' keys.
+const network = 0
+
+func (s *session) close() error {
+	var errs error
+	if s.datapath != nil {
+		errs = s.datapath.Close()
+	}
+	if s.store != nil {
+		errs = errors.Join(errs, s.store.Close())
+	}
+	return errs
+}
+
+// run keeps the dataplane equal to etcd until ctx ends, a task fails, or the
+// ground changes.
+func (s *session) run(ctx context.Context) error {
+	g, ctx := errgroup.WithContext(ctx)
+	l := newLoop(s)
+	g.Go(func() error { return s.store.Watch(ctx, l.update) })
+	g.Go(func() error { return s.held.Keep(ctx, s.RenewMargin, l.leaseEvent) })
+	g.Go(func() error { return s.store.WatchConfig(ctx, l.configChanged) })
+	g.Go(func() error { return underlay.Watch(ctx, l.underlayChanged) })
+	g.Go(func() error { return l.run(ctx) })
+	g.Go(func() error { return l.containers(ctx) })
+	return g.Wait()
+}

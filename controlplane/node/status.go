@@ -1,0 +1,141 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package node
+
+import (
+	"cmp"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/bpfnet/bpfnet/controlplane/topology"
+)
+
+// SocketName is the control socket's name in the run directory: HTTP, GET /status.
+const SocketName = "bpfnet.sock"
+
+// Status is what GET /status answers, with 200 once the node serves the
+// network and 503 until then.
+type Status struct {
+	Ready      bool         `json:"ready"`
+	Node       netip.Addr   `json:"node"`
+	Subnet     netip.Prefix `json:"subnet"`
+	Network    netip.Prefix `json:"network"`
+	Backend    string       `json:"backend,omitempty"`
+	MTU        int          `json:"mtu,omitempty"`
+	Revision   int64        `json:"revision"` // of etcd, applied
+	Peers      []PeerStatus `json:"peers"`
+	Containers int          `json:"containers"` // links with from_container
+	Endpoints  int          `json:"endpoints"`  // containers whose address is known
+	Problems   []Problem    `json:"problems"`
+}
+
+// PeerStatus is one lease served.
+type PeerStatus struct {
+	Lease   string       `json:"lease"`
+	Subnet  netip.Prefix `json:"subnet"`
+	Node    netip.Addr   `json:"node"`
+	Encap   string       `json:"encap"`
+	NextHop netip.Addr   `json:"next_hop"`
+	VTEPMAC string       `json:"vtep_mac,omitempty"`
+}
+
+// Problem is something wrong now.
+type Problem struct {
+	Source string `json:"source"`
+	Key    string `json:"key,omitempty"`
+	Text   string `json:"text"`
+}
+
+func sortProblems(p []Problem) {
+	slices.SortFunc(p, func(a, b Problem) int {
+		return cmp.Or(cmp.Compare(a.Source, b.Source), cmp.Compare(a.Key, b.Key), cmp.Compare(a.Text, b.Text))
+	})
+}
+
+// status is the current Status, for the control socket to read.
+type status struct {
+	mu  sync.Mutex
+	now Status
+}
+
+func (s *status) update(f func(*Status)) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	f(&s.now)
+}
+
+func (s *status) fail(error) { s.update(func(now *Status) { now.Ready = false }) }
+
+func (s *status) get() Status {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.now
+}
+
+func peerStatus(peers []topology.Peer) []PeerStatus {
+	all := make([]PeerStatus, 0, len(peers))
+	for _, p := range peers {
+		ps := PeerStatus{Lease: p.Key, Subnet: p.Subnet, Node: p.Node, Encap: string(p.Encap), NextHop: p.Path.NextHop}
+		if p.Encap == topology.EncapVXLAN {
+			ps.VTEPMAC = p.VTEP.MAC.String()
+		}
+		all = append(all, ps)
+	}
+	return all
+}
+
+// controlSocket serves the status.
+type controlSocket struct {
+	server *http.Server
+	done   chan struct{}
+}
+
+func (n *node) listen() (*controlSocket, error) {
+	path := filepath.Join(n.RunDir, SocketName)
+	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return nil, fmt.Errorf("remove old control socket: %w", err)
+	}
+	l, err := net.Listen("unix", path)
+	if err != nil {
+		return nil, fmt.Errorf("listen on control socket: %w", err)
+	}
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /status", n.serveStatus)
+	c := &controlSocket{
+		server: &http.Server{Handler: mux, ReadHeaderTimeout: 5 * time.Second},
+		done:   make(chan struct{}),
+	}
+	go func() {
+		defer close(c.done)
+		if err := c.server.Serve(l); !errors.Is(err, http.ErrServerClosed) {
+			n.log.Error("control socket ended", "error", err)
+		}
+	}()
+	return c, nil
+}
+
+func (c *controlSocket) close() {
+	_ = c.server.Close() // the listener's error tells nothing new
+	<-c.done
+}
+
+func (n *node) serveStatus(w http.ResponseWriter, _ *http.Request) {
+	s := n.status.get()
+	s.Problems = n.reporter.problems()
+	w.Header().Set("Content-Type", "application/json")
+	if !s.Ready {
+		w.WriteHeader(http.StatusServiceUnavailable)
+	}
+	enc := json.NewEncoder(w)
+	enc.SetIndent("", "  ")
+	_ = enc.Encode(s) // the reader went away
+}

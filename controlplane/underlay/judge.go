@@ -117,8 +117,6 @@ func newJudge() (*judge, error) {
 	return &judge{h}, nil
 }
 
-func (j *judge) close() { j.Handle.Close() }
-
 func (j *judge) matters(s suspects) bool {
 	if s.certain {
 		return true

@@ -61,7 +61,7 @@ func listen() (*watcher, error) {
 	}
 	s, err := nl.Subscribe(unix.NETLINK_ROUTE, watched...)
 	if err != nil {
-		j.close()
+		j.Close()
 		return nil, fmt.Errorf("subscribe to the kernel's announcements: %w", err)
 	}
 	return &watcher{socket: s, judge: j}, nil
@@ -69,7 +69,7 @@ func listen() (*watcher, error) {
 
 func (w *watcher) close() {
 	w.socket.Close()
-	w.judge.close()
+	w.judge.Close()
 }
 
 // wait returns once a burst that matters has passed.
@@ -84,15 +84,15 @@ func (w *watcher) wait() error {
 
 // burst reads one burst of announcements, however long the first takes.
 func (w *watcher) burst() (matters bool, err error) {
-	var suspects suspects
+	var seen suspects
 	var end time.Time
 	for {
-		err := w.read(end, &suspects)
+		err = w.read(end, &seen)
 		switch {
 		case errors.Is(err, os.ErrDeadlineExceeded):
-			return w.judge.matters(suspects), nil
+			return w.judge.matters(seen), nil
 		case errors.Is(err, unix.ENOBUFS):
-			suspects.certain = true // lost announcements; the socket goes on
+			seen.certain = true // lost announcements; the socket goes on
 		case err != nil:
 			return false, fmt.Errorf("read the kernel's announcements: %w", err)
 		}

@@ -97,7 +97,7 @@ func TestWatchIgnores(t *testing.T) {
 			defer w.close()
 			do(t, s)
 			var got suspects
-			if err := w.read(time.Now().Add(10*time.Second), &got); err != nil {
+			if err = w.read(time.Now().Add(10*time.Second), &got); err != nil {
 				t.Fatalf("nothing was announced, so the test sees nothing: %v", err)
 			}
 			for err == nil { // all that concerns do is in the socket by now
@@ -217,7 +217,7 @@ func TestWatchReportsALostSocket(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer w.judge.close()
+	defer w.judge.Close()
 	w.socket.Close()
 	if _, err := w.burst(); err == nil {
 		t.Error("no error from a closed socket")

@@ -46,7 +46,7 @@ func (k kernel) configureLink(name string, want netlink.Link) error {
 		do   func() error
 	}{
 		{"silence IPv6 on", true, func() error { return ensureSettings(name, quiet[name]) }},
-		{"set MTU of", has.MTU != wants.MTU, func() error { return k.LinkSetMTU(link, wants.MTU) }},
+		{"set MTU of", has.MTU != wants.MTU, func() error { return k.setMTU(link, wants.MTU) }},
 		{"set MAC of", name == OverlayName && !bytes.Equal(has.HardwareAddr, wants.HardwareAddr),
 			func() error { return k.LinkSetHardwareAddr(link, wants.HardwareAddr) }},
 		{"set NOARP on", want.Type() == "veth" && has.RawFlags&unix.IFF_NOARP == 0,
@@ -60,6 +60,14 @@ func (k kernel) configureLink(name string, want netlink.Link) error {
 		if err := s.do(); err != nil {
 			return fmt.Errorf("%s %s: %w", s.what, name, err)
 		}
+	}
+	return nil
+}
+
+// setMTU fails where a tunnel packet of that size would not fit the uplink.
+func (k kernel) setMTU(link netlink.Link, mtu int) error {
+	if err := k.LinkSetMTU(link, mtu); err != nil {
+		return fmt.Errorf("%d does not fit the uplink, lower MTU in the network's Backend config: %w", mtu, err)
 	}
 	return nil
 }

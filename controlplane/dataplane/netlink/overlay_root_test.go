@@ -309,7 +309,9 @@ func TestOverlayRefusals(t *testing.T) {
 			nstest.AddVeth(t, OverlayPeerName, 1500)
 		}, "create bpfnet0: a device bpfnet0p exists that bpfnet did not make: rename or remove it: file exists"},
 		"unknown mode": {func(_ *testing.T, s *topology.Self) { s.Encap = "gre" }, `create bpfnet0: unknown encapsulation "gre"`},
-		"no port":      {func(_ *testing.T, s *topology.Self) { s.Port = 0 }, "create bpfnet0: vxlan needs a UDP port"},
+		"MTU of jumbo frames on a plain uplink": {func(_ *testing.T, s *topology.Self) { s.MTU = 8950 },
+			"set MTU of bpfnet0: 8950 does not fit the uplink, lower MTU in the network's Backend config: invalid argument"},
+		"no port": {func(_ *testing.T, s *topology.Self) { s.Port = 0 }, "create bpfnet0: vxlan needs a UDP port"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			s := host1(t, topology.EncapVXLAN)

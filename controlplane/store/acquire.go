@@ -1,0 +1,212 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package store
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"net/netip"
+	"time"
+
+	"go.etcd.io/etcd/api/v3/mvccpb"
+	clientv3 "go.etcd.io/etcd/client/v3"
+
+	"github.com/bpfnet/bpfnet/controlplane/topology"
+)
+
+// ErrNoSubnet is returned where all of the network's subnets are leased.
+var ErrNoSubnet = errors.New("out of subnets")
+
+// choices is how many free subnets one is drawn from, so that nodes that start
+// together seldom draw the same (flannel's allocateSubnet).
+const choices = 100
+
+// Want describes the lease a node asks for.
+type Want struct {
+	PublicIP netip.Addr
+	Backend  topology.Encap
+	VNI      uint32       // vxlan only
+	MAC      topology.MAC // vxlan only
+	Prefer   netip.Prefix // the subnet the node had before, from subnet.env; the zero Prefix if none
+}
+
+// Acquire leases a subnet: the one etcd has for Want.PublicIP, else
+// Want.Prefer if it is free, else one at random among the first free ones.
+// Losing it to another node while asking only means to ask for another. Its
+// error matches ErrNoSubnet where there is none left.
+func (s *Store) Acquire(ctx context.Context, c Config, w Want) (*Held, error) {
+	if !c.EnableIPv4 {
+		return nil, errors.New("acquire lease: the network has no IPv4, and IPv6 is not carried yet: set EnableIPv4")
+	}
+	var h *Held
+	err := s.retry(ctx, func(ctx context.Context, ok func()) error {
+		for {
+			var err error
+			if h, err = s.tryAcquire(ctx, c, w); !errors.Is(err, errRaced) {
+				return err
+			}
+			ok()
+		}
+	})
+	if err != nil {
+		return nil, fmt.Errorf("acquire lease: %w", err)
+	}
+	return h, nil
+}
+
+// errRaced says that a key changed between reading and writing it.
+var errRaced = errors.New("another node was faster")
+
+func (s *Store) tryAcquire(ctx context.Context, c Config, w Want) (*Held, error) {
+	r := subnetRange{network: c.Network, length: c.SubnetLen, first: c.SubnetMin, last: c.SubnetMax}
+	own, taken, err := s.claims(ctx, w.PublicIP)
+	if err != nil {
+		return nil, err
+	}
+	if len(own) != 0 && r.fits(own[0].subnet) {
+		return s.reuse(ctx, w, own[0])
+	}
+	if len(own) != 0 {
+		s.log.Warn("dropping this node's lease: its subnet is not one of the network's",
+			"lease", own[0].key, "network", c.Network, "length", c.SubnetLen)
+		if err = s.drop(ctx, own[0]); err != nil {
+			return nil, err
+		}
+		return nil, errRaced // against ourselves: look again
+	}
+	subnet := w.Prefer.Masked()
+	if !r.fits(subnet) || taken.overlaps(subnet) {
+		free := r.free(choices, taken.overlaps)
+		if len(free) == 0 {
+			return nil, fmt.Errorf("%w: all subnets from %v to %v are leased: enlarge the network or delete leases",
+				ErrNoSubnet, c.SubnetMin, c.SubnetMax)
+		}
+		subnet = free[rand.N(len(free))]
+	}
+	h := &Held{store: s, lease: w.lease(subnet)}
+	return h, h.write(ctx, 0)
+}
+
+// lease returns what w asks for on subnet.
+func (w Want) lease(subnet netip.Prefix) Lease {
+	l := Lease{Key: leaseKey(subnet, netip.Prefix{}), Subnet: subnet, PublicIP: w.PublicIP, Backend: w.Backend}
+	if w.Backend == topology.EncapVXLAN {
+		l.VNI, l.MAC = w.VNI, w.MAC
+	}
+	return l
+}
+
+// claim is a key under PREFIX/subnets that names a subnet, whatever its value.
+type claim struct {
+	key     string
+	subnet  netip.Prefix
+	subnet6 netip.Prefix
+	kv      *mvccpb.KeyValue
+}
+
+// claims lists what is taken, and the claims of the node at publicIP. A subnet
+// is taken by its key, however bad the value.
+func (s *Store) claims(ctx context.Context, publicIP netip.Addr) (own []claim, taken *prefixTree[string], err error) {
+	taken = new(prefixTree[string])
+	_, err = s.list(ctx, func(key string, kv *mvccpb.KeyValue) {
+		subnet, subnet6, err := parseLeaseKey(key)
+		if err != nil || !subnet.IsValid() {
+			return
+		}
+		taken.insert(subnet, key)
+		var v struct{ PublicIP netip.Addr }
+		if json.Unmarshal(kv.Value, &v) == nil && v.PublicIP == publicIP {
+			own = append(own, claim{key, subnet, subnet6, kv})
+		}
+	})
+	return own, taken, err
+}
+
+// reuse takes over the node's own lease. What it says of IPv6, which flannel
+// on this node may have written, stays.
+func (s *Store) reuse(ctx context.Context, w Want, c claim) (*Held, error) {
+	h := &Held{store: s, lease: w.lease(c.subnet), reserved: c.kv.Lease == 0}
+	h.lease.Key, h.lease.Subnet6, h.lease.CreateRevision = c.key, c.subnet6, c.kv.CreateRevision
+	old, err := ParseLease(c.key, c.kv.Value)
+	if err == nil {
+		h.lease.PublicIPv6, h.lease.MACv6 = old.PublicIPv6, old.MACv6
+	}
+	if err := h.write(ctx, c.kv.ModRevision); err != nil {
+		return nil, err
+	}
+	if old.MAC != h.lease.MAC && old.Backend == h.lease.Backend {
+		s.log.Warn("took over a lease with another VTEP MAC; where two nodes have one PublicIP, give each its own",
+			"lease", c.key, "publicIP", w.PublicIP, "was", old.MAC, "is", h.lease.MAC)
+	}
+	return h, nil
+}
+
+// drop deletes a claim that is as it was read.
+func (s *Store) drop(ctx context.Context, c claim) error {
+	key := string(c.kv.Key)
+	_, err := s.cli.Txn(ctx).
+		If(clientv3.Compare(clientv3.ModRevision(key), "=", c.kv.ModRevision)).
+		Then(clientv3.OpDelete(key)).
+		Commit()
+	return err
+}
+
+// write puts h's lease into etcd under a new grant, on condition that its key
+// is as it was at revision mod; 0 for not there at all.
+func (h *Held) write(ctx context.Context, mod int64) error {
+	s, key := h.store, h.store.subnets+h.lease.Key
+	value, err := h.lease.Value()
+	if err == nil {
+		_, err = ParseLease(h.lease.Key, value) // write nothing that other nodes would refuse
+	}
+	if err != nil {
+		return err
+	}
+	var options []clientv3.OpOption
+	var grant clientv3.LeaseID
+	var expires time.Time
+	if !h.reserved {
+		asked := time.Now()
+		g, err := s.cli.Grant(ctx, int64(s.leaseTTL.Seconds()))
+		if err != nil {
+			return err
+		}
+		grant, expires = g.ID, asked.Add(time.Duration(g.TTL)*time.Second)
+		options = append(options, clientv3.WithLease(grant))
+	}
+	unchanged := clientv3.Compare(clientv3.ModRevision(key), "=", mod)
+	if mod == 0 {
+		// The key of a dual-stack lease goes on where that of the same IPv4 subnet ends: neither may be there.
+		either := s.subnets + leaseKey(h.lease.Subnet, netip.Prefix{})
+		unchanged = clientv3.Compare(clientv3.Version(either).WithPrefix(), "=", 0)
+	}
+	resp, err := s.cli.Txn(ctx).If(unchanged).Then(clientv3.OpPut(key, string(value), options...)).Commit()
+	if err == nil && !resp.Succeeded {
+		err = errRaced
+	}
+	if err != nil {
+		s.revoke(ctx, grant)
+		return err
+	}
+	h.value, h.grant, h.expires = value, grant, expires
+	create := h.lease.CreateRevision
+	if mod == 0 {
+		create = resp.Header.Revision
+	}
+	h.setRevisions(create, resp.Header.Revision)
+	return nil
+}
+
+// revoke gives back a grant that nothing uses. Where that fails, etcd takes it
+// back when its time is over.
+func (s *Store) revoke(ctx context.Context, grant clientv3.LeaseID) {
+	if grant == clientv3.NoLease {
+		return
+	}
+	if _, err := s.cli.Revoke(context.WithoutCancel(ctx), grant); err != nil {
+		s.log.Debug("revoke grant", "err", err)
+	}
+}

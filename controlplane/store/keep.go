@@ -1,0 +1,239 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package store
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"go.etcd.io/etcd/api/v3/mvccpb"
+	clientv3 "go.etcd.io/etcd/client/v3"
+)
+
+// Held is a lease this node has acquired.
+type Held struct {
+	store *Store
+
+	mu    sync.Mutex // for Lease, which may be called while Keep runs
+	lease Lease
+
+	value    []byte           // of lease in etcd
+	reserved bool             // the key has no TTL: an administrator keeps it for this node
+	grant    clientv3.LeaseID // that the key lives by; 0 where it is reserved
+	expires  time.Time        // of the grant
+
+	foreign int64 // ModRevision of what another wrote and was reported; 0 while the key is ours
+	lost    bool  // that the subnet is taken was reported
+}
+
+// EventKind says what became of a held lease.
+type EventKind string
+
+// The kinds of Event.
+const (
+	Renewed   EventKind = "renewed"    // it lives for another LeaseTTL
+	Recreated EventKind = "re-created" // its key was gone, by expiry or deletion, and is there again
+	Altered   EventKind = "altered"    // another has written its key, which is left as it is
+	Restored  EventKind = "restored"   // its key says again what it should
+	Lost      EventKind = "lost"       // its key is gone and its subnet another's; it is tried again
+)
+
+// Event is reported by Keep.
+type Event struct {
+	Kind  EventKind
+	Lease Lease // what etcd says now; of an Altered key that is no lease, the Key alone
+	Err   error // Altered and Lost: what is wrong and what to do, one line
+}
+
+// retryLost is how often a lost subnet is looked after.
+const retryLost = time.Minute
+
+// Lease returns the lease as it was last written.
+func (h *Held) Lease() Lease {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.lease
+}
+
+func (h *Held) setRevisions(create, mod int64) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.lease.CreateRevision, h.lease.ModRevision = create, mod
+}
+
+// Keep renews the lease whenever only margin is left of its life, by a new
+// grant and a put as flannel does, and puts its key back when that is gone. A
+// key that another has written it leaves alone. All that it reports to changed.
+// It returns when ctx ends or etcd refuses.
+func (h *Held) Keep(ctx context.Context, margin time.Duration, changed func(Event)) error {
+	if margin <= 0 || margin >= h.store.leaseTTL {
+		return fmt.Errorf("keep lease %s: renew margin %v is not between 0 and the lease's life of %v",
+			h.lease.Key, margin, h.store.leaseTTL)
+	}
+	err := h.store.retry(ctx, func(ctx context.Context, ok func()) error {
+		for {
+			rev, wake, err := h.look(ctx, margin, changed)
+			if errors.Is(err, errRaced) {
+				continue
+			}
+			if err != nil {
+				return err
+			}
+			ok()
+			if err = h.wait(ctx, rev, wake); err != nil {
+				return err
+			}
+		}
+	})
+	return fmt.Errorf("keep lease %s: %w", h.lease.Key, err)
+}
+
+// wait returns when the key may have changed since revision rev, or at wake.
+func (h *Held) wait(ctx context.Context, rev int64, wake time.Time) error {
+	wctx := ctx
+	if !wake.IsZero() {
+		var cancel context.CancelFunc
+		wctx, cancel = context.WithDeadline(ctx, wake)
+		defer cancel()
+	}
+	err := h.store.changed(wctx, h.store.subnets+h.lease.Key, rev)
+	if wctx.Err() != nil && ctx.Err() == nil {
+		return nil
+	}
+	return err
+}
+
+// look compares the key with what it should be and does what is needed. It
+// returns the revision it has seen and when to look again, the zero Time for
+// not before a change.
+func (h *Held) look(ctx context.Context, margin time.Duration, changed func(Event)) (int64, time.Time, error) {
+	resp, err := h.store.cli.Get(ctx, h.store.subnets+h.lease.Key)
+	if err != nil {
+		return 0, time.Time{}, err
+	}
+	rev := resp.Header.Revision
+	if len(resp.Kvs) == 0 {
+		wake, err := h.recreate(ctx, margin, changed)
+		return rev, wake, err
+	}
+	h.lost = false
+	kv := resp.Kvs[0]
+	if !bytes.Equal(kv.Value, h.value) {
+		h.reportForeign(kv, changed)
+		return rev, time.Time{}, nil
+	}
+	if h.foreign != 0 {
+		h.foreign = 0
+		changed(Event{Kind: Restored, Lease: h.Lease()})
+	}
+	if kv.Lease != int64(h.grant) {
+		if err = h.adopt(ctx, kv, changed); err != nil {
+			return 0, time.Time{}, err
+		}
+	}
+	if h.reserved {
+		return rev, time.Time{}, nil
+	}
+	if time.Until(h.expires) <= margin {
+		if err = h.write(ctx, kv.ModRevision); err != nil {
+			return 0, time.Time{}, err
+		}
+		changed(Event{Kind: Renewed, Lease: h.Lease()})
+		rev = h.lease.ModRevision
+	}
+	return rev, h.expires.Add(-margin), nil
+}
+
+// reportForeign tells of a key that another has written, once for each writing.
+func (h *Held) reportForeign(kv *mvccpb.KeyValue, changed func(Event)) {
+	if h.foreign == kv.ModRevision {
+		return
+	}
+	h.foreign = kv.ModRevision
+	theirs, err := ParseLease(h.lease.Key, kv.Value)
+	theirs.Key, theirs.CreateRevision, theirs.ModRevision = h.lease.Key, kv.CreateRevision, kv.ModRevision
+	switch {
+	case err != nil:
+		err = fmt.Errorf("lease %s was overwritten by what is none (%w): delete its key and it is put back",
+			h.lease.Key, err)
+	case theirs.PublicIP == h.lease.PublicIP:
+		err = fmt.Errorf("lease %s was overwritten with this node's PublicIP %v but other data: "+
+			"give each node a PublicIP of its own, and run one daemon a node", h.lease.Key, h.lease.PublicIP)
+	default:
+		err = fmt.Errorf("lease %s was overwritten by node %v: restart one of the two nodes with another subnet, "+
+			"or delete the key and it is put back", h.lease.Key, theirs.PublicIP)
+	}
+	changed(Event{Kind: Altered, Lease: theirs, Err: err})
+}
+
+// adopt goes on with the life that another process has given the key by
+// putting the same value: a reservation, or a grant that is not ours.
+func (h *Held) adopt(ctx context.Context, kv *mvccpb.KeyValue, changed func(Event)) error {
+	var expires time.Time
+	if kv.Lease != 0 {
+		asked := time.Now()
+		ttl, err := h.store.cli.TimeToLive(ctx, clientv3.LeaseID(kv.Lease))
+		if err != nil {
+			return err
+		}
+		expires = asked.Add(time.Duration(ttl.TTL) * time.Second)
+	}
+	h.reserved, h.grant, h.expires = kv.Lease == 0, clientv3.LeaseID(kv.Lease), expires
+	h.setRevisions(kv.CreateRevision, kv.ModRevision)
+	changed(Event{Kind: Altered, Lease: h.Lease(), Err: fmt.Errorf("lease %s was written again by another process: "+
+		"if another node has the PublicIP %v too, give each its own", h.lease.Key, h.lease.PublicIP)})
+	return nil
+}
+
+// recreate puts the key back if no other lease has its subnet by now.
+func (h *Held) recreate(ctx context.Context, margin time.Duration, changed func(Event)) (time.Time, error) {
+	_, taken, err := h.store.claims(ctx, h.lease.PublicIP)
+	if err != nil {
+		return time.Time{}, err
+	}
+	for key := range taken.overlapping(h.lease.Subnet) {
+		if key == h.lease.Key {
+			return time.Time{}, errRaced
+		}
+		if !h.lost {
+			h.lost = true
+			changed(Event{Kind: Lost, Lease: h.Lease(), Err: fmt.Errorf("lease %s is gone and its subnet is that of lease %s: "+
+				"restart this node's daemon to get another subnet, or delete that key", h.lease.Key, key)})
+		}
+		return time.Now().Add(retryLost), nil
+	}
+	h.reserved = false
+	if err = h.write(ctx, 0); err != nil {
+		return time.Time{}, err
+	}
+	h.foreign, h.lost = 0, false
+	changed(Event{Kind: Recreated, Lease: h.Lease()})
+	return h.expires.Add(-margin), nil
+}
+
+// Release gives the lease back, so that its subnet is free at once. What
+// another has written and what is reserved stays. It is to be called when Keep
+// has returned.
+func (h *Held) Release(ctx context.Context) error {
+	if h.reserved {
+		return nil
+	}
+	key := h.store.subnets + h.lease.Key
+	return h.store.retry(ctx, func(ctx context.Context, _ func()) error {
+		resp, err := h.store.cli.Txn(ctx).
+			If(clientv3.Compare(clientv3.Value(key), "=", string(h.value))).
+			Then(clientv3.OpDelete(key)).
+			Commit()
+		if err != nil {
+			return fmt.Errorf("release lease %s: %w", h.lease.Key, err)
+		}
+		if resp.Succeeded {
+			h.store.revoke(ctx, h.grant)
+		}
+		return nil
+	})
+}

@@ -1,0 +1,195 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package store
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"sync"
+	"time"
+
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
+	clientv3 "go.etcd.io/etcd/client/v3"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/connectivity"
+	"google.golang.org/grpc/status"
+)
+
+// outage counts the parts of a Store that have to do without etcd. The first
+// to lose it and the last to have it back are logged, and nothing in between.
+type outage struct {
+	log *slog.Logger
+
+	mu    sync.Mutex
+	count int
+	since time.Time
+}
+
+func (o *outage) begin(err error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.count++; o.count == 1 {
+		o.since = time.Now()
+		o.log.Warn("etcd is out of reach; what it said last stays in force", "err", reason(err))
+	}
+}
+
+func (o *outage) end(recovered bool) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.count--; o.count == 0 && recovered {
+		o.log.Info("etcd is back", "after", time.Since(o.since).Round(time.Millisecond))
+	}
+}
+
+// user is one part of a Store; a single goroutine uses it.
+type user struct {
+	outage  *outage
+	without bool
+}
+
+func (u *user) fail(err error) {
+	if !u.without {
+		u.without = true
+		u.outage.begin(err)
+	}
+}
+
+func (u *user) succeed() { u.settle(true) }
+func (u *user) leave()   { u.settle(false) }
+
+func (u *user) settle(recovered bool) {
+	if u.without {
+		u.without = false
+		u.outage.end(recovered)
+	}
+}
+
+// retry calls f until it succeeds, ctx ends or f fails for a reason that will
+// not pass. An f that works for long calls ok whenever etcd has answered it.
+func (s *Store) retry(ctx context.Context, f func(ctx context.Context, ok func()) error) error {
+	u := user{outage: s.outage}
+	defer u.leave()
+	wait := retryMin
+	var last error
+	ok := func() {
+		u.succeed()
+		wait, last = retryMin, nil
+	}
+	for {
+		back := s.ready.wait()
+		err := f(ctx, ok)
+		switch {
+		case err == nil:
+			ok()
+			return nil
+		case transient(err):
+			last = err
+		case last != nil && isDone(ctx, err):
+			return fmt.Errorf("%w: %w", err, reason(last))
+		default:
+			return err
+		}
+		if ctx.Err() == nil {
+			u.fail(err)
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("%w: %w", ctx.Err(), reason(err))
+		case <-back:
+		case <-time.After(wait/2 + rand.N(wait/2)):
+			wait = min(2*wait, retryMax)
+		}
+	}
+}
+
+// isDone reports whether err says no more than that ctx ended.
+func isDone(ctx context.Context, err error) bool {
+	return ctx.Err() != nil && errors.Is(err, ctx.Err())
+}
+
+// errWatchClosed stands for a watch that ended without saying why.
+var errWatchClosed = errors.New("watch ended")
+
+// callbackError marks the error of a function that a caller gave us, so that
+// it is returned whatever it is.
+type callbackError struct{ error }
+
+func (e callbackError) Unwrap() error { return e.error }
+
+// transient reports whether err is etcd's and may pass by itself. Of what etcd
+// answers, the rest is a wrong user, password or permission.
+func transient(err error) bool {
+	var ours callbackError
+	var etcd rpctypes.EtcdError
+	switch {
+	case errors.As(err, &ours):
+		return false
+	case errors.Is(err, errWatchClosed), errors.Is(err, rpctypes.ErrAuthOldRevision):
+		return true
+	case errors.As(err, &etcd):
+		return etcd.Code() != codes.InvalidArgument && etcd.Code() != codes.PermissionDenied
+	}
+	st, ok := status.FromError(err)
+	return ok && st.Code() != codes.Canceled
+}
+
+// reason takes off err what gRPC puts around the words that matter.
+func reason(err error) error {
+	if st, ok := status.FromError(err); ok && st.Code() != codes.OK {
+		return errors.New(st.Message())
+	}
+	return err
+}
+
+// monitor follows the state of the connection, for a watch does not say that
+// its server is gone: it waits in silence for the next one.
+func (s *Store) monitor(ctx context.Context) {
+	conn := s.cli.ActiveConnection()
+	u := user{outage: s.outage}
+	defer u.leave()
+	for {
+		state := conn.GetState()
+		switch state {
+		case connectivity.Ready:
+			u.succeed()
+			s.ready.fire()
+		case connectivity.TransientFailure:
+			// The connection does not tell why it failed; a request on it does.
+			if _, err := s.cli.Get(ctx, s.config, clientv3.WithCountOnly()); err != nil && ctx.Err() == nil {
+				u.fail(err)
+			}
+		}
+		if !conn.WaitForStateChange(ctx, state) {
+			return
+		}
+	}
+}
+
+// signal wakes all who wait for it at a time.
+type signal struct {
+	mu sync.Mutex
+	ch chan struct{}
+}
+
+// wait returns a channel that the next fire closes.
+func (g *signal) wait() <-chan struct{} {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.ch == nil {
+		g.ch = make(chan struct{})
+	}
+	return g.ch
+}
+
+func (g *signal) fire() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.ch != nil {
+		close(g.ch)
+		g.ch = nil
+	}
+}

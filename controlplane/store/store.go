@@ -1,0 +1,183 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package store keeps to flannel's schema in etcd: the network's
+// configuration, the nodes' subnet leases and subnet.env.
+//
+// All operations wait for an etcd that is away and return only when their
+// context ends, when they have succeeded, or when etcd refuses them for good
+// (a wrong password, a missing permission).
+package store
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"log/slog"
+	"path"
+	"strings"
+	"sync"
+	"time"
+
+	"go.etcd.io/etcd/client/pkg/v3/transport"
+	clientv3 "go.etcd.io/etcd/client/v3"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/backoff"
+
+	"github.com/bpfnet/bpfnet/controlplane/store/internal/zapslog"
+)
+
+// DefaultPrefix is where flannel keeps its keys.
+const DefaultPrefix = "/coreos.com/network"
+
+// DefaultLeaseTTL is how long flannel's leases live without being renewed.
+const DefaultLeaseTTL = 24 * time.Hour
+
+const (
+	rpcTimeout       = 10 * time.Second // of one request and its answer
+	keepaliveTime    = 10 * time.Second // after this long without traffic the connection is tried;
+	keepaliveTimeout = 5 * time.Second  // after this much more it is given up
+	retryMin         = 100 * time.Millisecond
+	retryMax         = 3 * time.Second
+)
+
+// Options says which etcd to use and how. The zero value of each field but
+// Endpoints is its default.
+type Options struct {
+	Endpoints []string // "http://127.0.0.1:2379"; all http or all https
+	Prefix    string   // default DefaultPrefix
+
+	CAFile            string // signs the servers' certificates; default the system's
+	CertFile, KeyFile string // this client's certificate, read again at each connection
+	Username          string
+	Password          string
+
+	LeaseTTL time.Duration // whole seconds; default DefaultLeaseTTL
+	Logger   *slog.Logger  // default none
+}
+
+// Store is a connection to etcd. Its methods may be called concurrently.
+type Store struct {
+	cli      *clientv3.Client
+	log      *slog.Logger
+	outage   *outage
+	ready    signal // fired whenever the connection is there again
+	leaseTTL time.Duration
+
+	config  string // key of the network's configuration
+	subnets string // what the keys of leases start with
+
+	stop context.CancelFunc
+	wg   sync.WaitGroup
+}
+
+// Open prepares the use of etcd. It does not wait for etcd to be there, except
+// where a user has to be authenticated. Close frees what it takes.
+func Open(ctx context.Context, o Options) (*Store, error) {
+	tlsConfig, err := o.tlsConfig()
+	if err != nil {
+		return nil, fmt.Errorf("open etcd: %w", err)
+	}
+	log := o.Logger
+	if log == nil {
+		log = slog.New(slog.DiscardHandler)
+	}
+	prefix := o.Prefix
+	if prefix == "" {
+		prefix = DefaultPrefix
+	}
+	s := &Store{
+		log:      log,
+		outage:   &outage{log: log.With("endpoints", strings.Join(o.Endpoints, ","))},
+		leaseTTL: o.LeaseTTL,
+		config:   path.Join(prefix, "config"),
+		subnets:  path.Join(prefix, "subnets") + "/",
+	}
+	if s.leaseTTL == 0 {
+		s.leaseTTL = DefaultLeaseTTL
+	}
+	err = s.retry(ctx, func(context.Context, func()) error {
+		s.cli, err = clientv3.New(o.clientConfig(tlsConfig, log))
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("open etcd: %w", err)
+	}
+	ctx, s.stop = context.WithCancel(context.WithoutCancel(ctx))
+	s.wg.Go(func() { s.monitor(ctx) })
+	return s, nil
+}
+
+// Close ends the connection. What still uses it returns an error.
+func (s *Store) Close() error {
+	s.stop()
+	s.wg.Wait()
+	if err := s.cli.Close(); err != nil && !errors.Is(err, context.Canceled) {
+		return fmt.Errorf("close etcd: %w", err)
+	}
+	return nil
+}
+
+func (o Options) clientConfig(tlsConfig *tls.Config, log *slog.Logger) clientv3.Config {
+	return clientv3.Config{
+		Endpoints:            o.Endpoints,
+		TLS:                  tlsConfig,
+		Username:             o.Username,
+		Password:             o.Password,
+		DialTimeout:          rpcTimeout, // of the authentication
+		DialKeepAliveTime:    keepaliveTime,
+		DialKeepAliveTimeout: keepaliveTimeout,
+		// Enough to fetch a new token; retry, which knows about logging, does the rest.
+		MaxUnaryRetries: 2,
+		Logger:          zapslog.New(log.With("component", "etcd-client")),
+		DialOptions: []grpc.DialOption{
+			grpc.WithConnectParams(grpc.ConnectParams{
+				Backoff:           backoff.Config{BaseDelay: retryMin, Multiplier: 1.6, Jitter: 0.2, MaxDelay: retryMax},
+				MinConnectTimeout: rpcTimeout,
+			}),
+			grpc.WithChainUnaryInterceptor(limitTime),
+		},
+	}
+}
+
+// limitTime bounds each request, so that none outlives the server it went to.
+func limitTime(ctx context.Context, method string, req, reply any, cc *grpc.ClientConn,
+	invoke grpc.UnaryInvoker, opts ...grpc.CallOption,
+) error {
+	ctx, cancel := context.WithTimeout(ctx, rpcTimeout)
+	defer cancel()
+	return invoke(ctx, method, req, reply, cc, opts...)
+}
+
+// tlsConfig checks endpoints and files against each other, for a mistake there
+// would else send passwords in the clear or end in an obscure handshake error.
+func (o Options) tlsConfig() (*tls.Config, error) {
+	if len(o.Endpoints) == 0 {
+		return nil, errors.New("no endpoints given: give at least one, such as http://127.0.0.1:2379")
+	}
+	secure := strings.HasPrefix(o.Endpoints[0], "https://")
+	for _, e := range o.Endpoints {
+		isTLS, isPlain := strings.HasPrefix(e, "https://"), strings.HasPrefix(e, "http://")
+		if !isTLS && !isPlain {
+			return nil, fmt.Errorf("endpoint %q is no URL: give one such as http://127.0.0.1:2379", e)
+		}
+		if isTLS != secure {
+			return nil, fmt.Errorf("endpoints %q mix http and https: give all alike", o.Endpoints)
+		}
+	}
+	files := o.CAFile + o.CertFile + o.KeyFile
+	switch {
+	case !secure && files != "":
+		return nil, fmt.Errorf("TLS files are given, but endpoint %q is plain: write it https://", o.Endpoints[0])
+	case !secure:
+		return nil, nil
+	case (o.CertFile == "") != (o.KeyFile == ""):
+		return nil, errors.New("certificate and key belong together: give both files or none")
+	}
+	info := transport.TLSInfo{CertFile: o.CertFile, KeyFile: o.KeyFile, TrustedCAFile: o.CAFile}
+	c, err := info.ClientConfig()
+	if err != nil {
+		return nil, fmt.Errorf("read TLS files: %w", err)
+	}
+	return c, nil
+}

@@ -1,0 +1,161 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package store
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+
+	"go.etcd.io/etcd/api/v3/mvccpb"
+	clientv3 "go.etcd.io/etcd/client/v3"
+)
+
+// pageSize is how many leases are listed at a time: some 500 kB.
+const pageSize = 2000
+
+var (
+	// errListAgain says that the revisions to be watched are not to be had.
+	errListAgain = errors.New("leases must be listed again")
+	// errWatchAgain says that the connection was lost in between.
+	errWatchAgain = errors.New("leases must be watched again")
+)
+
+// cursor is how far a watch has come.
+type cursor struct {
+	cluster  uint64 // etcd's name for itself
+	revision int64  // all changes up to here are in the table
+}
+
+// Watch calls f with all leases, then with each change, the changes of one
+// revision together. While etcd is away nothing is delivered, and once it is
+// back what changed; where etcd no longer knows what changed, f is called with
+// all leases again. A renewal that changes nothing is no change.
+//
+// It returns when ctx ends, when f returns an error, with just that, or when
+// etcd refuses.
+func (s *Store) Watch(ctx context.Context, f func(Update) error) error {
+	for {
+		t, at, err := s.snapshot(ctx)
+		if err == nil {
+			u := t.flush(at.revision)
+			u.Full = true
+			if err = f(u); err != nil {
+				return err
+			}
+			err = s.follow(ctx, t, at, f)
+		}
+		var ours callbackError
+		switch {
+		case errors.As(err, &ours):
+			return ours.error
+		case !errors.Is(err, errListAgain):
+			return fmt.Errorf("watch %s in etcd: %w", s.subnets, err)
+		}
+	}
+}
+
+// snapshot reads all leases as they are at one revision.
+func (s *Store) snapshot(ctx context.Context) (t *table, at cursor, err error) {
+	err = s.retry(ctx, func(ctx context.Context, _ func()) error {
+		t = newTable()
+		at, err = s.list(ctx, func(key string, kv *mvccpb.KeyValue) { t.put(key, kv) })
+		return err
+	})
+	return t, at, err
+}
+
+// list calls f for each lease, by pages of one revision. It does not retry.
+func (s *Store) list(ctx context.Context, f func(key string, kv *mvccpb.KeyValue)) (cursor, error) {
+	var at cursor
+	end := clientv3.GetPrefixRangeEnd(s.subnets)
+	for from := s.subnets; ; {
+		resp, err := s.cli.Get(ctx, from,
+			clientv3.WithRange(end), clientv3.WithLimit(pageSize), clientv3.WithRev(at.revision))
+		if err != nil {
+			return cursor{}, err
+		}
+		if at.revision == 0 {
+			at = cursor{resp.Header.ClusterId, resp.Header.Revision}
+		}
+		for _, kv := range resp.Kvs {
+			f(strings.TrimPrefix(string(kv.Key), s.subnets), kv)
+		}
+		if !resp.More || len(resp.Kvs) == 0 {
+			return at, nil
+		}
+		from = string(resp.Kvs[len(resp.Kvs)-1].Key) + "\x00"
+	}
+}
+
+// follow keeps t up to date from at on.
+func (s *Store) follow(ctx context.Context, t *table, at cursor, f func(Update) error) error {
+	return s.retry(ctx, func(ctx context.Context, ok func()) error {
+		for {
+			if err := s.stream(ctx, t, &at, ok, f); !errors.Is(err, errWatchAgain) {
+				return err
+			}
+		}
+	})
+}
+
+// stream keeps t up to date by one watch, and at at what t holds.
+func (s *Store) stream(ctx context.Context, t *table, at *cursor, ok func(), f func(Update) error) error {
+	wctx, cancel := context.WithCancel(clientv3.WithRequireLeader(ctx))
+	defer cancel()
+	back := s.ready.wait()
+	w := s.cli.Watch(wctx, s.subnets, clientv3.WithPrefix(), clientv3.WithRev(at.revision+1),
+		clientv3.WithCreatedNotify(), clientv3.WithProgressNotify())
+	for {
+		select {
+		case resp, open := <-w:
+			switch {
+			case ctx.Err() != nil:
+				return ctx.Err()
+			case !open:
+				return errWatchClosed
+			case resp.CompactRevision != 0:
+				return errListAgain
+			case resp.Err() != nil:
+				return resp.Err()
+			case resp.Header.ClusterId != at.cluster || resp.Header.Revision < at.revision:
+				return errListAgain // another etcd, or this one restored from a backup
+			}
+			ok()
+			if err := s.deliver(resp, t, at, f); err != nil {
+				return err
+			}
+		case <-back:
+			return errWatchAgain // for the first answer to a new watch tells whether it is the same etcd
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+// deliver takes over the changes that resp tells of. When a watch catches up,
+// etcd answers in parts whose header is ahead of the events they carry; a
+// revision is never split.
+func (s *Store) deliver(resp clientv3.WatchResponse, t *table, at *cursor, f func(Update) error) error {
+	if resp.IsProgressNotify() {
+		at.revision = resp.Header.Revision
+	}
+	for _, e := range resp.Events {
+		key := strings.TrimPrefix(string(e.Kv.Key), s.subnets)
+		if e.Type == clientv3.EventTypeDelete {
+			t.remove(key)
+		} else {
+			t.put(key, e.Kv)
+		}
+		at.revision = e.Kv.ModRevision
+	}
+	u := t.flush(at.revision)
+	if len(u.Put)+len(u.Deleted)+len(u.Bad) == 0 {
+		return nil
+	}
+	if err := f(u); err != nil {
+		return callbackError{err}
+	}
+	return nil
+}

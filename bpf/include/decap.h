@@ -29,10 +29,10 @@ static __always_inline int tunnel_udp(struct tunnel *t)
 		return PASS_MALFORMED;
 	if (t->len)
 		return ONWARD;
-	vxlan = take(&t->cursor, sizeof(*vxlan));
-	t->inner_eth = take(&t->cursor, ETH_HLEN);
-	if (!vxlan || !t->inner_eth)
+	vxlan = take(&t->cursor, sizeof(*vxlan) + ETH_HLEN);
+	if (!vxlan)
 		return PASS_MALFORMED;
+	t->inner_eth = (struct ethhdr *)(vxlan + 1);
 	/* Any other flag or reserved bit is an extension we do not speak (vxlan_rcv). */
 	if (vxlan->flags != bpf_htonl(VXLAN_FLAG_VNI) || vxlan->vni != bpf_htonl(config.vni << 8))
 		return PASS_NOT_OURS;
@@ -58,7 +58,7 @@ static __always_inline int tunnel_read(struct walk *w, struct tunnel *t)
 {
 	int reason;
 
-	if (!addr_is_ipv4((const struct addr *)&config.node, t->outer->daddr))
+	if (!addr_is_ipv4(&config.node, t->outer->daddr))
 		return PASS_NOT_OURS;
 	if (t->outer->protocol != IPPROTO_UDP && t->outer->protocol != IPPROTO_IPIP)
 		return PASS_NOT_OURS;
@@ -97,10 +97,10 @@ static __always_inline struct ethhdr *pop_header(struct __sk_buff *skb, const st
 	if (udp)
 		bpf_csum_level(skb, BPF_CSUM_LEVEL_DEC);
 	c = cursor_start(skb, ETH_HLEN + sizeof(*ip));
-	eth = take(&c, ETH_HLEN);
-	ip = take(&c, sizeof(*ip));
-	if (!eth || !ip)
+	eth = take(&c, ETH_HLEN + sizeof(*ip));
+	if (!eth)
 		return NULL;
+	ip = (struct iphdr *)(eth + 1);
 	if (ip->tos != tos)
 		ipv4_set_tos(ip, tos);
 	return eth;

@@ -25,7 +25,8 @@ static __always_inline enum reason to_endpoint(struct walk *w, const struct endp
 /* To this node's stack, as if the packet had come in by bpfnet0. */
 static __always_inline enum reason to_host(struct walk *w, struct ethhdr *eth)
 {
-	__builtin_memcpy(eth->h_dest, (const void *)config.overlay_mac.byte, sizeof(eth->h_dest));
+	for (int i = 0; i < (int)sizeof(eth->h_dest); i++)
+		eth->h_dest[i] = config.overlay_mac.byte[i];
 	return redirected(w, bpf_redirect(config.overlay_ifindex, BPF_F_INGRESS), FORWARD_TO_HOST);
 }
 

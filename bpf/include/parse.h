@@ -83,11 +83,11 @@ static __always_inline int ipv4_checksum_ok(const struct iphdr *ip)
 	return csum_fold(sum) == 0xffff;
 }
 
-static __always_inline int mac_equal(const __u8 *a, const __u8 *b)
+static __always_inline int mac_equal(const __u8 *a, const volatile __u8 *b)
 {
-	return *(const __u16 *)a == *(const __u16 *)b &&
-	       *(const __u16 *)(a + 2) == *(const __u16 *)(b + 2) &&
-	       *(const __u16 *)(a + 4) == *(const __u16 *)(b + 4);
+	return *(const __u16 *)a == *(const volatile __u16 *)b &&
+	       *(const __u16 *)(a + 2) == *(const volatile __u16 *)(b + 2) &&
+	       *(const __u16 *)(a + 4) == *(const volatile __u16 *)(b + 4);
 }
 
 #endif

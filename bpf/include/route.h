@@ -38,7 +38,8 @@ static __always_inline struct endpoint *endpoint_lookup(__be32 ip)
 	return bpf_map_lookup_elem(&endpoints, &key);
 }
 
-static __always_inline int addr_is_ipv4(const struct addr *a, __be32 ip)
+/* volatile for the settings: to the compiler they are constants, and zero, by any other pointer. */
+static __always_inline int addr_is_ipv4(const volatile struct addr *a, __be32 ip)
 {
 	return a->word[3] == ip && a->word[2] == bpf_htonl(0xffff) && !a->word[1] && !a->word[0];
 }

@@ -47,7 +47,9 @@ static __always_inline int tunnel_ipip(struct tunnel *t)
 
 	if (!config.ipip)
 		return PASS_NOT_OURS;
-	if ((void *)(inner + 1) > t->cursor.end)
+	/* The address has to be the packet's, not of padding behind it. */
+	if ((void *)(inner + 1) > t->cursor.end ||
+	    bpf_ntohs(t->outer->tot_len) < sizeof(*t->outer) + sizeof(*inner))
 		return PASS_MALFORMED;
 	t->len = sizeof(*t->outer);
 	return route_lookup(inner->daddr) == HOST_SELF ? ONWARD : PASS_NOT_OURS;

@@ -1,0 +1,192 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build root
+
+package packet
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"net/netip"
+	"sync"
+	"testing"
+
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/ringbuf"
+
+	"github.com/bpfnet/bpfnet/bpf"
+)
+
+// machine is a world, loaded: its programs can be run.
+type machine struct {
+	*world
+	objects  bpf.DatapathObjects
+	programs map[bpf.DatapathProgram]*ebpf.Program
+	events   *ringbuf.Reader
+	counted  [counterMax]bpf.DatapathCounter // what the counters are known to hold
+	context  []byte
+	out      []byte
+}
+
+const (
+	reasonMax  = int(bpf.DatapathReasonREASON_MAX)
+	counterMax = int(bpf.DatapathProgramPROGRAM_MAX) * reasonMax
+
+	// What a test run takes: of IPv4 no less than a whole header (net/bpf/test_run.c), and at most a
+	// page, less skb_shared_info, the headroom, and a header to push.
+	testRunMin = etherLen + ipv4Len
+	frameMax   = 3500
+)
+
+var machines = struct {
+	sync.Mutex
+	of map[*world]*machine
+}{of: map[*world]*machine{}}
+
+// load returns the machine of a world. It is kept for the other tests of the process: loading takes
+// a thousand times as long as a packet.
+func load(t testing.TB, w *world) *machine {
+	t.Helper()
+	machines.Lock()
+	defer machines.Unlock()
+	if m := machines.of[w]; m != nil {
+		return m
+	}
+	m, err := newMachine(w)
+	if err != nil {
+		t.Fatalf("load world %s: %+v", w.name, err)
+	}
+	machines.of[w] = m
+	return m
+}
+
+func newMachine(w *world) (*machine, error) {
+	spec, err := bpf.LoadDatapath()
+	if err != nil {
+		return nil, err
+	}
+	if err := spec.Variables[bpf.DatapathVarConfig].Set(w.settings()); err != nil {
+		return nil, fmt.Errorf("set settings: %w", err)
+	}
+	spec.Maps[bpf.DatapathMapRouteIndex].MaxEntries = max(1, w.slotCount())
+	m := &machine{world: w, context: make([]byte, contextLen), out: make([]byte, frameMax+256)}
+	if err := spec.LoadAndAssign(&m.objects, nil); err != nil {
+		return nil, err
+	}
+	m.programs = map[bpf.DatapathProgram]*ebpf.Program{
+		bpf.DatapathProgramPROGRAM_FROM_CONTAINER: m.objects.FromContainer,
+		bpf.DatapathProgramPROGRAM_FROM_NETWORK:   m.objects.FromNetwork,
+		bpf.DatapathProgramPROGRAM_FROM_HOST:      m.objects.FromHost,
+	}
+	m.events, err = ringbuf.NewReader(m.objects.Events)
+	if err != nil {
+		return nil, errors.Join(err, m.objects.Close())
+	}
+	if err := w.fill(&m.objects.DatapathMaps); err != nil {
+		return nil, errors.Join(err, m.Close())
+	}
+	return m, nil
+}
+
+func (m *machine) Close() error { return errors.Join(m.events.Close(), m.objects.Close()) }
+
+// Where struct __sk_buff of include/uapi/linux/bpf.h has what a test may set.
+const (
+	contextLen     = 192
+	contextIfindex = 40
+	contextGSOSegs = 164
+	contextGSOSize = 176
+)
+
+// run runs a program on a packet, once. The bytes are good until the next run.
+func (m *machine) run(program bpf.DatapathProgram, a arrival) (int32, []byte, error) {
+	binary.NativeEndian.PutUint32(m.context[contextIfindex:], a.ifindex)
+	binary.NativeEndian.PutUint32(m.context[contextGSOSize:], uint32(a.gsoSize))
+	segments := uint32(0)
+	if a.gsoSize != 0 {
+		segments = (uint32(len(a.frame)) + uint32(a.gsoSize) - 1) / uint32(a.gsoSize)
+	}
+	binary.NativeEndian.PutUint32(m.context[contextGSOSegs:], segments)
+	run := ebpf.RunOptions{Data: a.frame, DataOut: m.out, Context: m.context, Repeat: 1}
+	verdict, err := m.programs[program].Run(&run)
+	return int32(verdict), run.DataOut, err
+}
+
+// counter reads one counter, summed over the CPUs.
+func (m *machine) counter(key int) (bpf.DatapathCounter, error) {
+	var sum bpf.DatapathCounter
+	var each []bpf.DatapathCounter
+	if err := m.objects.Counters.Lookup(uint32(key), &each); err != nil {
+		return sum, fmt.Errorf("read counter %d: %w", key, err)
+	}
+	for _, c := range each {
+		sum.Packets += c.Packets
+		sum.Bytes += c.Bytes
+	}
+	return sum, nil
+}
+
+// moved reads all counters and returns those that moved since they were last known.
+func (m *machine) moved() (map[int]bpf.DatapathCounter, error) {
+	moved := map[int]bpf.DatapathCounter{}
+	for key, before := range m.counted {
+		now, err := m.counter(key)
+		if err != nil {
+			return nil, err
+		}
+		if now != before {
+			moved[key] = bpf.DatapathCounter{Packets: now.Packets - before.Packets, Bytes: now.Bytes - before.Bytes}
+			m.counted[key] = now
+		}
+	}
+	return moved, nil
+}
+
+// zero sets the counters to zero that are not, so that the next drop is sampled.
+func (m *machine) zero() error {
+	for key, c := range m.counted {
+		if c == (bpf.DatapathCounter{}) {
+			continue
+		}
+		each := make([]bpf.DatapathCounter, ebpf.MustPossibleCPU())
+		if err := m.objects.Counters.Put(uint32(key), each); err != nil {
+			return fmt.Errorf("zero counter %d: %w", key, err)
+		}
+		m.counted[key] = bpf.DatapathCounter{}
+	}
+	return nil
+}
+
+// takeEvents empties the ring buffer.
+func (m *machine) takeEvents() ([]bpf.DatapathEvent, error) {
+	var events []bpf.DatapathEvent
+	for m.events.AvailableBytes() > 0 {
+		record, err := m.events.Read()
+		if err != nil {
+			return nil, fmt.Errorf("read event: %w", err)
+		}
+		var e bpf.DatapathEvent
+		if _, err := binary.Decode(record.RawSample, binary.NativeEndian, &e); err != nil {
+			return nil, fmt.Errorf("decode event: %w", err)
+		}
+		events = append(events, e)
+	}
+	return events, nil
+}
+
+func counterKey(program bpf.DatapathProgram, reason bpf.DatapathReason) int {
+	return int(program)*reasonMax + int(reason)
+}
+
+// wire is an address as the maps have it; the zero Addr is all zero.
+func wire(a netip.Addr) bpf.DatapathAddr {
+	var out bpf.DatapathAddr
+	if a.IsValid() {
+		b := a.As16()
+		for i := range out.Word {
+			out.Word[i] = binary.NativeEndian.Uint32(b[4*i:])
+		}
+	}
+	return out
+}

@@ -1,0 +1,210 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package packet
+
+import (
+	"bytes"
+	"encoding/binary"
+	"net/netip"
+
+	"github.com/bpfnet/bpfnet/bpf"
+)
+
+// fromNetwork is the walk of what the uplink receives.
+func (w *world) fromNetwork(a arrival) fate {
+	eth, ip := ethernetHeader(a.frame), a.frame[etherLen:]
+	switch {
+	case !eth.isIPv4():
+		return a.untouched(bpf.DatapathReasonPASS_PROTOCOL)
+	case eth.dst() != w.uplink.mac:
+		return a.untouched(bpf.DatapathReasonPASS_NOT_ROUTED)
+	case !plausible(ip):
+		return a.untouched(bpf.DatapathReasonPASS_MALFORMED)
+	}
+	outer := ipv4Header(ip)
+	tunnelled := outer.protocol() == protocolUDP || outer.protocol() == protocolIPIP
+	switch {
+	case outer.dst() != w.node || !tunnelled:
+		return w.routeIn(a)
+	case outer.hasOptions():
+		return a.untouched(bpf.DatapathReasonPASS_OPTIONS)
+	case outer.isFragment():
+		return a.untouched(bpf.DatapathReasonPASS_OUTER_FRAGMENT)
+	}
+	t, reason, ours := w.recognise(a.frame)
+	switch {
+	case ours:
+		return w.decapsulate(a, t)
+	case reason == bpf.DatapathReasonPASS_NOT_OURS:
+		return w.routeIn(a)
+	}
+	return a.untouched(reason)
+}
+
+// tunnel is a tunnel packet of our network.
+type tunnel struct {
+	outer ipv4Header
+	frame ethernetHeader // VXLAN's inner one, else nil
+	inner []byte         // up to the end of the outer packet
+	rest  []byte         // from inner to the end of the frame: padding may follow
+}
+
+// recognise takes a tunnel packet apart, or says why it is none of ours. What tells whose it is is
+// read wherever it stands in the frame; then it has to lie within the lengths of the headers too.
+func (w *world) recognise(frame []byte) (tunnel, bpf.DatapathReason, bool) {
+	ip := frame[etherLen:]
+	t := tunnel{outer: ipv4Header(ip)}
+	payload, room := ip[ipv4Len:], t.outer.totalLen()-ipv4Len
+	header := 0
+	if t.outer.protocol() == protocolIPIP {
+		reason, ok := w.recogniseIPIP(payload, room)
+		if !ok {
+			return t, reason, false
+		}
+	} else {
+		length, reason, ok := w.recogniseUDP(payload, room)
+		if !ok {
+			return t, reason, false
+		}
+		header = length
+		if header > udpLen {
+			t.frame = ethernetHeader(payload[udpLen+vxlanLen:])
+		}
+	}
+	if !t.outer.checksumOK() {
+		return t, bpf.DatapathReasonPASS_MALFORMED, false
+	}
+	t.inner, t.rest = payload[header:room], payload[header:]
+	return t, 0, true
+}
+
+// recogniseIPIP: protocol 4 has no number of a network; ours is what goes to our subnet.
+func (w *world) recogniseIPIP(payload []byte, room int) (bpf.DatapathReason, bool) {
+	switch {
+	case !w.ipip:
+		return bpf.DatapathReasonPASS_NOT_OURS, false
+	case room < ipv4Len:
+		return bpf.DatapathReasonPASS_MALFORMED, false
+	case w.routeTo(ipv4Header(payload).dst()) != self:
+		return bpf.DatapathReasonPASS_NOT_OURS, false
+	}
+	return 0, true
+}
+
+// recogniseUDP returns how long the headers between outer and inner IP header are.
+func (w *world) recogniseUDP(payload []byte, room int) (int, bpf.DatapathReason, bool) {
+	if len(payload) < udpLen {
+		return 0, bpf.DatapathReasonPASS_NOT_OURS, false
+	}
+	port, length := binary.BigEndian.Uint16(payload[2:]), int(binary.BigEndian.Uint16(payload[4:]))
+	isUDP := w.udpPort != 0 && port == w.udpPort
+	isVXLAN := w.vxlanPort != 0 && port == w.vxlanPort
+	switch {
+	case !isUDP && !isVXLAN:
+		return 0, bpf.DatapathReasonPASS_NOT_OURS, false
+	case length != room || room < udpLen:
+		return 0, bpf.DatapathReasonPASS_MALFORMED, false
+	case isUDP:
+		return udpLen, 0, true
+	case len(payload) < udpLen+vxlanLen+etherLen:
+		return 0, bpf.DatapathReasonPASS_MALFORMED, false
+	case binary.BigEndian.Uint32(payload[udpLen:]) != 0x08000000, // RFC 7348, 5: I and no other bit
+		binary.BigEndian.Uint32(payload[udpLen+4:]) != w.vni<<8:
+		return 0, bpf.DatapathReasonPASS_NOT_OURS, false
+	case room < udpLen+vxlanLen+etherLen:
+		return 0, bpf.DatapathReasonPASS_MALFORMED, false
+	}
+	return udpLen + vxlanLen + etherLen, 0, true
+}
+
+func (w *world) decapsulate(a arrival, t tunnel) fate {
+	f := a.untouched(0)
+	f.outer = t.outer.src()
+	if t.frame != nil && (!t.frame.isIPv4() || t.frame.dst() != w.overlay.mac) {
+		f.reason = bpf.DatapathReasonPASS_INNER_NOT_ROUTED
+		if !w.isNode(f.outer) {
+			f.reason = bpf.DatapathReasonDROP_UNKNOWN_HOST
+		}
+		return f
+	}
+	if !plausible(t.inner) {
+		f.reason = bpf.DatapathReasonDROP_INNER_MALFORMED
+		return f
+	}
+	inner := ipv4Header(t.inner)
+	f.src, f.dst = inner.src(), inner.dst()
+	tos, congested := decapsulatedTOS(t.outer[1], inner[1])
+	switch {
+	case !w.isNode(f.outer):
+		f.reason = bpf.DatapathReasonDROP_UNKNOWN_HOST
+	case !w.maySend(f.outer, f.src):
+		f.reason = bpf.DatapathReasonDROP_SPOOFED_SOURCE
+	case congested:
+		f.reason = bpf.DatapathReasonDROP_ECN
+	case a.gsoSize != 0:
+		f.reason, f.frame = bpf.DatapathReasonDROP_DECAPSULATE, nil // as refused() says
+	default:
+		f.reason, f.frame = w.deliver(a, t, tos)
+	}
+	return f
+}
+
+// maySend: a node sends for its subnet, and from its own address.
+func (w *world) maySend(node, src netip.Addr) bool {
+	return src == node || w.hosts[w.routeTo(src)].node == node
+}
+
+// deliver takes the outer header off and hands the packet to its container, or to the stack where
+// that has to answer, read options, or knows where it goes.
+func (w *world) deliver(a arrival, t tunnel, tos uint8) (bpf.DatapathReason, []byte) {
+	frame := join(a.frame[:etherLen], t.rest)
+	ip := ipv4Header(frame[etherLen:])
+	if ip[1] != tos {
+		ip.change(func() { ip[1] = tos })
+	}
+	to, found := w.endpointAt(ip.dst())
+	if found && ip.ttl() > 1 && !ip.hasOptions() {
+		return bpf.DatapathReasonFORWARD_DELIVERED, routed(frame, to)
+	}
+	ethernetHeader(frame).setDst(w.overlay.mac)
+	return bpf.DatapathReasonFORWARD_TO_HOST, frame
+}
+
+// decapsulatedTOS is the inner TOS behind the tunnel, and whether the packet has to be dropped:
+// figure 4 of RFC 6040, as the kernel reads it.
+func decapsulatedTOS(outer, inner uint8) (uint8, bool) {
+	const notECT, ect1, ect0, ce = 0, 1, 2, 3
+	ecn := inner & 3
+	switch {
+	case ecn == notECT && outer&3 == ce:
+		return 0, true
+	case ecn != notECT && outer&3 == ce:
+		ecn = ce
+	case ecn == ect0 && outer&3 == ect1:
+		ecn = ect1
+	}
+	return inner&^3 | ecn, false
+}
+
+// routeIn is a plain packet of a host-gw peer to a container here. Whatever else comes in is none
+// of ours.
+func (w *world) routeIn(a arrival) fate {
+	ip := ipv4Header(a.frame[etherLen:])
+	to, found := w.endpointAt(ip.dst())
+	peer, known := w.hosts[w.routeTo(ip.src())]
+	plain := known && peer.encap == bpf.DatapathEncapENCAP_NONE
+	if !w.direct || !found || !plain || ip.hasOptions() || ip.ttl() <= 1 || !ip.checksumOK() {
+		return a.untouched(bpf.DatapathReasonPASS_NOT_OURS)
+	}
+	return fate{reason: bpf.DatapathReasonFORWARD_DELIVERED, frame: routed(a.frame, to)}
+}
+
+// routed is the frame after one hop into a container.
+func routed(frame []byte, to endpoint) []byte {
+	frame = bytes.Clone(frame)
+	eth, ip := ethernetHeader(frame), ipv4Header(frame[etherLen:])
+	eth.setDst(to.mac)
+	eth.setSrc(to.gateway)
+	ip.change(func() { ip[8]-- })
+	return frame
+}

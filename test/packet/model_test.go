@@ -1,0 +1,71 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package packet
+
+import (
+	"net/netip"
+
+	"github.com/bpfnet/bpfnet/bpf"
+)
+
+// The model: what has to become of a packet, in the simplest Go that says it.
+// It is written from DESIGN sections 2, 5 and 6, RFCs 791, 2003, 6040 and 7348,
+// and what the kernel's tunnels do, not from the C.
+
+// arrival is a packet as a program gets it.
+type arrival struct {
+	frame   []byte
+	ifindex uint32 // where it came in; from_host: where it goes out
+	gsoSize uint16 // of a superpacket's segments, bytes; 0: no superpacket
+}
+
+// fate is what has to become of a packet.
+type fate struct {
+	reason bpf.DatapathReason
+	// frame is what leaves the program. IP ID and entropy source port of a pushed header are zero
+	// in it. Nil where the reason is a failure in the middle of changing it.
+	frame []byte
+	// What the event tells of a drop: the innermost addresses read, and the outer source.
+	outer, src, dst netip.Addr
+}
+
+// models has for each program the function that says what it has to do.
+var models = map[bpf.DatapathProgram]func(*world, arrival) fate{
+	bpf.DatapathProgramPROGRAM_FROM_CONTAINER: (*world).fromContainer,
+	bpf.DatapathProgramPROGRAM_FROM_NETWORK:   (*world).fromNetwork,
+	bpf.DatapathProgramPROGRAM_FROM_HOST:      (*world).fromHost,
+}
+
+// untouched is the fate of what is passed, or dropped before the first change.
+func (a arrival) untouched(reason bpf.DatapathReason) fate {
+	return fate{reason: reason, frame: a.frame}
+}
+
+// routeTo is the host of the longest prefix of this network that covers addr, or 0.
+func (w *world) routeTo(addr netip.Addr) uint32 {
+	longest, to := -1, uint32(0)
+	for _, r := range w.routes {
+		if r.network == w.network && r.prefix.Contains(addr) && r.prefix.Bits() > longest {
+			longest, to = r.prefix.Bits(), r.host
+		}
+	}
+	return to
+}
+
+func (w *world) endpointAt(addr netip.Addr) (endpoint, bool) {
+	for _, e := range w.endpoints {
+		if e.network == w.network && e.addr == addr {
+			return e, true
+		}
+	}
+	return endpoint{}, false
+}
+
+func (w *world) isNode(addr netip.Addr) bool {
+	for _, h := range w.hosts {
+		if h.node == addr {
+			return true
+		}
+	}
+	return false
+}

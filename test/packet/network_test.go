@@ -1,0 +1,402 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build root
+
+package packet
+
+import (
+	"fmt"
+	"net/netip"
+	"testing"
+
+	"github.com/gopacket/gopacket/layers"
+
+	"github.com/bpfnet/bpfnet/bpf"
+)
+
+func TestFromNetwork(t *testing.T) {
+	checkAll(t, bpf.DatapathProgramPROGRAM_FROM_NETWORK, tables()[bpf.DatapathProgramPROGRAM_FROM_NETWORK])
+}
+
+// arrives is an IP packet on the uplink.
+func arrives(ip []byte) arrival {
+	return arrival{frame: ethernet(uplink.mac, routerMAC, ip), ifindex: uplink.ifindex}
+}
+
+// intoC1 is a frame as container c1 gets it.
+func intoC1(ip []byte) []byte { return ethernet(c1MAC, bridgeMAC, ip) }
+
+// intoStack is a frame as bpfnet0 gets it.
+func intoStack(ip []byte) []byte { return ethernet(overlay.mac, routerMAC, ip) }
+
+// tunnels are the peers that encapsulate, and what has to be known of their headers to cut them.
+var tunnels = []struct {
+	name      string
+	node      netip.Addr
+	container netip.Addr
+	headerLen int // outer IP header to inner IP header
+}{
+	{"vxlan", node2, remote2, 50},
+	{"ipip", node3, remote3, 20},
+	{"udp", node4, remote4, 28},
+}
+
+// networkDelivers: each kind of packet, from each kind of peer, to a container.
+func networkDelivers() []packetCase {
+	var cases []packetCase
+	add := func(name string, in, out []byte) {
+		cases = append(cases, packetCase{
+			name: name, in: arrives(in), reason: bpf.DatapathReasonFORWARD_DELIVERED, out: intoC1(out),
+		})
+	}
+	for _, tun := range tunnels {
+		for kind, d := range carried(tun.container, c1, 1400) {
+			add(tun.name+"/"+kind, from(tun.node, d.bytes()).bytes(), d.hop(1).bytes())
+		}
+		d := datagram{src: tun.container, dst: c1}
+		in := from(tun.node, d.bytes())
+		add(tun.name+"/padding travels on", join(in.bytes(), make([]byte, 6)), join(d.hop(1).bytes(), make([]byte, 6)))
+		in.inner = join(d.bytes(), []byte{1, 2, 3})
+		add(tun.name+"/bytes behind the inner packet", in.bytes(), join(d.hop(1).bytes(), []byte{1, 2, 3}))
+		fromNode := datagram{src: tun.node, dst: c1}
+		add(tun.name+"/from the peer's own address", from(tun.node, fromNode.bytes()).bytes(), fromNode.hop(1).bytes())
+		subnetZero := datagram{src: tun.container.Prev().Prev(), dst: c1}
+		add(tun.name+"/from the peer's VTEP", from(tun.node, subnetZero.bytes()).bytes(), subnetZero.hop(1).bytes())
+		for _, ttl := range []uint8{0, 1, 255} {
+			in := from(tun.node, d.bytes())
+			in.ttl = ttl
+			add(fmt.Sprintf("%s/outer TTL %d", tun.name, ttl), in.bytes(), d.hop(1).bytes())
+		}
+	}
+	d := datagram{src: remote2, dst: c1}
+	in := from(node2, d.bytes())
+	in.checksum = true
+	add("vxlan/UDP checksum", in.bytes(), d.hop(1).bytes())
+	in.checksum, in.frameSrc = false, routerMAC
+	add("vxlan/frame from any MAC", in.bytes(), d.hop(1).bytes())
+	in.srcPort = 1
+	add("vxlan/source port 1", in.bytes(), d.hop(1).bytes())
+	for _, sub := range []struct{ node, src netip.Addr }{{node2, nested2}, {node3, nested3}, {node2, outside2}} {
+		d := datagram{src: sub.src, dst: c1}
+		add(fmt.Sprintf("from %s of %s", sub.src, sub.node), from(sub.node, d.bytes()).bytes(), d.hop(1).bytes())
+	}
+	return cases
+}
+
+// networkECN: figure 4 of RFC 6040 as the kernel reads it, row by row.
+func networkECN() []packetCase {
+	const drop = 4
+	after := [4][4]uint8{ // [inner][outer]: Not-ECT 0, ECT(1) 1, ECT(0) 2, CE 3
+		{0, 0, 0, drop},
+		{1, 1, 1, 3},
+		{2, 1, 2, 3},
+		{3, 3, 3, 3},
+	}
+	var cases []packetCase
+	for _, tun := range tunnels {
+		for inner := range uint8(4) {
+			for outer := range uint8(4) {
+				d := datagram{src: tun.container, dst: c1, tos: 0x28 | inner}
+				in := from(tun.node, d.bytes())
+				in.tos = 0xb8 | outer // the outer DSCP stays outside
+				c := packetCase{name: fmt.Sprintf("%s/ECN inner %02b outer %02b", tun.name, inner, outer), in: arrives(in.bytes())}
+				if after[inner][outer] == drop {
+					c.reason, c.event = bpf.DatapathReasonDROP_ECN, dropEvent{tun.node, d.src, d.dst}
+				} else {
+					c.reason = bpf.DatapathReasonFORWARD_DELIVERED
+					c.out = intoC1(d.hop(1).withTOS(0x28 | after[inner][outer]).bytes())
+				}
+				cases = append(cases, c)
+			}
+		}
+	}
+	return cases
+}
+
+// networkToHost: decapsulated, and then the stack's, with the hop still to be counted.
+func networkToHost() []packetCase {
+	var cases []packetCase
+	for _, tun := range tunnels {
+		d := datagram{src: tun.container, dst: c1}
+		options := d
+		options.options = []layers.IPv4Option{{OptionType: 1}, {OptionType: 1}, {OptionType: 1}, {OptionType: 0}}
+		congested := datagram{src: tun.container, dst: newborn, tos: 2}
+		for kind, d := range map[string]datagram{
+			"not learned":   {src: tun.container, dst: newborn},
+			"own bridge":    {src: tun.container, dst: bridge},
+			"own VTEP":      {src: tun.container, dst: vtepAddr},
+			"TTL 1":         d.withTTL(1),
+			"TTL 0":         d.withTTL(0),
+			"inner options": options,
+		} {
+			cases = append(cases, packetCase{
+				name: tun.name + "/to host, " + kind, in: arrives(from(tun.node, d.bytes()).bytes()),
+				reason: bpf.DatapathReasonFORWARD_TO_HOST, out: intoStack(d.bytes()),
+			})
+		}
+		in := from(tun.node, congested.bytes())
+		in.tos = 3
+		cases = append(cases, packetCase{
+			name: tun.name + "/to host, congested", in: arrives(in.bytes()),
+			reason: bpf.DatapathReasonFORWARD_TO_HOST, out: intoStack(congested.withTOS(3).bytes()),
+		})
+	}
+	for _, dst := range []netip.Addr{internet, node1, remote3} {
+		d := datagram{src: remote2, dst: dst}
+		cases = append(cases, packetCase{
+			name: "vxlan/to host, for " + dst.String(), in: arrives(from(node2, d.bytes()).bytes()),
+			reason: bpf.DatapathReasonFORWARD_TO_HOST, out: intoStack(d.bytes()),
+		})
+	}
+	return cases
+}
+
+// networkNotOurs: other people's packets, other people's tunnels.
+func networkNotOurs() []packetCase {
+	inner := datagram{src: remote2, dst: c1}.bytes()
+	valid := arrives(from(node2, inner).bytes()).frame
+	ipip := arrives(from(node3, datagram{src: remote3, dst: c1}.bytes()).bytes()).frame
+	var cases []packetCase
+	add := func(name string, frame []byte, reason bpf.DatapathReason) {
+		cases = append(cases, packetCase{
+			name: name, in: arrival{frame: frame, ifindex: uplink.ifindex}, reason: reason,
+		})
+	}
+	add("ARP", etherType(broadcast, routerMAC, layers.EthernetTypeARP, pattern(46)), bpf.DatapathReasonPASS_PROTOCOL)
+	add("IPv6", etherType(uplink.mac, routerMAC, layers.EthernetTypeIPv6, pattern(80)), bpf.DatapathReasonPASS_PROTOCOL)
+	add("VLAN tag", join(valid[:12], []byte{0x81, 0, 0, 5}, valid[12:]), bpf.DatapathReasonPASS_PROTOCOL)
+	add("Ethernet broadcast", patched(valid, patch{0, broadcast[:]}), bpf.DatapathReasonPASS_NOT_ROUTED)
+	add("Ethernet multicast", patched(valid, patch{0, multicast[:]}), bpf.DatapathReasonPASS_NOT_ROUTED)
+	add("another machine's frame", patched(valid, patch{0, vtep2[:]}), bpf.DatapathReasonPASS_NOT_ROUTED)
+	add("another destination", resum(patched(valid, putAddr(atDst, node2))), bpf.DatapathReasonPASS_NOT_OURS)
+	add("IP multicast", resum(patched(valid, putAddr(atDst, group))), bpf.DatapathReasonPASS_NOT_OURS)
+	add("TCP", resum(patched(valid, put8(atProto, protocolTCP))), bpf.DatapathReasonPASS_NOT_OURS)
+	add("GRE", resum(patched(valid, put8(atProto, 47))), bpf.DatapathReasonPASS_NOT_OURS)
+	add("ICMP", arrives(datagram{src: node2, dst: node1, transport: &layers.ICMPv4{}}.bytes()).frame, bpf.DatapathReasonPASS_NOT_OURS)
+	add("another port", patched(valid, put16(atUDPDst, 8473)), bpf.DatapathReasonPASS_NOT_OURS)
+	add("port 0", patched(valid, put16(atUDPDst, 0)), bpf.DatapathReasonPASS_NOT_OURS)
+	add("swapped port", patched(valid, put16(atUDPDst, 0x1821)), bpf.DatapathReasonPASS_NOT_OURS)
+	add("UDP by its source port", patched(valid, put16(atUDP, 8472), put16(atUDPDst, 53)), bpf.DatapathReasonPASS_NOT_OURS)
+	add("another VNI", patched(valid, put32(atVNI, 2<<8)), bpf.DatapathReasonPASS_NOT_OURS)
+	add("VNI 0", patched(valid, put32(atVNI, 0)), bpf.DatapathReasonPASS_NOT_OURS)
+	add("VNI with high bits", patched(valid, put32(atVNI, 0x80000100)), bpf.DatapathReasonPASS_NOT_OURS)
+	for bit := range 8 {
+		add(fmt.Sprintf("reserved bit %d behind the VNI", bit), patched(valid, put8(atVNI+3, 1<<bit)), bpf.DatapathReasonPASS_NOT_OURS)
+	}
+	for bit := range 32 {
+		flags := uint32(0x08000000) ^ 1<<bit
+		add(fmt.Sprintf("VXLAN flags %08x", flags), patched(valid, put32(atVXLAN, flags)), bpf.DatapathReasonPASS_NOT_OURS)
+	}
+	add("ipip to another network", patched(ipip, putAddr(atIP+ipv4Len+16, internet)), bpf.DatapathReasonPASS_NOT_OURS)
+	add("ipip to a peer's subnet", patched(ipip, putAddr(atIP+ipv4Len+16, remote2)), bpf.DatapathReasonPASS_NOT_OURS)
+	add("IPv6 in IPv4", resum(patched(ipip, put8(atProto, 41))), bpf.DatapathReasonPASS_NOT_OURS)
+	for _, tun := range tunnels {
+		in := from(tun.node, datagram{src: tun.container, dst: c1}.bytes())
+		in.options = []layers.IPv4Option{{OptionType: 1}, {OptionType: 1}, {OptionType: 1}, {OptionType: 0}}
+		add(tun.name+"/outer options", arrives(in.bytes()).frame, bpf.DatapathReasonPASS_OPTIONS)
+		in.options = nil
+		for kind, fragment := range map[string]struct {
+			flags  layers.IPv4Flag
+			offset uint16
+		}{
+			"first": {layers.IPv4MoreFragments, 0}, "middle": {layers.IPv4MoreFragments, 100}, "last": {0, 100}, "offset 1": {0, 1},
+		} {
+			in.flags, in.offset = fragment.flags, fragment.offset
+			add(tun.name+"/outer fragment, "+kind, arrives(in.bytes()).frame, bpf.DatapathReasonPASS_OUTER_FRAGMENT)
+		}
+	}
+	return cases
+}
+
+// networkMalformed: lengths and sums of the outer header that are wrong. The kernel's to count.
+func networkMalformed() []packetCase {
+	var cases []packetCase
+	for _, tun := range tunnels {
+		valid := arrives(from(tun.node, datagram{src: tun.container, dst: c1}.bytes()).bytes()).frame
+		length := uint16(len(valid) - etherLen)
+		add := func(name string, frame []byte) {
+			cases = append(cases, packetCase{
+				name: tun.name + "/" + name, in: arrival{frame: frame, ifindex: uplink.ifindex}, reason: bpf.DatapathReasonPASS_MALFORMED,
+			})
+		}
+		add("version 6", patched(valid, put8(atIP, 0x65)))
+		add("header length 16", patched(valid, put8(atIP, 0x44)))
+		add("header length over total length", resum(patched(valid, put8(atIP, 0x46), put16(atLen, 23))))
+		add("total length 19", patched(valid, put16(atLen, 19)))
+		add("total length long", resum(patched(valid, put16(atLen, length+1))))
+		add("checksum 0", patched(valid, put16(atCheck, 0)))
+		add("checksum off by one", patched(valid, put16(atCheck, 1+uint16(valid[atCheck])<<8+uint16(valid[atCheck+1]))))
+		add("a bit of the source flipped", patched(valid, put8(atSrc+3, valid[atSrc+3]^1)))
+		add("TTL changed", patched(valid, put8(atTTL, valid[atTTL]-1)))
+		if tun.name == "ipip" {
+			continue
+		}
+		add("total length short", resum(patched(valid, put16(atLen, length-1))))
+		add("UDP length short", patched(valid, put16(atUDPLen, length-ipv4Len-1)))
+		add("UDP length long", patched(valid, put16(atUDPLen, length-ipv4Len+1)))
+		add("UDP length 0", patched(valid, put16(atUDPLen, 0)))
+	}
+	return cases
+}
+
+// networkInner: what a tunnel packet of ours may have inside.
+func networkInner() []packetCase {
+	var cases []packetCase
+	for _, tun := range tunnels {
+		d := datagram{src: tun.container, dst: c1}
+		valid := arrives(from(tun.node, d.bytes()).bytes()).frame
+		inner := atIP + tun.headerLen
+		length := uint16(len(valid) - inner)
+		for kind, p := range map[string]patch{
+			"version 6":          put8(inner, 0x65),
+			"header length 16":   put8(inner, 0x44),
+			"header too long":    patch{inner, []byte{0x46, 0, 0, 23}},
+			"total length 0":     put16(inner+2, 0),
+			"total length 19":    put16(inner+2, 19),
+			"total length long":  put16(inner+2, length+1),
+			"total length 65535": put16(inner+2, 65535),
+		} {
+			cases = append(cases, packetCase{
+				name: tun.name + "/inner " + kind, in: arrival{frame: patched(valid, p), ifindex: uplink.ifindex},
+				reason: bpf.DatapathReasonDROP_INNER_MALFORMED, event: dropEvent{outer: tun.node},
+			})
+		}
+	}
+	valid := arrives(from(node2, datagram{src: remote2, dst: c1}.bytes()).bytes()).frame
+	for kind, p := range map[string]patch{
+		"ARP":             put16(atFrame+12, 0x806),
+		"IPv6":            put16(atFrame+12, 0x86dd),
+		"VLAN":            put16(atFrame+12, 0x8100),
+		"another MAC":     patch{atFrame, c1MAC[:]},
+		"broadcast":       patch{atFrame, broadcast[:]},
+		"multicast":       patch{atFrame, multicast[:]},
+		"last byte of it": put8(atFrame+5, overlay.mac[5]^1),
+	} {
+		frame := patched(valid, p)
+		cases = append(cases,
+			packetCase{
+				name: "vxlan/frame for the kernel, " + kind, in: arrival{frame: frame, ifindex: uplink.ifindex},
+				reason: bpf.DatapathReasonPASS_INNER_NOT_ROUTED,
+			},
+			packetCase{
+				name: "vxlan/frame for the kernel of a stranger, " + kind, in: arrival{frame: resum(patched(frame, putAddr(atSrc, stranger))), ifindex: uplink.ifindex},
+				reason: bpf.DatapathReasonDROP_UNKNOWN_HOST, event: dropEvent{outer: stranger},
+			})
+	}
+	return cases
+}
+
+// networkDrops: tunnel packets of our network that must not get in.
+func networkDrops() []packetCase {
+	var cases []packetCase
+	for _, tun := range tunnels {
+		add := func(name string, node netip.Addr, d datagram, reason bpf.DatapathReason) {
+			in := from(tun.node, d.bytes())
+			in.src = node
+			cases = append(cases, packetCase{
+				name: tun.name + "/" + name, in: arrives(in.bytes()), reason: reason, event: dropEvent{node, d.src, d.dst},
+			})
+		}
+		d := datagram{src: tun.container, dst: c1}
+		add("from a stranger", stranger, d, bpf.DatapathReasonDROP_UNKNOWN_HOST)
+		add("from a stranger in its own name", stranger, datagram{src: stranger, dst: c1}, bpf.DatapathReasonDROP_UNKNOWN_HOST)
+		add("from 0.0.0.0", zeroAddr, d, bpf.DatapathReasonDROP_UNKNOWN_HOST)
+		add("from ourselves", node1, d, bpf.DatapathReasonDROP_UNKNOWN_HOST)
+		add("from another peer", node5, d, bpf.DatapathReasonDROP_SPOOFED_SOURCE)
+		for kind, src := range map[string]netip.Addr{
+			"of another peer's subnet": remote5, "of our subnet": c2, "of our bridge": bridge, "of the receiver": c1,
+			"of another node": node5, "of this node": node1, "of nobody": noLease, "of the internet": internet,
+			"0.0.0.0": zeroAddr, "of a number hosts does not have": nowhere,
+		} {
+			add("source "+kind, tun.node, datagram{src: src, dst: c1}, bpf.DatapathReasonDROP_SPOOFED_SOURCE)
+			add("source "+kind+", TTL 0, to host", tun.node, datagram{src: src, dst: newborn}.withTTL(0), bpf.DatapathReasonDROP_SPOOFED_SOURCE)
+		}
+		in := superpacket(arrives(from(tun.node, d.bytes()).bytes()), 60)
+		cases = append(cases, packetCase{
+			name: tun.name + "/superpacket without a type", in: in,
+			reason: bpf.DatapathReasonDROP_DECAPSULATE, event: dropEvent{tun.node, d.src, d.dst},
+		})
+	}
+	return cases
+}
+
+// networkDirect: plain packets of host-gw peers.
+func networkDirect() []packetCase {
+	d := datagram{src: remote5, dst: c1}
+	var cases []packetCase
+	for kind, d := range carried(remote5, c1, 1500) {
+		cases = append(cases, packetCase{
+			name: "host-gw/" + kind, in: arrives(d.bytes()), reason: bpf.DatapathReasonFORWARD_DELIVERED, out: intoC1(d.hop(1).bytes()),
+		})
+	}
+	cases = append(cases,
+		packetCase{
+			name: "host-gw/superpacket", in: superpacket(arrives(d.bytes()), 30),
+			reason: bpf.DatapathReasonFORWARD_DELIVERED, out: intoC1(d.hop(1).bytes()),
+		},
+		packetCase{
+			name: "host-gw/padded", in: arrives(join(d.bytes(), make([]byte, 9))),
+			reason: bpf.DatapathReasonFORWARD_DELIVERED, out: intoC1(join(d.hop(1).bytes(), make([]byte, 9))),
+		})
+	passed := func(name string, ip []byte) {
+		cases = append(cases, packetCase{name: "host-gw/" + name, in: arrives(ip), reason: bpf.DatapathReasonPASS_NOT_OURS})
+	}
+	options := d
+	options.options = []layers.IPv4Option{{OptionType: 1}, {OptionType: 1}, {OptionType: 1}, {OptionType: 0}}
+	passed("options", options.bytes())
+	passed("TTL 1", d.withTTL(1).bytes())
+	passed("TTL 0", d.withTTL(0).bytes())
+	passed("wrong checksum", patched(d.bytes(), put16(10, 1)))
+	passed("not learned", datagram{src: remote5, dst: newborn}.bytes())
+	passed("peer that encapsulates", datagram{src: remote2, dst: c1}.bytes())
+	passed("peer's own address", datagram{src: node5, dst: c1}.bytes())
+	passed("source of ours", datagram{src: c2, dst: c1}.bytes())
+	passed("source outside", datagram{src: internet, dst: c1}.bytes())
+	passed("source of a number hosts does not have", datagram{src: nowhere, dst: c1}.bytes())
+	return cases
+}
+
+// networkWorlds: the same packets where other things are switched on.
+func networkWorlds() []packetCase {
+	d := datagram{src: remote2, dst: c1}
+	vxlan := from(node2, d.bytes())
+	theirs := arrives(vxlan.bytes())
+	vxlan.dstPort, vxlan.vni = 4789, 0xabcdef
+	ours := arrives(vxlan.bytes())
+	ipip := arrives(from(node3, datagram{src: remote3, dst: c1}.bytes()).bytes())
+	udp := arrives(from(node4, datagram{src: remote4, dst: c1}.bytes()).bytes())
+	direct := arrives(datagram{src: remote5, dst: c1}.bytes())
+	spoof := datagram{src: remote3, dst: c1} // host 2 would have it by a route of network 0 alone
+	spoofed := vxlan
+	spoofed.inner = spoof.bytes()
+	unlearned := vxlan
+	unlearned.inner = datagram{src: remote2, dst: newborn}.bytes()
+	notOurs := func(name string, w *world, in arrival) packetCase {
+		return packetCase{name: w.name + "/" + name, world: w, in: in, reason: bpf.DatapathReasonPASS_NOT_OURS}
+	}
+	zeroPort := arrives(patched(udp.frame[etherLen:], put16(atUDPDst-etherLen, 0)))
+	return []packetCase{
+		{
+			name: "second/vxlan", world: second, in: ours,
+			reason: bpf.DatapathReasonFORWARD_DELIVERED, out: intoC1(d.hop(1).bytes()),
+		},
+		{
+			name: "second/spoofed", world: second, in: arrives(spoofed.bytes()),
+			reason: bpf.DatapathReasonDROP_SPOOFED_SOURCE, event: dropEvent{node2, spoof.src, spoof.dst},
+		},
+		{
+			name: "second/container of network 0 alone", world: second, in: arrives(unlearned.bytes()),
+			reason: bpf.DatapathReasonFORWARD_TO_HOST, out: intoStack(unlearned.inner),
+		},
+		notOurs("another port and VNI", second, theirs),
+		notOurs("ipip", second, ipip),
+		notOurs("udp", second, udp),
+		notOurs("port 0", second, zeroPort),
+		notOurs("host-gw", second, direct),
+		notOurs("vxlan", bare, theirs),
+		notOurs("ipip", bare, ipip),
+		notOurs("udp", bare, udp),
+		notOurs("port 0", bare, zeroPort),
+		notOurs("host-gw", bare, direct),
+	}
+}

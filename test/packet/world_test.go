@@ -1,0 +1,201 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package packet
+
+import (
+	"net/netip"
+
+	"github.com/bpfnet/bpfnet/bpf"
+	"github.com/bpfnet/bpfnet/controlplane/topology"
+)
+
+// world is what one node holds: its settings and what its maps say, before any
+// thought of how it is laid out in them. The model reads it, and a machine is
+// filled from it.
+type world struct {
+	name      string
+	node      netip.Addr
+	network   uint32 // of the containers the programs serve
+	uplink    link
+	overlay   link
+	vxlanPort uint16 // host byte order; 0: no VXLAN
+	vni       uint32
+	udpPort   uint16 // host byte order; 0: no udp
+	ipip      bool
+	direct    bool
+	slots     netip.Prefix // what route_index covers; invalid: nothing
+	slotBits  int          // prefix length of a slot
+	routes    []route
+	hosts     map[uint32]host
+	endpoints []endpoint
+}
+
+// link is a network device of the node under test.
+type link struct {
+	name    string
+	ifindex uint32
+	mac     topology.MAC
+}
+
+type route struct {
+	network uint32
+	prefix  netip.Prefix
+	host    uint32
+}
+
+// host is a peer. The outer header is made from it.
+type host struct {
+	node      netip.Addr
+	mtu       uint16 // of the inner packet
+	encap     bpf.DatapathEncap
+	vtep      topology.MAC
+	ttl       uint8 // of the outer header; 0: that of the inner packet
+	tos       uint8 // of the outer header, its ECN bits zero
+	df        bool  // always in the outer header
+	inheritDF bool  // in the outer header where the inner one has it
+}
+
+type endpoint struct {
+	network uint32
+	addr    netip.Addr
+	ifindex uint32
+	mac     topology.MAC
+	gateway topology.MAC
+}
+
+// Numbers of devices are those TestMain asks the kernel for.
+var (
+	uplink   = link{"uplink", 11, topology.MAC{0x02, 0, 0, 0, 1, 0xfe}}
+	overlay  = link{"bpfnet0", 12, topology.MAC{0xc6, 0, 0, 0, 1, 0}}
+	link1    = link{"c1", 13, topology.MAC{0x02, 0, 0, 0, 1, 0x12}}
+	link2    = link{"c2", 14, topology.MAC{0x02, 0, 0, 0, 1, 0x13}}
+	allLinks = []link{uplink, overlay, link1, link2}
+)
+
+// MACs: of the containers, of what they take for their gateway, of the peers.
+var (
+	bridgeMAC = topology.MAC{0x02, 0, 0, 0, 1, 1}
+	c1MAC     = topology.MAC{0x02, 0, 0, 0, 1, 2}
+	c2MAC     = topology.MAC{0x02, 0, 0, 0, 1, 3}
+	routerMAC = topology.MAC{0x02, 0, 0, 0, 9, 9} // what the uplink's frames come from
+	vtep2     = topology.MAC{0xc6, 0, 0, 0, 2, 0}
+	vtep7     = topology.MAC{0xc6, 0, 0, 0, 7, 0}
+	broadcast = topology.MAC{0xff, 0xff, 0xff, 0xff, 0xff, 0xff}
+	multicast = topology.MAC{0x01, 0, 0x5e, 0, 0, 1}
+)
+
+// Addresses, named by whose they are.
+var (
+	node1    = netip.MustParseAddr("192.168.32.245")
+	node2    = netip.MustParseAddr("192.168.32.246")
+	node3    = netip.MustParseAddr("192.168.32.247")
+	node4    = netip.MustParseAddr("192.168.32.248")
+	node5    = netip.MustParseAddr("192.168.32.249")
+	node6    = netip.MustParseAddr("192.168.32.250")
+	node7    = netip.MustParseAddr("192.168.32.251")
+	stranger = netip.MustParseAddr("192.168.32.66")   // no node
+	vtepAddr = netip.MustParseAddr("172.245.0.0")     // of bpfnet0
+	bridge   = netip.MustParseAddr("172.245.0.1")     // host 1's own address in its subnet
+	c1       = netip.MustParseAddr("172.245.0.2")     //
+	c2       = netip.MustParseAddr("172.245.0.3")     //
+	newborn  = netip.MustParseAddr("172.245.0.77")    // a container not learned yet
+	remote2  = netip.MustParseAddr("172.246.0.2")     // a container of host 2, and so on
+	remote3  = netip.MustParseAddr("172.247.0.2")     //
+	remote4  = netip.MustParseAddr("172.244.8.2")     //
+	remote5  = netip.MustParseAddr("172.244.9.2")     //
+	remote6  = netip.MustParseAddr("172.244.10.2")    //
+	remote7  = netip.MustParseAddr("172.244.11.2")    //
+	nested3  = netip.MustParseAddr("172.246.1.70")    // host 3's /26 inside a /24 of host 2
+	nested2  = netip.MustParseAddr("172.246.1.2")     // beside it
+	outside2 = netip.MustParseAddr("10.99.1.2")       // host 2's, outside the index
+	nowhere  = netip.MustParseAddr("172.244.200.1")   // routed to a number that hosts does not have
+	noLease  = netip.MustParseAddr("172.244.77.1")    // of the network, nobody's
+	internet = netip.MustParseAddr("93.184.216.34")   //
+	group    = netip.MustParseAddr("224.0.0.251")     // multicast
+	everyone = netip.MustParseAddr("172.245.0.255")   // the subnet's broadcast
+	zeroAddr = netip.MustParseAddr("0.0.0.0")         //
+	lastAddr = netip.MustParseAddr("255.255.255.255") //
+)
+
+const self = uint32(bpf.DatapathHostIndexHOST_SELF)
+
+// lab has every encapsulation at once, and an index in front of its routes.
+var lab = &world{
+	name:      "lab",
+	node:      node1,
+	uplink:    uplink,
+	overlay:   overlay,
+	vxlanPort: 8472,
+	vni:       1,
+	udpPort:   8285,
+	ipip:      true,
+	direct:    true,
+	slots:     netip.MustParsePrefix("172.244.0.0/14"),
+	slotBits:  24,
+	routes:    routesOf(0),
+	hosts:     peers,
+	endpoints: endpointsOf(0),
+}
+
+// second serves network 7, VXLAN only, without an index. What it holds of network 0 is for other programs.
+var second = &world{
+	name:      "second",
+	node:      node1,
+	network:   7,
+	uplink:    uplink,
+	overlay:   overlay,
+	vxlanPort: 4789,
+	vni:       0xabcdef,
+	routes: append(routesOf(7),
+		route{0, netip.MustParsePrefix("172.246.0.0/24"), 3},
+		route{0, netip.MustParsePrefix("172.244.0.0/14"), self}),
+	hosts: peers,
+	endpoints: append(endpointsOf(7),
+		endpoint{0, c1, link2.ifindex, c2MAC, bridgeMAC},
+		endpoint{0, newborn, link2.ifindex, c2MAC, bridgeMAC}),
+}
+
+// bare has nothing switched on: the node is in no overlay but knows containers and peers.
+var bare = &world{
+	name:      "bare",
+	node:      node1,
+	uplink:    uplink,
+	routes:    routesOf(0),
+	hosts:     peers,
+	endpoints: endpointsOf(0),
+}
+
+var worlds = []*world{lab, second, bare}
+
+// peers are as flannel and the kernel's devices would have their outer headers.
+var peers = map[uint32]host{
+	2: {node: node2, mtu: 1450, encap: bpf.DatapathEncapENCAP_VXLAN, vtep: vtep2, ttl: 64},
+	3: {node: node3, mtu: 1480, encap: bpf.DatapathEncapENCAP_IPIP, df: true, inheritDF: true},
+	4: {node: node4, mtu: 1472, encap: bpf.DatapathEncapENCAP_UDP, ttl: 64},
+	5: {node: node5, mtu: 1500, encap: bpf.DatapathEncapENCAP_NONE},
+	6: {node: node6, mtu: 1480, encap: bpf.DatapathEncapENCAP_IPIP, ttl: 17, inheritDF: true},
+	7: {node: node7, mtu: 1400, encap: bpf.DatapathEncapENCAP_VXLAN, vtep: vtep7, ttl: 255, tos: 0xb8, df: true},
+}
+
+func routesOf(network uint32) []route {
+	return []route{
+		{network, netip.MustParsePrefix("172.245.0.0/24"), self},
+		{network, netip.MustParsePrefix("172.246.0.0/24"), 2},
+		{network, netip.MustParsePrefix("172.247.0.0/24"), 3},
+		{network, netip.MustParsePrefix("172.244.8.0/24"), 4},
+		{network, netip.MustParsePrefix("172.244.9.0/24"), 5},
+		{network, netip.MustParsePrefix("172.244.10.0/24"), 6},
+		{network, netip.MustParsePrefix("172.244.11.0/24"), 7},
+		{network, netip.MustParsePrefix("172.246.1.0/24"), 2},
+		{network, netip.MustParsePrefix("172.246.1.64/26"), 3},
+		{network, netip.MustParsePrefix("10.99.0.0/16"), 2},
+		{network, netip.MustParsePrefix("172.244.200.0/24"), 1 << 20},
+	}
+}
+
+func endpointsOf(network uint32) []endpoint {
+	return []endpoint{
+		{network, c1, link1.ifindex, c1MAC, bridgeMAC},
+		{network, c2, link2.ifindex, c2MAC, bridgeMAC},
+	}
+}

@@ -1,0 +1,284 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package lab
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"net"
+	"net/netip"
+	"os"
+	"slices"
+	"sync"
+	"time"
+
+	"golang.org/x/net/icmp"
+	"golang.org/x/net/ipv4"
+	"golang.org/x/sys/unix"
+)
+
+// PingOptions say what a pinger sends.
+type PingOptions struct {
+	Count    int           // 0: until Stop
+	Interval time.Duration // between requests, from 1 ms up; 0: 10 ms
+	Timeout  time.Duration // for the last replies; 0: 1 s
+	Size     int           // bytes of ICMP payload; at least 16, its default is ping's 56
+	DF       bool          // do not fragment
+}
+
+// PingResult is what became of the requests.
+type PingResult struct {
+	Sent       int
+	Received   int      // distinct replies
+	Duplicates int      // replies to what had been replied to
+	Reordered  int      // replies that came after the reply to a later request
+	Lost       []uint64 // sequence numbers without a reply, from 0 on
+	Damaged    int      // replies whose payload is not what was sent
+	Errors     []string // ICMP errors about our requests, and those of the local stack
+	TTLs       []int    // of the replies as received, each value once
+	RTTs       []time.Duration
+}
+
+// Pinger sends ICMP echo requests and keeps account of the replies.
+type Pinger struct {
+	o      PingOptions
+	conn   *ipv4.PacketConn
+	dst    net.Addr
+	id     int
+	cancel context.CancelFunc
+	sender chan struct{} // closed when the last request is out
+
+	mu       sync.Mutex
+	result   PingResult
+	replied  []bool // by sequence number
+	highest  int    // sequence number replied to, -1 before the first
+	received chan struct{}
+	closed   chan struct{} // when the receiver has ended
+}
+
+const pingHeader = 16 // our own in the payload: sequence number, time sent
+
+// Ping sends o.Count requests from inside the namespace and waits for the replies.
+func (n Namespace) Ping(ctx context.Context, dst netip.Addr, o PingOptions) (PingResult, error) {
+	p, err := n.StartPing(ctx, dst, o)
+	if err != nil {
+		return PingResult{}, err
+	}
+	<-p.sender
+	return p.Stop()
+}
+
+// StartPing pings until o.Count, the end of ctx or Stop.
+func (n Namespace) StartPing(ctx context.Context, dst netip.Addr, o PingOptions) (*Pinger, error) {
+	if o.Interval == 0 {
+		o.Interval = 10 * time.Millisecond
+	}
+	if o.Timeout == 0 {
+		o.Timeout = time.Second
+	}
+	if o.Size == 0 {
+		o.Size = 56
+	}
+	o.Size = max(o.Size, pingHeader)
+	var raw net.PacketConn
+	err := n.Do(func() (err error) {
+		raw, err = listenICMP(ctx, o.DF)
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("ping %s from %s: %w", dst, n, err)
+	}
+	conn := ipv4.NewPacketConn(raw)
+	if err := conn.SetControlMessage(ipv4.FlagTTL, true); err != nil {
+		return nil, errors.Join(fmt.Errorf("ping %s from %s: %w", dst, n, err), raw.Close())
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	p := &Pinger{
+		o: o, conn: conn, dst: &net.IPAddr{IP: dst.AsSlice()}, id: int(rand.Uint32() & 0xffff), cancel: cancel,
+		sender: make(chan struct{}), highest: -1, received: make(chan struct{}, 1), closed: make(chan struct{}),
+	}
+	go p.receive()
+	go p.send(ctx)
+	return p, nil
+}
+
+func listenICMP(ctx context.Context, df bool) (net.PacketConn, error) {
+	c, err := new(net.ListenConfig).ListenPacket(ctx, "ip4:icmp", "0.0.0.0")
+	if err != nil || !df {
+		return c, err
+	}
+	raw, err := c.(*net.IPConn).SyscallConn() //nolint:errcheck // what ip4 gives
+	if err != nil {
+		return nil, errors.Join(err, c.Close())
+	}
+	var optErr error
+	err = raw.Control(func(fd uintptr) {
+		optErr = unix.SetsockoptInt(int(fd), unix.IPPROTO_IP, unix.IP_MTU_DISCOVER, unix.IP_PMTUDISC_DO)
+	})
+	if err = errors.Join(err, optErr); err != nil {
+		return nil, errors.Join(err, c.Close())
+	}
+	return c, nil
+}
+
+func (p *Pinger) send(ctx context.Context) {
+	defer close(p.sender)
+	tick := time.NewTicker(p.o.Interval)
+	defer tick.Stop()
+	for seq := 0; p.o.Count == 0 || seq < p.o.Count; seq++ {
+		if err := p.sendOne(seq); err != nil {
+			p.note(err.Error())
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+	}
+}
+
+func (p *Pinger) sendOne(seq int) error {
+	p.mu.Lock()
+	p.result.Sent++
+	p.replied = append(p.replied, false)
+	p.mu.Unlock()
+	payload := binary.BigEndian.AppendUint64(nil, uint64(seq))
+	payload = binary.BigEndian.AppendUint64(payload, uint64(time.Now().UnixNano()))
+	for len(payload) < p.o.Size {
+		payload = append(payload, byte(len(payload)))
+	}
+	m := icmp.Message{Type: ipv4.ICMPTypeEcho, Body: &icmp.Echo{ID: p.id, Seq: seq & 0xffff, Data: payload}}
+	packet, err := m.Marshal(nil)
+	if err != nil {
+		return err
+	}
+	_, err = p.conn.WriteTo(packet, nil, p.dst)
+	return err
+}
+
+func (p *Pinger) receive() {
+	defer close(p.closed)
+	buf := make([]byte, 65536)
+	for {
+		n, cm, _, err := p.conn.ReadFrom(buf)
+		if errors.Is(err, net.ErrClosed) || errors.Is(err, os.ErrDeadlineExceeded) {
+			return
+		}
+		if err != nil { // an ICMP error comes back as the socket's
+			p.note(err.Error())
+			continue
+		}
+		m, err := icmp.ParseMessage(1, buf[:n])
+		if err != nil {
+			continue
+		}
+		now := time.Now()
+		if echo, ok := m.Body.(*icmp.Echo); ok && m.Type == ipv4.ICMPTypeEchoReply && echo.ID == p.id {
+			p.reply(echo.Data, cm, now)
+		} else if m.Type != ipv4.ICMPTypeEcho && m.Type != ipv4.ICMPTypeEchoReply && p.concerns(m.Body) {
+			p.note(fmt.Sprintf("%v code %d", m.Type, m.Code))
+		}
+	}
+}
+
+// concerns reports whether an ICMP error is about one of our requests, whose
+// header it quotes.
+func (p *Pinger) concerns(body icmp.MessageBody) bool {
+	var quoted []byte
+	switch b := body.(type) {
+	case *icmp.DstUnreach:
+		quoted = b.Data
+	case *icmp.TimeExceeded:
+		quoted = b.Data
+	}
+	return len(quoted) >= 28 && binary.BigEndian.Uint16(quoted[24:]) == uint16(p.id)
+}
+
+func (p *Pinger) reply(payload []byte, cm *ipv4.ControlMessage, now time.Time) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	r := &p.result
+	if len(payload) != p.o.Size || !intact(payload) {
+		r.Damaged++
+		return
+	}
+	seq := int(binary.BigEndian.Uint64(payload))
+	switch {
+	case seq >= len(p.replied):
+		r.Damaged++
+		return
+	case p.replied[seq]:
+		r.Duplicates++
+		return
+	case seq < p.highest:
+		r.Reordered++
+	}
+	p.replied[seq] = true
+	p.highest = max(p.highest, seq)
+	r.Received++
+	r.RTTs = append(r.RTTs, now.Sub(time.Unix(0, int64(binary.BigEndian.Uint64(payload[8:])))))
+	if cm != nil && !slices.Contains(r.TTLs, cm.TTL) {
+		r.TTLs = append(r.TTLs, cm.TTL)
+	}
+	select {
+	case p.received <- struct{}{}:
+	default:
+	}
+}
+
+func intact(payload []byte) bool {
+	for i := pingHeader; i < len(payload); i++ {
+		if payload[i] != byte(i) {
+			return false
+		}
+	}
+	return true
+}
+
+func (p *Pinger) note(text string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.result.Errors = append(p.result.Errors, text)
+}
+
+// Snapshot is the account as it stands; Lost is empty in it.
+func (p *Pinger) Snapshot() PingResult {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	r := p.result
+	r.Errors, r.TTLs, r.RTTs = slices.Clone(r.Errors), slices.Clone(r.TTLs), slices.Clone(r.RTTs)
+	return r
+}
+
+// Stop ends the sending, waits for the replies still under way and returns the account.
+func (p *Pinger) Stop() (PingResult, error) {
+	p.cancel()
+	<-p.sender
+	timeout := time.NewTimer(p.o.Timeout)
+	defer timeout.Stop()
+	for waiting := true; waiting; {
+		if s := p.Snapshot(); s.Received == s.Sent {
+			break
+		}
+		select {
+		case <-p.received:
+		case <-timeout.C:
+			waiting = false
+		}
+	}
+	err := p.conn.Close()
+	<-p.closed
+	r := p.Snapshot()
+	for seq, replied := range p.replied {
+		if !replied {
+			r.Lost = append(r.Lost, uint64(seq))
+		}
+	}
+	if err != nil {
+		return r, fmt.Errorf("end ping: %w", err)
+	}
+	return r, nil
+}

@@ -161,20 +161,29 @@ func (l *loop) checkUplink() error {
 	clear(l.paths)
 	now, err := underlay.Find(l.Underlay)
 	l.reporter.report("uplink", err)
-	if err != nil || now == l.uplink {
+	if err != nil {
 		return nil // while the uplink is away there is nothing better to do than to wait for it
 	}
-	return restartError{fmt.Sprintf("the uplink was %s %s, is %s %s", l.uplink.Name, l.uplink.Addr, now.Name, now.Addr)}
+	if now != l.uplink {
+		return restartError{fmt.Sprintf("the uplink was %s %s, is %s %s", l.uplink.Name, l.uplink.Addr, now.Name, now.Addr)}
+	}
+	// The kernel takes a vxlan device away together with its uplink.
+	overlay, err := netlink.EnsureOverlay(l.self)
+	l.reporter.report("overlay", err)
+	if err == nil && overlay != l.overlay {
+		return restartError{"the overlay device had to be made anew"}
+	}
+	return nil
 }
 
-// input is a copy of what is known, once the first snapshot has come.
+// input is a copy of what is known, and whether that is everything yet.
 func (l *loop) input() (topology.Input, bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	in := topology.Input{
 		Network: l.config.Network, Self: l.self, SelfKey: l.held.Lease().Key,
-		DirectRouting: l.config.Backend.DirectRouting, Path: l.path,
-		Leases: make([]topology.Lease, 0, len(l.leases)),
+		DirectRouting: l.config.Backend.DirectRouting,
+		Leases:        make([]topology.Lease, 0, len(l.leases)),
 	}
 	for _, lease := range l.leases {
 		in.Leases = append(in.Leases, lease)
@@ -182,23 +191,31 @@ func (l *loop) input() (topology.Input, bool) {
 	return in, l.full
 }
 
-// path is underlay.PathTo, asked once a node until the underlay changes.
-func (l *loop) path(node netip.Addr) (topology.Path, error) {
-	if p, ok := l.paths[node]; ok {
-		return p, nil
+// pathVia is r.PathTo, asked once a node until the underlay changes.
+func (l *loop) pathVia(r *underlay.Resolver) func(netip.Addr) (topology.Path, error) {
+	return func(node netip.Addr) (topology.Path, error) {
+		if p, ok := l.paths[node]; ok {
+			return p, nil
+		}
+		p, err := r.PathTo(node)
+		if err == nil {
+			l.paths[node] = p
+		}
+		return p, err
 	}
-	p, err := underlay.PathTo(node)
-	if err == nil {
-		l.paths[node] = p
-	}
-	return p, err
 }
 
 // apply brings both dataplanes to what etcd says: our maps, then the kernel's
 // own tables, which name the same peers to people and to the kernel's path.
 func (l *loop) apply(in topology.Input) error {
+	r, err := underlay.NewResolver()
+	if err != nil {
+		return err
+	}
+	defer r.Close()
+	in.Path = l.pathVia(r)
 	state, problems := topology.Build(in)
-	err := l.dataplane.Apply(state)
+	err = l.dataplane.Apply(state)
 	kernelProblems, kernelErr := netlink.Apply(state)
 	// Attached even where some record could not be written: the others are served.
 	err = errors.Join(err, kernelErr, l.attach())

@@ -118,7 +118,7 @@ func (s *session) acquire(ctx context.Context) error {
 		s.self.VTEP.MAC = vtepMAC(s.uplink.Addr, b.VNI)
 	}
 	s.held, err = s.store.Acquire(ctx, s.config, store.Want{
-		PublicIP: s.uplink.Addr, Backend: b.Type, VNI: b.VNI, MAC: s.self.VTEP.MAC, Prefer: env.Subnet.Masked(),
+		PublicIP: s.uplink.PublicIP, Backend: b.Type, VNI: b.VNI, MAC: s.self.VTEP.MAC, Prefer: env.Subnet.Masked(),
 	})
 	if err != nil {
 		return fmt.Errorf("acquire lease: %w", err)

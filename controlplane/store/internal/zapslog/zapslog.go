@@ -35,6 +35,10 @@ func level(l zapcore.Level) slog.Level {
 	return slog.LevelError
 }
 
+// benign are errors of etcd's that mean nothing to anybody: a server on a new
+// data directory looks for a schema version there until its first snapshot.
+var benign = map[string]bool{"failed to update storage version": true}
+
 func (c *core) Enabled(l zapcore.Level) bool {
 	return c.log.Enabled(context.Background(), level(l))
 }
@@ -44,7 +48,7 @@ func (c *core) With(fields []zapcore.Field) zapcore.Core {
 }
 
 func (c *core) Check(e zapcore.Entry, ce *zapcore.CheckedEntry) *zapcore.CheckedEntry {
-	if c.Enabled(e.Level) {
+	if c.Enabled(e.Level) && !benign[e.Message] {
 		return ce.AddCore(e, c)
 	}
 	return ce

@@ -1,0 +1,132 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package dump
+
+import (
+	"encoding/hex"
+	"fmt"
+	"net/netip"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/bpfnet/bpfnet/bpf"
+	"github.com/bpfnet/bpfnet/maps"
+)
+
+type host struct {
+	Host      uint32     `json:"host"`
+	Self      bool       `json:"self"`
+	Node      netip.Addr `json:"node"`
+	NextHop   netip.Addr `json:"next_hop"`
+	Ifindex   uint32     `json:"ifindex"`
+	MTU       uint16     `json:"mtu"`
+	Encap     string     `json:"encapsulation"`
+	Flags     []string   `json:"flags"`
+	Adjust    []string   `json:"adjust_room_flags"`
+	Header    *header    `json:"header"` // null where packets go as they are
+	HeaderHex string     `json:"header_hex"`
+}
+
+// encaps are the names that the store's BackendType has.
+var encaps = map[bpf.DatapathEncap]string{
+	bpf.DatapathEncapENCAP_NONE:  "host-gw",
+	bpf.DatapathEncapENCAP_VXLAN: "vxlan",
+	bpf.DatapathEncapENCAP_IPIP:  "ipip",
+	bpf.DatapathEncapENCAP_UDP:   "udp",
+}
+
+// flag is a bit and its name.
+type flag struct {
+	bit  uint64
+	name string
+}
+
+var hostFlags = []flag{
+	{uint64(bpf.DatapathHostFlagsHOST_SOURCE_PORT), "source_port"},
+	{uint64(bpf.DatapathHostFlagsHOST_INHERIT_TTL), "inherit_ttl"},
+	{uint64(bpf.DatapathHostFlagsHOST_INHERIT_DF), "inherit_df"},
+}
+
+// include/uapi/linux/bpf.h, BPF_F_ADJ_ROOM_*. The top byte is the length of the inner Ethernet header.
+var adjustFlags = []flag{
+	{unix.BPF_F_ADJ_ROOM_FIXED_GSO, "fixed_gso"},
+	{unix.BPF_F_ADJ_ROOM_ENCAP_L3_IPV4, "encap_l3_ipv4"},
+	{unix.BPF_F_ADJ_ROOM_ENCAP_L3_IPV6, "encap_l3_ipv6"},
+	{unix.BPF_F_ADJ_ROOM_ENCAP_L4_GRE, "encap_l4_gre"},
+	{unix.BPF_F_ADJ_ROOM_ENCAP_L4_UDP, "encap_l4_udp"},
+	{unix.BPF_F_ADJ_ROOM_NO_CSUM_RESET, "no_csum_reset"},
+	{unix.BPF_F_ADJ_ROOM_ENCAP_L2_ETH, "encap_l2_eth"},
+}
+
+const encapL2Shift = unix.BPF_ADJ_ROOM_ENCAP_L2_SHIFT
+
+// words are the names of the bits that are set, those without a name as a number.
+func words(bits uint64, flags []flag) []string {
+	set := []string{}
+	for _, f := range flags {
+		if bits&f.bit != 0 {
+			set = append(set, f.name)
+			bits &^= f.bit
+		}
+	}
+	if bits != 0 {
+		set = append(set, fmt.Sprintf("%#x", bits))
+	}
+	return set
+}
+
+func adjustWords(adjust uint64) []string {
+	const lengthMask = unix.BPF_ADJ_ROOM_ENCAP_L2_MASK << encapL2Shift
+	set := words(adjust&^lengthMask, adjustFlags)
+	if length := adjust >> encapL2Shift; length != 0 {
+		set = append(set, fmt.Sprintf("encap_l2_%d", length))
+	}
+	return set
+}
+
+func newHost(index uint32, h maps.Host) host {
+	raw := h.Header[:h.HeaderLen]
+	r := host{
+		Host: index, Self: index == uint32(bpf.DatapathHostIndexHOST_SELF),
+		Node: h.Node, NextHop: h.NextHop, Ifindex: h.Ifindex, MTU: h.MTU,
+		Encap:     encaps[h.Encap],
+		Flags:     words(uint64(h.Flags), hostFlags),
+		Adjust:    adjustWords(h.Adjust),
+		HeaderHex: hex.EncodeToString(raw),
+	}
+	if len(raw) > 0 {
+		r.Header = decodeHeader(h.Encap, raw)
+	}
+	return r
+}
+
+func (h host) rows() [][]string {
+	encap, flags := h.Encap, strings.Join(h.Flags, " ")
+	if h.Self {
+		encap = "this node"
+	}
+	if flags == "" {
+		flags = "-"
+	}
+	rows := [][]string{{
+		number(h.Host), h.Node.String(), addrText(h.NextHop), number(h.Ifindex), number(h.MTU), encap, flags,
+	}}
+	if h.HeaderHex != "" {
+		rows = append(rows, []string{h.headerWords()})
+	}
+	return rows
+}
+
+// headerWords is the header in words, or as it is where it cannot be read.
+func (h host) headerWords() string {
+	if h.Header == nil {
+		return "header " + grouped(h.HeaderHex)
+	}
+	return h.Header.words(h.Flags)
+}
+
+func readHosts(set *maps.Set) ([]record, error) {
+	entries, err := set.Hosts.Entries()
+	return recordsOf(entries, err, newHost)
+}

@@ -1,0 +1,73 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package maps
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+
+	"github.com/bpfnet/bpfnet/bpf"
+)
+
+// Host is an entry of hosts. It compares with ==, header included, so that
+// entries can be found by content.
+type Host struct {
+	Node      netip.Addr // outer destination
+	NextHop   netip.Addr // the node itself, or the router towards it
+	Ifindex   uint32     // uplink
+	MTU       uint16     // largest inner IP packet, bytes
+	Encap     bpf.DatapathEncap
+	Flags     bpf.DatapathHostFlags
+	Adjust    uint64 // flags for bpf_skb_adjust_room
+	HeaderLen uint8  // bytes of Header in use; 0 where packets go as they are
+	// Header is the finished outer header, from the outer IP header on, as struct host in
+	// bpf/include/types.h says.
+	Header [headerMax]byte
+}
+
+const headerMax = len(bpf.DatapathHost{}.Header)
+
+// encodeHost refuses what the datapath could not send by.
+func encodeHost(h Host) (bpf.DatapathHost, error) {
+	return bpf.DatapathHost{
+		Node:      Addr(h.Node),
+		NextHop:   Addr(h.NextHop),
+		Ifindex:   h.Ifindex,
+		Mtu:       h.MTU,
+		Encap:     h.Encap,
+		Flags:     h.Flags,
+		Adjust:    h.Adjust,
+		HeaderLen: h.HeaderLen,
+		Header:    h.Header,
+	}, h.check()
+}
+
+func decodeHost(w bpf.DatapathHost) (Host, error) {
+	h := Host{
+		Node:      NetipAddr(w.Node),
+		NextHop:   NetipAddr(w.NextHop),
+		Ifindex:   w.Ifindex,
+		MTU:       w.Mtu,
+		Encap:     w.Encap,
+		Flags:     w.Flags,
+		Adjust:    w.Adjust,
+		HeaderLen: w.HeaderLen,
+		Header:    w.Header,
+	}
+	return h, h.check()
+}
+
+func (h Host) check() error {
+	switch {
+	case !h.Node.IsValid():
+		return errors.New("no node address")
+	case int(h.HeaderLen) > headerMax:
+		return fmt.Errorf("header of %d bytes, more than %d", h.HeaderLen, headerMax)
+	case h.Encap > bpf.DatapathEncapENCAP_UDP:
+		return fmt.Errorf("encapsulation %d, which is none we know", h.Encap)
+	case (h.HeaderLen == 0) != (h.Encap == bpf.DatapathEncapENCAP_NONE):
+		return fmt.Errorf("header of %d bytes for encapsulation %d", h.HeaderLen, h.Encap)
+	}
+	return nil
+}

@@ -1,0 +1,131 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package maps
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+
+	"github.com/cilium/ebpf"
+)
+
+// Names of the maps that are not the name of a pin or of a map in the object.
+const (
+	settingsName = "settings"
+	rodata       = ".rodata" // as cilium/ebpf names the section that holds the settings
+)
+
+// ErrNoDatapath is the error, by errors.Is, of OpenPinned where nothing is pinned.
+var ErrNoDatapath = errors.New("no datapath")
+
+// Set is all the maps of a datapath.
+type Set struct {
+	Routes    *Routes
+	Hosts     *Hosts
+	Nodes     *Nodes
+	Neigh     *Neigh
+	FDB       *FDB
+	Endpoints *Endpoints
+	Counters  *Counters
+	Events    *Events
+	Settings  *Settings // read once
+	owned     []io.Closer
+}
+
+// NewSet is the view of maps by their names in bpf/include/maps.h; the
+// settings go by "settings" or ".rodata". The maps stay the caller's to close.
+func NewSet(m map[string]*ebpf.Map) (*Set, error) {
+	spec, err := datapathSpec()
+	if err != nil {
+		return nil, err
+	}
+	byName := make(map[string]*ebpf.Map, len(spec.Maps))
+	for name, want := range spec.Maps {
+		have := m[name]
+		if name == rodata {
+			name = settingsName
+			if have == nil {
+				have = m[name]
+			}
+		}
+		if err := checkLayout(name, want, have); err != nil {
+			return nil, err
+		}
+		byName[name] = have
+	}
+	settings, err := readSettings(byName[settingsName])
+	if err != nil {
+		return nil, err
+	}
+	return &Set{
+		Routes:    newRoutes(byName["routes"], byName["route_index"], settings),
+		Hosts:     newHosts(byName["hosts"]),
+		Nodes:     newNodes(byName["nodes"]),
+		Neigh:     newNeigh(byName["neigh"]),
+		FDB:       newFDB(byName["fdb"]),
+		Endpoints: newEndpoints(byName["endpoints"]),
+		Counters:  &Counters{byName["counters"]},
+		Events:    &Events{byName["events"]},
+		Settings:  settings,
+	}, nil
+}
+
+// checkLayout refuses maps of another version's layout.
+func checkLayout(name string, want *ebpf.MapSpec, have *ebpf.Map) error {
+	switch {
+	case have == nil:
+		return fmt.Errorf("open map %s: %w", name, os.ErrNotExist)
+	case have.Type() != want.Type || have.KeySize() != want.KeySize || have.ValueSize() != want.ValueSize:
+		return fmt.Errorf("map %s is a %v of %d and %d bytes, not a %v of %d and %d: made by another version of bpfnet?",
+			name, have.Type(), have.KeySize(), have.ValueSize(), want.Type, want.KeySize, want.ValueSize)
+	}
+	return nil
+}
+
+// OpenPinned opens the maps pinned in a directory, to read them: no daemon
+// need run. The error is ErrNoDatapath where there are none, and
+// fs.ErrPermission where they may not be read. Close the set.
+func OpenPinned(dir string) (*Set, error) {
+	spec, err := datapathSpec()
+	if err != nil {
+		return nil, err
+	}
+	if _, err := os.Stat(dir); errors.Is(err, os.ErrNotExist) {
+		return nil, fmt.Errorf("%w pinned in %s", ErrNoDatapath, dir)
+	}
+	maps := make(map[string]*ebpf.Map, len(spec.Maps))
+	var owned []io.Closer
+	for name, ms := range spec.Maps {
+		if name == rodata {
+			name = settingsName
+		}
+		// Who reads the ring also writes how far it got.
+		options := &ebpf.LoadPinOptions{ReadOnly: ms.Type != ebpf.RingBuf}
+		m, err := ebpf.LoadPinnedMap(filepath.Join(dir, name), options)
+		if err != nil {
+			return nil, errors.Join(fmt.Errorf("open pinned map %s: %w", name, err), closeAll(owned))
+		}
+		maps[name] = m
+		owned = append(owned, m)
+	}
+	set, err := NewSet(maps)
+	if err != nil {
+		return nil, errors.Join(err, closeAll(owned))
+	}
+	set.owned = owned
+	return set, nil
+}
+
+// Close closes the maps that OpenPinned opened.
+func (s *Set) Close() error { return closeAll(s.owned) }
+
+func closeAll(closers []io.Closer) error {
+	var errs error
+	for _, c := range closers {
+		errs = errors.Join(errs, c.Close())
+	}
+	return errs
+}

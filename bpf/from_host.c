@@ -19,8 +19,7 @@ static __always_inline enum reason walk_from_host(struct walk *w)
 	if (reason != ONWARD)
 		return reason;
 	/* The peer would drop it: say so here, where the cause is. */
-	if (!addr_is_ipv4(&config.node, p.ip->saddr) &&
-	    route_lookup(p.ip->saddr) != HOST_SELF)
+	if (!addr_is_ipv4(&config.node, p.ip->saddr) && route_lookup(p.ip->saddr) != HOST_SELF)
 		return DROP_NODE_SOURCE;
 	return send(w, &p, host, 0);
 }

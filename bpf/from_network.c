@@ -5,7 +5,7 @@
 #include "include/decap.h"
 
 /* Up to and with the inner IP header, of the longest encapsulation. */
-#define NETWORK_HEADERS                                                                        \
+#define NETWORK_HEADERS                                                                            \
 	(2 * (ETH_HLEN + sizeof(struct iphdr)) + sizeof(struct udphdr) + sizeof(struct vxlanhdr))
 
 /* A tunnel packet of ours. All checks come first; then the outer header is taken off. */

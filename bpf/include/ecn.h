@@ -16,7 +16,7 @@ enum {
 /* Incremental checksum update: RFC 1624, equation 3. */
 static __always_inline void csum_replace(__u16 *check, __u16 from, __u16 to)
 {
-	*check = ~csum_fold((__u16)~*check + (__u16)~from + to);
+	*check = ~csum_fold((__u16) ~*check + (__u16)~from + to);
 }
 
 static __always_inline void ipv4_decrement_ttl(struct iphdr *ip)

@@ -10,7 +10,7 @@
 #include "parse.h"
 #include "types.h"
 
-#define TCP_HEADER_READ 13 /* up to and with the data offset (RFC 9293, 3.1) */
+#define TCP_HEADER_READ 13  /* up to and with the data offset (RFC 9293, 3.1) */
 #define GSO_BY_FRAGS 0xffff /* include/linux/skbuff.h: SCTP's segments have sizes of their own */
 
 /* What encapsulation has to know of the inner packet. */

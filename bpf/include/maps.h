@@ -13,18 +13,18 @@
  * is switched off; a change means loading the programs anew and replacing them in place.
  */
 struct settings {
-	struct addr node;	   /* this node's address on the underlay */
-	__u32 network;		   /* of the containers these programs serve; part of the maps' keys */
-	__u32 overlay_ifindex;	   /* bpfnet0; 0 where there is none (host-gw) */
-	struct mac overlay_mac;	   /* bpfnet0's, which is this node's VTEP MAC */
-	__be16 vxlan_port;	   /* 0: no VXLAN */
-	__be16 udp_port;	   /* of flannel's udp backend; 0: none */
-	__u8 ipip;		   /* decapsulate protocol 4 */
-	__u8 direct;		   /* take plain packets of host-gw peers past the kernel */
-	__u32 vni;		   /* host byte order */
-	__u32 index_base;	   /* first address of slot 0 of route_index, host byte order */
-	__u32 index_shift;	   /* 32 - prefix length of a slot */
-	__u32 index_count;	   /* slots in use; 0: no index */
+	struct addr node;	/* this node's address on the underlay */
+	__u32 network;		/* of the containers these programs serve; part of the maps' keys */
+	__u32 overlay_ifindex;	/* bpfnet0; 0 where there is none (host-gw) */
+	struct mac overlay_mac; /* bpfnet0's, which is this node's VTEP MAC */
+	__be16 vxlan_port;	/* 0: no VXLAN */
+	__be16 udp_port;	/* of flannel's udp backend; 0: none */
+	__u8 ipip;		/* decapsulate protocol 4 */
+	__u8 direct;		/* take plain packets of host-gw peers past the kernel */
+	__u32 vni;		/* host byte order */
+	__u32 index_base;	/* first address of slot 0 of route_index, host byte order */
+	__u32 index_shift;	/* 32 - prefix length of a slot */
+	__u32 index_count;	/* slots in use; 0: no index */
 };
 
 const volatile struct settings config;

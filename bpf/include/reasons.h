@@ -25,17 +25,17 @@ enum __packed reason {
 	FORWARD_TO_HOST = 4,	  /* decapsulated, then to this node's stack by way of bpfnet0 */
 
 	/* Left to the kernel, untouched. */
-	PASS_PROTOCOL = 16,	    /* no IPv4, or VLAN-tagged */
-	PASS_MALFORMED = 17,	    /* truncated, or lengths that contradict each other */
-	PASS_OPTIONS = 18,	    /* IP options */
-	PASS_TTL = 19,		    /* would expire here: the kernel answers */
-	PASS_NOT_ROUTED = 20,	    /* Ethernet destination is not the gateway: bridged, broadcast */
-	PASS_UNKNOWN_SOURCE = 21,   /* container address not learned yet */
-	PASS_NO_ROUTE = 22,	    /* destination is outside the overlay */
-	PASS_LOCAL = 23,	    /* destination is this node: its own address, or not learned yet */
-	PASS_TOO_BIG = 24,	    /* over the path MTU: the kernel answers or fragments */
-	PASS_NOT_OURS = 25,	    /* no tunnel packet of this network */
-	PASS_OUTER_FRAGMENT = 26,   /* the kernel puts tunnel packets together */
+	PASS_PROTOCOL = 16,	  /* no IPv4, or VLAN-tagged */
+	PASS_MALFORMED = 17,	  /* truncated, or lengths that contradict each other */
+	PASS_OPTIONS = 18,	  /* IP options */
+	PASS_TTL = 19,		  /* would expire here: the kernel answers */
+	PASS_NOT_ROUTED = 20,	  /* Ethernet destination is not the gateway: bridged, broadcast */
+	PASS_UNKNOWN_SOURCE = 21, /* container address not learned yet */
+	PASS_NO_ROUTE = 22,	  /* destination is outside the overlay */
+	PASS_LOCAL = 23,    /* destination is this node: its own address, or not learned yet */
+	PASS_TOO_BIG = 24,  /* over the path MTU: the kernel answers or fragments */
+	PASS_NOT_OURS = 25, /* no tunnel packet of this network */
+	PASS_OUTER_FRAGMENT = 26, /* the kernel puts tunnel packets together */
 	PASS_INNER_NOT_ROUTED = 27, /* VXLAN frame that is not IPv4 for our VTEP: the kernel's device */
 	PASS_NOT_ENCAPSULABLE = 28, /* GSO of a kind the kernel cannot encapsulate */
 

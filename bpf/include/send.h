@@ -67,8 +67,7 @@ static __always_inline enum reason send(struct walk *w, struct packet *p, const 
 	}
 	if (host->header_len && push_header(w->skb, host, &in) < 0)
 		return DROP_ENCAPSULATE;
-	return redirected(w,
-			  bpf_redirect_neigh(host->ifindex, &next_hop, sizeof(next_hop), 0),
+	return redirected(w, bpf_redirect_neigh(host->ifindex, &next_hop, sizeof(next_hop), 0),
 			  host->header_len ? FORWARD_ENCAPSULATED : FORWARD_ROUTED);
 }
 

@@ -23,7 +23,7 @@ struct mac {
 /* routes, an LPM trie: which host a destination belongs to. */
 struct route_key {
 	__u32 prefix_len; /* bits of what follows: 32 for the network, then the address (IPv4: 96 + length) */
-	__be32 network;   /* the trie matches bits from the left, hence network byte order */
+	__be32 network; /* the trie matches bits from the left, hence network byte order */
 	struct addr addr;
 };
 
@@ -58,14 +58,14 @@ enum __packed host_flags {
  * route points to it (a reader could see half of it): a change is a new entry and a new route.
  */
 struct host {
-	struct addr node;     /* outer destination; also the only outer source its packets may carry */
+	struct addr node; /* outer destination; also the only outer source its packets may carry */
 	struct addr next_hop; /* the node itself, or the router towards it */
-	__u32 ifindex;        /* uplink */
-	__u16 mtu;            /* largest inner IP packet, bytes; of a GSO packet, each segment */
+	__u32 ifindex;	      /* uplink */
+	__u16 mtu;	      /* largest inner IP packet, bytes; of a GSO packet, each segment */
 	enum encap encap;
 	enum host_flags flags;
-	__u64 adjust;         /* flags for bpf_skb_adjust_room to push the header */
-	__u8 header_len;      /* 0, 20, 28 or 50 */
+	__u64 adjust;	 /* flags for bpf_skb_adjust_room to push the header */
+	__u8 header_len; /* 0, 20, 28 or 50 */
 	__u8 pad[7];
 	/*
 	 * The finished outer header, from the outer IP header to where the inner IP header
@@ -97,8 +97,8 @@ struct fdb_key {
 
 /* endpoints: a container of this node. */
 struct endpoint {
-	__u32 ifindex;      /* host end of its veth */
-	struct mac mac;     /* of the container's end */
+	__u32 ifindex;	/* host end of its veth */
+	struct mac mac; /* of the container's end */
 	struct mac gateway; /* what it resolves its gateway to: the bridge, or the host end of its veth */
 };
 
@@ -110,10 +110,10 @@ struct counter {
 
 /* events, a ring buffer: drops, sampled as verdict.h says. */
 struct event {
-	__u64 time;      /* CLOCK_MONOTONIC, nanoseconds */
-	__u64 count;     /* packets of this program and reason so far on this CPU, this one included */
-	__u32 ifindex;   /* where the program ran */
-	__u32 len;       /* bytes of the packet, Ethernet header included */
+	__u64 time;  /* CLOCK_MONOTONIC, nanoseconds */
+	__u64 count; /* packets of this program and reason so far on this CPU, this one included */
+	__u32 ifindex;	 /* where the program ran */
+	__u32 len;	 /* bytes of the packet, Ethernet header included */
 	struct addr src; /* of the innermost IP header reached; zero if none was */
 	struct addr dst;
 	struct addr outer_src; /* of the outer IP header; zero where there is none */

@@ -18,7 +18,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/bpfnet/bpfnet/bpf"
-	"github.com/bpfnet/bpfnet/controlplane/underlay/nstest"
+	"github.com/bpfnet/bpfnet/test/nstest"
 )
 
 // TestMain fails the run if a test leaves file descriptors open.

@@ -14,7 +14,7 @@ import (
 	"github.com/vishvananda/netlink"
 
 	"github.com/bpfnet/bpfnet/controlplane/topology"
-	"github.com/bpfnet/bpfnet/controlplane/underlay/nstest"
+	"github.com/bpfnet/bpfnet/test/nstest"
 	"github.com/bpfnet/bpfnet/controlplane/underlay/rtnl"
 )
 

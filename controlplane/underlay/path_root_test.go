@@ -13,7 +13,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/bpfnet/bpfnet/controlplane/topology"
-	"github.com/bpfnet/bpfnet/controlplane/underlay/nstest"
+	"github.com/bpfnet/bpfnet/test/nstest"
 )
 
 func run(t *testing.T, command string) {

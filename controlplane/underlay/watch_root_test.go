@@ -16,7 +16,7 @@ import (
 
 	dataplane "github.com/bpfnet/bpfnet/controlplane/dataplane/netlink"
 	"github.com/bpfnet/bpfnet/controlplane/topology"
-	"github.com/bpfnet/bpfnet/controlplane/underlay/nstest"
+	"github.com/bpfnet/bpfnet/test/nstest"
 )
 
 // Each case makes its changes from within the calls, so that Watch stays on the

@@ -18,7 +18,7 @@ import (
 	"github.com/vishvananda/netlink"
 
 	"github.com/bpfnet/bpfnet/controlplane/topology"
-	"github.com/bpfnet/bpfnet/controlplane/underlay/nstest"
+	"github.com/bpfnet/bpfnet/test/nstest"
 )
 
 // peer is host n of the lab, n from 2: 192.168.32.246 with 172.246.0.0/24.
@@ -283,7 +283,6 @@ func TestCleanup(t *testing.T) {
 // permanent entries do not count.
 func TestApplyTenThousandPeers(t *testing.T) {
 	const n = 10_000
-	t.Logf("gc_thresh3 is %s", sysctl(t, "net/ipv4/neigh/default/gc_thresh3")) // seen in the first namespace only
 	s := host1(t, topology.EncapVXLAN)
 	ensure(t, s)
 	state := topology.State{Self: s}

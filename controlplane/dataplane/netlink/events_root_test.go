@@ -16,7 +16,7 @@ import (
 	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
 
-	"github.com/bpfnet/bpfnet/controlplane/underlay/nstest"
+	"github.com/bpfnet/bpfnet/test/nstest"
 )
 
 // events returns what the kernel announced about links, addresses, neighbours

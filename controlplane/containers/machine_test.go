@@ -95,16 +95,18 @@ func TestEndpoints(t *testing.T) {
 		want           []Endpoint
 	}{
 		// Learning.
-		"neighbour then FDB":        {events: []event{arp(1, ipA, macA), fdb(macA, 10)}, want: []Endpoint{bridgedA()}},
-		"FDB then neighbour":        {events: learnedA, want: []Endpoint{bridgedA()}},
-		"two containers":            {before: learnedA, events: []event{arp(1, ipB, macB), fdb(macB, 11)}, want: []Endpoint{bridgedA(), bridgedB()}},
-		"two addresses of one MAC":  {before: learnedA, events: []event{arp(1, ipB, macA)}, want: []Endpoint{bridgedA(), {ipB, 10, macA, macBridge}}},
-		"no FDB entry":              {events: []event{arp(1, ipA, macA)}},
-		"no neighbour":              {events: []event{fdb(macA, 10)}},
-		"route and neighbour":       {events: learnedRouted, want: []Endpoint{routed()}},
-		"neighbour then route":      {events: []event{arp(20, ipRouted, macA), is(onLink(ipRouted, 20))}, want: []Endpoint{routed()}},
-		"route only":                {events: []event{is(onLink(ipRouted, 20))}},
-		"neighbour of no route":     {events: []event{arp(20, ipRouted, macA)}},
+		"neighbour then FDB":       {events: []event{arp(1, ipA, macA), fdb(macA, 10)}, want: []Endpoint{bridgedA()}},
+		"FDB then neighbour":       {events: learnedA, want: []Endpoint{bridgedA()}},
+		"two containers":           {before: learnedA, events: []event{arp(1, ipB, macB), fdb(macB, 11)}, want: []Endpoint{bridgedA(), bridgedB()}},
+		"two addresses of one MAC": {before: learnedA, events: []event{arp(1, ipB, macA)}, want: []Endpoint{bridgedA(), {ipB, 10, macA, macBridge}}},
+		"no FDB entry":             {events: []event{arp(1, ipA, macA)}},
+		"no neighbour":             {events: []event{fdb(macA, 10)}},
+		"route and neighbour":      {events: learnedRouted, want: []Endpoint{routed()}},
+		"neighbour then route":     {events: []event{arp(20, ipRouted, macA), is(onLink(ipRouted, 20))}, want: []Endpoint{routed()}},
+		"route only":               {events: []event{is(onLink(ipRouted, 20))}},
+		"neighbour of no route":    {events: []event{arp(20, ipRouted, macA)}},
+		"one of two VLANs' entries goes": {events: []event{fdb(macA, 10), fdb(macA, 11), fdbAge(macA, 10), arp(1, ipA, macA)},
+			want: []Endpoint{{ipA, 11, macA, macBridge}}},
 		"neighbour still asked for": {events: []event{fdb(macA, 10), is(neighbour{1, ipA, topology.MAC{}, unix.NUD_INCOMPLETE})}},
 
 		// What is no container.
@@ -235,6 +237,24 @@ func TestLinks(t *testing.T) {
 		})
 	}
 }
+
+func TestLinkGoneLeavesNothing(t *testing.T) {
+	got, want := newTables(subnet), newTables(subnet)
+	other, port := bridge(2, macB), veth(10, 1)
+	want.apply(is(other))
+	want.apply(is(port))
+	for _, e := range append(node(), fdb(macA, 10), arp(1, ipA, macA), is(onLink(ipA, 1)),
+		gone(bridge(1, macBridge)), gone(veth(11, 1)), gone(veth(20, 0)), gone(link{ifindex: 12}), is(other)) {
+		got.apply(e)
+	}
+	if diff := cmp.Diff(want, got, mirrored...); diff != "" {
+		t.Errorf("tables (-want +got):\n%s", diff)
+	}
+}
+
+// mirrored compares tables by what the kernel says too.
+var mirrored = append([]cmp.Option{cmp.AllowUnexported(tables{}, link{}, localAddr{}, hostRoute{}, neigh{}, fdbKey{}),
+	cmpopts.IgnoreFields(tables{}, "subnet", "learned"), cmpopts.IgnoreFields(neigh{}, "age")}, compare...)
 
 func TestListingAgainKeepsWhatAged(t *testing.T) {
 	m := newMachine(subnet, nil)

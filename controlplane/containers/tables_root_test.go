@@ -14,7 +14,6 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
-	"github.com/google/go-cmp/cmp/cmpopts"
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
@@ -34,7 +33,7 @@ func TestTablesMirrorTheKernel(t *testing.T) {
 		}
 		defer socket.Close()
 		timeout := unix.NsecToTimeval(int64(20 * time.Millisecond))
-		if err := socket.SetReceiveTimeout(&timeout); err != nil {
+		if err = socket.SetReceiveTimeout(&timeout); err != nil {
 			return err
 		}
 		listed, err := list(context.Background(), subnet)
@@ -64,8 +63,6 @@ func TestTablesMirrorTheKernel(t *testing.T) {
 // mirror takes in notifications until the tables are as listed. The kernel tells
 // of a carrier up to a second late, so a first difference may be none.
 func mirror(w *watcher, socket *nl.NetlinkSocket) error {
-	opts := []cmp.Option{cmp.AllowUnexported(tables{}, link{}, localAddr{}, hostRoute{}, neigh{}, fdbKey{}),
-		cmpopts.IgnoreFields(tables{}, "subnet", "learned"), cmpopts.IgnoreFields(neigh{}, "age"), compare[0]}
 	for deadline := time.Now().Add(patience); ; {
 		msgs, _, err := socket.Receive()
 		for ; err == nil; msgs, _, err = socket.Receive() {
@@ -78,7 +75,7 @@ func mirror(w *watcher, socket *nl.NetlinkSocket) error {
 		if err != nil {
 			return err
 		}
-		diff := cmp.Diff(listed, w.machine.tables, opts...)
+		diff := cmp.Diff(listed, w.machine.tables, mirrored...)
 		switch {
 		case diff == "":
 			return nil

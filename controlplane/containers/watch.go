@@ -24,8 +24,9 @@ const (
 )
 
 // Watch delivers State once when everything has been listed, and again each time
-// it has changed. It runs until ctx ends, deliver returns an error (Watch returns
-// that error as it is), or the kernel cannot be asked.
+// it has changed; deliver may keep it but not change it. Watch runs until ctx ends
+// (it returns ctx.Err()), deliver returns an error (it returns that one as it is),
+// or the kernel cannot be asked.
 //
 // Watch looks at the network namespace of the thread it is called on. It does all
 // its work, deliver included, on the calling goroutine, so a goroutine locked to

@@ -53,7 +53,7 @@ func (h *Host) pidPath() string { return filepath.Join(h.Dir, "daemon.json") }
 // StartDaemons starts the daemon of each host, in order, and waits until each is ready.
 func (l *Lab) StartDaemons(ctx context.Context) error {
 	for _, h := range l.Hosts {
-		l.progress("%s: daemon", h.Name)
+		l.progress("daemon of %s: %s", h.Name, l.Options.Backend)
 		if err := h.StartDaemon(ctx); err != nil {
 			return err
 		}

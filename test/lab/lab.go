@@ -43,13 +43,10 @@ type Lab struct {
 	Hosts   []*Host
 }
 
-// Up makes a lab without daemons. Where that fails, nothing of it remains.
-func Up(o Options) (*Lab, error) {
+// Up makes a lab without daemons. Where that fails, or ctx ends, nothing of it remains.
+func Up(ctx context.Context, o Options) (*Lab, error) {
 	if err := o.validate(); err != nil {
 		return nil, err
-	}
-	if os.Geteuid() != 0 {
-		return nil, errors.New("needs root: run with sudo")
 	}
 	owner, err := self()
 	if err != nil {
@@ -59,7 +56,7 @@ func Up(o Options) (*Lab, error) {
 	if err := l.claim(); err != nil {
 		return nil, err
 	}
-	if err := l.create(); err != nil {
+	if err := l.create(ctx); err != nil {
 		return nil, errors.Join(err, Down(o.Name))
 	}
 	return l, nil
@@ -80,7 +77,7 @@ func (l *Lab) claim() error {
 	return nil
 }
 
-func (l *Lab) create() error {
+func (l *Lab) create(ctx context.Context) error {
 	if err := l.save(); err != nil {
 		return err
 	}
@@ -88,6 +85,9 @@ func (l *Lab) create() error {
 		return err
 	}
 	for range l.Options.Hosts {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
 		if _, err := l.AddHost(); err != nil {
 			return err
 		}

@@ -31,7 +31,7 @@ func up(t *testing.T, change func(*lab.Options)) *lab.Lab {
 	o.Name = strings.ToLower(strings.NewReplacer("Test", "", "/", "", "_", "").Replace(t.Name()))
 	o.Backend = topology.EncapNone
 	change(&o)
-	l, err := lab.Up(o)
+	l, err := lab.Up(t.Context(), o)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -116,11 +116,11 @@ func TestPing(t *testing.T) {
 					if err != nil {
 						t.Fatal(err)
 					}
-					want := lab.PingResult{Sent: 3, Received: 3, TTLs: []int{test.ttl}}
-					if len(r.RTTs) != 3 {
-						t.Errorf("%d round-trip times, want 3", len(r.RTTs))
+					want := lab.PingResult{Sent: 3, Received: 3}
+					if d := cmp.Diff([]int{test.ttl}, r.TTLs()); d != "" {
+						t.Errorf("ping %s from %s: TTL: %s", to.Addr, from.Addr, d)
 					}
-					r.RTTs = nil
+					r.Replies = nil
 					if d := cmp.Diff(want, r); d != "" {
 						t.Errorf("ping %s from %s: %s", to.Addr, from.Addr, d)
 					}
@@ -303,7 +303,7 @@ func TestCaptureWaitFor(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := fmt.Sprintf("IP %s > %s: ICMP echo reply, id ", to.Addr, from.Addr)
-	if got := lab.Summary(p); !strings.HasPrefix(got, want) || !strings.HasSuffix(got, ", seq 0, length 64") {
+	if got := lab.Summary(p); !strings.HasPrefix(got, want) || !strings.HasSuffix(got, ", seq 1, length 64") {
 		t.Errorf("summary %q, want %q…", got, want)
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
@@ -392,7 +392,7 @@ func TestDownAfterCrash(t *testing.T) {
 
 func TestUpRefuses(t *testing.T) {
 	l := up(t, func(*lab.Options) {})
-	if _, err := lab.Up(l.Options); !errors.Is(err, lab.ErrUp) {
+	if _, err := lab.Up(t.Context(), l.Options); !errors.Is(err, lab.ErrUp) {
 		t.Errorf("second lab of the name: %v, want %v", err, lab.ErrUp)
 	}
 	if again, err := lab.Open(l.Options.Name); err != nil || len(again.Hosts) != 2 {

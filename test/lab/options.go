@@ -67,7 +67,10 @@ var overhead = map[topology.Encap]int{
 }
 
 // ContainerMTU is the largest IP packet a container may send, bytes.
-func (o Options) ContainerMTU() int { return o.MTU - overhead[o.Backend] }
+func (o Options) ContainerMTU() int { return o.MTU - o.Overhead() }
+
+// Overhead is what the backend adds to a packet, bytes.
+func (o Options) Overhead() int { return overhead[o.Backend] }
 
 const (
 	maxHosts      = 200

@@ -38,8 +38,24 @@ type PingResult struct {
 	Lost       []uint64 // sequence numbers without a reply, from 0 on
 	Damaged    int      // replies whose payload is not what was sent
 	Errors     []string // ICMP errors about our requests, and those of the local stack
-	TTLs       []int    // of the replies as received, each value once
-	RTTs       []time.Duration
+	Replies    []Reply  // distinct ones, as they came
+}
+
+// Reply is one reply.
+type Reply struct {
+	Seq int // from 0 on; ICMP's own is one more, and wraps
+	TTL int // as received
+	RTT time.Duration
+}
+
+// TTLs are the TTLs that replies came with, each value once.
+func (r PingResult) TTLs() []int {
+	var all []int
+	for _, reply := range r.Replies {
+		all = append(all, reply.TTL)
+	}
+	slices.Sort(all)
+	return slices.Compact(all)
 }
 
 // Pinger sends ICMP echo requests and keeps account of the replies.
@@ -150,7 +166,7 @@ func (p *Pinger) sendOne(seq int) error {
 	for len(payload) < p.o.Size {
 		payload = append(payload, byte(len(payload)))
 	}
-	m := icmp.Message{Type: ipv4.ICMPTypeEcho, Body: &icmp.Echo{ID: p.id, Seq: seq & 0xffff, Data: payload}}
+	m := icmp.Message{Type: ipv4.ICMPTypeEcho, Body: &icmp.Echo{ID: p.id, Seq: (seq + 1) & 0xffff, Data: payload}}
 	packet, err := m.Marshal(nil)
 	if err != nil {
 		return err
@@ -176,8 +192,8 @@ func (p *Pinger) receive() {
 			continue
 		}
 		now := time.Now()
-		if echo, ok := m.Body.(*icmp.Echo); ok && m.Type == ipv4.ICMPTypeEchoReply && echo.ID == p.id {
-			p.reply(echo.Data, cm, now)
+		if echo, ok := m.Body.(*icmp.Echo); ok && cm != nil && m.Type == ipv4.ICMPTypeEchoReply && echo.ID == p.id {
+			p.reply(echo.Data, cm.TTL, now)
 		} else if m.Type != ipv4.ICMPTypeEcho && m.Type != ipv4.ICMPTypeEchoReply && p.concerns(m.Body) {
 			p.note(fmt.Sprintf("%v code %d", m.Type, m.Code))
 		}
@@ -197,7 +213,7 @@ func (p *Pinger) concerns(body icmp.MessageBody) bool {
 	return len(quoted) >= 28 && binary.BigEndian.Uint16(quoted[24:]) == uint16(p.id)
 }
 
-func (p *Pinger) reply(payload []byte, cm *ipv4.ControlMessage, now time.Time) {
+func (p *Pinger) reply(payload []byte, ttl int, now time.Time) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	r := &p.result
@@ -219,10 +235,8 @@ func (p *Pinger) reply(payload []byte, cm *ipv4.ControlMessage, now time.Time) {
 	p.replied[seq] = true
 	p.highest = max(p.highest, seq)
 	r.Received++
-	r.RTTs = append(r.RTTs, now.Sub(time.Unix(0, int64(binary.BigEndian.Uint64(payload[8:])))))
-	if cm != nil && !slices.Contains(r.TTLs, cm.TTL) {
-		r.TTLs = append(r.TTLs, cm.TTL)
-	}
+	sent := time.Unix(0, int64(binary.BigEndian.Uint64(payload[8:])))
+	r.Replies = append(r.Replies, Reply{Seq: seq, TTL: ttl, RTT: now.Sub(sent)})
 	select {
 	case p.received <- struct{}{}:
 	default:
@@ -249,7 +263,7 @@ func (p *Pinger) Snapshot() PingResult {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	r := p.result
-	r.Errors, r.TTLs, r.RTTs = slices.Clone(r.Errors), slices.Clone(r.TTLs), slices.Clone(r.RTTs)
+	r.Errors, r.Replies = slices.Clone(r.Errors), slices.Clone(r.Replies)
 	return r
 }
 

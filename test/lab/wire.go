@@ -14,7 +14,7 @@ func (l *Lab) Wire() Namespace { return Namespace(namespaceName(l.Options.Name, 
 func segmentName(n int) string { return fmt.Sprintf("seg%d", n) }
 
 func (l *Lab) createWire() error {
-	l.progress("the underlay: %s", l.Options.Underlay)
+	l.progress("underlay: %s, MTU %d", l.Options.Underlay, l.Options.MTU)
 	if err := l.Wire().create(l.Options.IPv6); err != nil {
 		return err
 	}

@@ -1,0 +1,187 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build root
+
+package e2e
+
+import (
+	"context"
+	"fmt"
+	"hash/fnv"
+	"net"
+	"net/netip"
+	"os"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	clientv3 "go.etcd.io/etcd/client/v3"
+	"google.golang.org/grpc"
+
+	"github.com/bpfnet/bpfnet/test/lab"
+)
+
+// timeout bounds every wait for something that takes far less.
+const timeout = 10 * time.Second
+
+// up brings a lab up for the test alone, without daemons. What is left of the
+// same test of a process that crashed goes first.
+func up(t *testing.T, change func(*lab.Options)) *lab.Lab {
+	t.Helper()
+	o := lab.Defaults()
+	h := fnv.New64a()
+	fmt.Fprint(h, t.Name())
+	o.Name = fmt.Sprintf("e2e%016x", h.Sum64())
+	o.Binary = binary
+	if change != nil {
+		change(&o)
+	}
+	if old, err := lab.Open(o.Name); err == nil && old.Abandoned() {
+		noError(t, old.Down())
+	}
+	l, err := lab.Up(t.Context(), o)
+	noError(t, err)
+	t.Cleanup(func() {
+		if t.Failed() {
+			logDaemons(t, l)
+		}
+		if err := l.Down(); err != nil {
+			t.Error(err)
+		}
+	})
+	return l
+}
+
+// serve brings a lab up, its daemons started and all its containers known.
+func serve(t *testing.T, change func(*lab.Options)) *lab.Lab {
+	t.Helper()
+	l := up(t, change)
+	noError(t, l.StartDaemons(t.Context()))
+	for _, h := range l.Hosts {
+		learn(t, h)
+		waitPeers(t, h, len(l.Hosts)-1)
+	}
+	return l
+}
+
+// learn has each container of a host speak, and waits until the daemon knows
+// all their addresses.
+func learn(t *testing.T, h *lab.Host) {
+	t.Helper()
+	for _, c := range h.Containers {
+		ping(t, c.NS, h.Addr, lab.PingOptions{Count: 1})
+	}
+	until(t, "all containers of "+h.Name+" are known", func() (bool, error) {
+		s, err := h.DaemonStatus(t.Context())
+		return err == nil && s.Endpoints == len(h.Containers), err
+	})
+}
+
+// waitPeers waits until a host's daemon serves that many peers.
+func waitPeers(t *testing.T, h *lab.Host, peers int) {
+	t.Helper()
+	until(t, fmt.Sprintf("%s serves %d peers", h.Name, peers), func() (bool, error) {
+		s, err := h.DaemonStatus(t.Context())
+		return err == nil && len(s.Peers) == peers, err
+	})
+}
+
+func logDaemons(t *testing.T, l *lab.Lab) {
+	t.Helper()
+	for _, h := range l.Hosts {
+		if log, err := os.ReadFile(h.LogFile()); err == nil {
+			t.Logf("daemon of %s:\n%s", h.Name, log)
+		}
+	}
+}
+
+// ping fails the test unless all requests are answered, once, in order and intact.
+// It returns the replies' TTL.
+func ping(t *testing.T, from lab.Namespace, to netip.Addr, o lab.PingOptions) (ttl int) {
+	t.Helper()
+	r, err := from.Ping(t.Context(), to, o)
+	noError(t, err)
+	ttls := r.TTLs()
+	r.Replies = nil
+	if d := cmp.Diff(lab.PingResult{Sent: o.Count, Received: o.Count}, r); d != "" || len(ttls) != 1 {
+		t.Fatalf("ping %s from %s: TTLs %v, %s", to, from, ttls, d)
+	}
+	return ttls[0]
+}
+
+// etcd is a client of the lab's etcd, from inside its first host.
+func etcd(t *testing.T, l *lab.Lab) *clientv3.Client {
+	t.Helper()
+	ns := l.Hosts[0].NS
+	c, err := clientv3.New(clientv3.Config{
+		Endpoints:   []string{l.Endpoints()},
+		DialTimeout: timeout,
+		DialOptions: []grpc.DialOption{grpc.WithContextDialer(func(ctx context.Context, address string) (net.Conn, error) {
+			return ns.Dial(ctx, "tcp", address)
+		})},
+	})
+	noError(t, err)
+	t.Cleanup(func() {
+		if err := c.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return c
+}
+
+// bpfnet runs the binary for a host, inside it, and returns what it printed.
+func bpfnet(t *testing.T, h *lab.Host, args ...string) string {
+	t.Helper()
+	return run(t, h.NS, append([]string{binary, "--run-dir", h.Dir}, args...)...)
+}
+
+func run(t *testing.T, n lab.Namespace, args ...string) string {
+	t.Helper()
+	out, err := n.Run(t.Context(), args...)
+	noError(t, err)
+	return out
+}
+
+func noError(t *testing.T, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+func until(t *testing.T, what string, done func() (bool, error)) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), timeout)
+	defer cancel()
+	noError(t, lab.Until(ctx, what, done))
+}
+
+func capture(t *testing.T, n lab.Namespace, iface string) *lab.Capture {
+	t.Helper()
+	c, err := n.Capture(iface)
+	noError(t, err)
+	t.Cleanup(func() { _, _ = c.Stop() }) // for tests that end before they stop it
+	return c
+}
+
+func stop(t *testing.T, c *lab.Capture) []lab.Packet {
+	t.Helper()
+	packets, err := c.Stop()
+	noError(t, err)
+	return packets
+}
+
+func counters(t *testing.T, h *lab.Host) lab.Counters {
+	t.Helper()
+	c, err := h.Counters()
+	noError(t, err)
+	return c
+}
+
+// equal reports how got differs from want.
+func equal(t *testing.T, what string, want, got any) {
+	t.Helper()
+	if d := cmp.Diff(want, got); d != "" {
+		t.Errorf("%s (-want +got):\n%s", what, d)
+	}
+}

@@ -1,0 +1,44 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build root
+
+// Package e2e runs the bpfnet binary on the lab's hosts and reads the wire and
+// the counters: what is sent has to arrive as the kernel's own tunnels would
+// have brought it, and every packet has to be accounted for.
+package e2e
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"testing"
+
+	"go.uber.org/goleak"
+)
+
+// binary is the bpfnet under test.
+var binary string
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(builtOnce{m}) }
+
+// builtOnce builds the binary before the tests run.
+type builtOnce struct{ *testing.M }
+
+func (m builtOnce) Run() int {
+	dir, err := os.MkdirTemp("", "bpfnet-e2e-")
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	defer os.RemoveAll(dir) //nolint:errcheck // a temporary directory
+	binary = filepath.Join(dir, "bpfnet")
+	build := exec.Command("go", "build", "-o", binary, "../../cmd/bpfnet")
+	build.Env = append(os.Environ(), "CGO_ENABLED=0")
+	build.Stdout, build.Stderr = os.Stderr, os.Stderr
+	if err := build.Run(); err != nil {
+		fmt.Fprintf(os.Stderr, "build bpfnet: %v\n", err)
+		return 1
+	}
+	return m.M.Run()
+}

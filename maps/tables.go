@@ -136,6 +136,9 @@ func (h *Hosts) Get(index uint32) (Host, bool, error) {
 	if err := h.m.Lookup(&index, &w); err != nil {
 		return Host{}, false, h.wrap("get", index, err)
 	}
+	if w == (bpf.DatapathHost{}) {
+		return Host{}, false, nil
+	}
 	host, err := decodeHost(w)
-	return host, err == nil && w != (bpf.DatapathHost{}), h.wrap("get", index, err)
+	return host, err == nil, h.wrap("get", index, err)
 }

@@ -1,0 +1,229 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build root
+
+package maps
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"io/fs"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"runtime"
+	"testing"
+	"time"
+
+	"github.com/cilium/ebpf"
+	"github.com/google/go-cmp/cmp"
+	"golang.org/x/sys/unix"
+
+	"github.com/bpfnet/bpfnet/bpf"
+)
+
+// dropper is the whole datapath, and a packet that from_container drops: its source is known at
+// another interface.
+func dropper(t *testing.T) (*Set, func(times uint32)) {
+	t.Helper()
+	coll, err := ebpf.NewCollection(newSpec(t, settingsFor(testNetwork, testBits), nil))
+	must(t, err)
+	t.Cleanup(coll.Close)
+	set := setOf(t, coll.Maps)
+	src, dst := netip.MustParseAddr("172.245.0.2"), netip.MustParseAddr("172.246.0.2")
+	must(t, set.Endpoints.Put(0, src, Endpoint{Ifindex: 12345}))
+
+	packet := make([]byte, 14+40)
+	packet[12] = 0x08 // IPv4
+	ip := packet[14:]
+	ip[0], ip[8], ip[9] = 0x45, 64, unix.IPPROTO_UDP
+	binary.BigEndian.PutUint16(ip[2:], uint16(len(ip)))
+	copy(ip[12:], src.AsSlice())
+	copy(ip[16:], dst.AsSlice())
+	return set, func(times uint32) {
+		t.Helper()
+		verdict, err := coll.Programs[bpf.FromContainer].Run(&ebpf.RunOptions{Data: packet, Repeat: times})
+		must(t, err)
+		if verdict != 2 { // TC_ACT_SHOT
+			t.Fatalf("from_container said %d, want a drop", verdict)
+		}
+	}
+}
+
+// onOneCPU keeps a test there: the programs count, and sample, for each CPU.
+func onOneCPU(t *testing.T) {
+	t.Helper()
+	runtime.LockOSThread()
+	var old, one unix.CPUSet
+	must(t, unix.SchedGetaffinity(0, &old))
+	for cpu := 0; one.Count() == 0; cpu++ {
+		if old.IsSet(cpu) {
+			one.Set(cpu)
+		}
+	}
+	must(t, unix.SchedSetaffinity(0, &one))
+	t.Cleanup(func() {
+		must(t, unix.SchedSetaffinity(0, &old))
+		runtime.UnlockOSThread()
+	})
+}
+
+func TestCountersAndEvents(t *testing.T) {
+	onOneCPU(t)
+	set, drop := dropper(t)
+	if counts, err := set.Counters.Read(); err != nil || len(counts) != 0 {
+		t.Fatalf("counters of an idle datapath: %v, %v", counts, err)
+	}
+	if taken, err := set.Events.Take(); err != nil || len(taken) != 0 {
+		t.Fatalf("events of an idle datapath: %v, %v", taken, err)
+	}
+	before := time.Now()
+	drop(7) // sampled: 1, 2 and 4
+
+	counts, err := set.Counters.Read()
+	must(t, err)
+	want := []Count{{"from_container", "drop", "container_source", 7, 7 * 54}}
+	if diff := cmp.Diff(want, counts); diff != "" {
+		t.Error(diff)
+	}
+	if u, err := set.Counters.Usage(); err != nil || u != (Usage{1, 512}) {
+		t.Errorf("usage of counters %+v, %v", u, err)
+	}
+	if u, err := set.Events.Usage(); err != nil || u.Used != 3*(80+8) {
+		t.Errorf("usage of events %+v, %v", u, err)
+	}
+	taken, err := set.Events.Take()
+	must(t, err)
+	if len(taken) != 3 {
+		t.Fatalf("%d events, want 3: %+v", len(taken), taken)
+	}
+	for i, count := range []uint64{1, 2, 4} {
+		e := taken[i].Value
+		if d := e.Time.Sub(before); d < -time.Second || d > time.Minute {
+			t.Errorf("event at %s, after a test at %s", e.Time, before)
+		}
+		want := Event{Time: e.Time, Program: "from_container", Verdict: "drop", Reason: "container_source", Count: count,
+			Ifindex: 1, Len: 54, Src: netip.MustParseAddr("172.245.0.2"), Dst: netip.MustParseAddr("172.246.0.2")}
+		if e != want || taken[i].Key != i {
+			t.Errorf("event %d is %+v, want %+v", taken[i].Key, e, want)
+		}
+	}
+	if taken, err := set.Events.Take(); err != nil || len(taken) != 0 {
+		t.Errorf("events taken twice: %v, %v", taken, err)
+	}
+}
+
+func TestEventsRead(t *testing.T) {
+	set, drop := dropper(t)
+	ctx, cancel := context.WithCancel(t.Context())
+	seen, done := make(chan Event), make(chan error)
+	go func() {
+		done <- set.Events.Read(ctx, func(e Event) error { seen <- e; return nil })
+	}()
+	for range 2 { // each is sampled: the first and the second, on whatever CPU
+		drop(1)
+		if e := <-seen; e.Reason != "container_source" {
+			t.Errorf("event %+v", e)
+		}
+	}
+	cancel()
+	if err := <-done; err != nil {
+		t.Errorf("Read after its context was done: %v", err)
+	}
+}
+
+func TestEventsReadStops(t *testing.T) {
+	set, drop := dropper(t)
+	drop(1)
+	stop := errors.New("enough")
+	if err := set.Events.Read(t.Context(), func(Event) error { return stop }); !errors.Is(err, stop) {
+		t.Errorf("Read = %v, want its callback's error", err)
+	}
+}
+
+// pinAll pins maps as the loader does, in a bpffs that only this test's thread has: it goes with it.
+func pinAll(t *testing.T, maps map[string]*ebpf.Map) string {
+	t.Helper()
+	dir := t.TempDir()
+	runtime.LockOSThread() // and never unlocked
+	must(t, unix.Unshare(unix.CLONE_NEWNS))
+	must(t, unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""))
+	must(t, unix.Mount("bpffs", dir, "bpf", 0, ""))
+	t.Cleanup(func() { must(t, unix.Unmount(dir, 0)) })
+	for name, m := range maps {
+		if name == rodata {
+			name = settingsName
+		}
+		clone, err := m.Clone()
+		must(t, err)
+		must(t, errors.Join(clone.Pin(filepath.Join(dir, name)), clone.Close()))
+	}
+	return dir
+}
+
+func openFDs(t *testing.T) int {
+	t.Helper()
+	entries, err := os.ReadDir("/proc/self/fd")
+	must(t, err)
+	return len(entries)
+}
+
+func TestOpenPinned(t *testing.T) {
+	maps := newMaps(t, settingsFor(testNetwork, testBits), nil)
+	route := Route{0, netip.MustParsePrefix("172.246.0.0/24"), 2}
+	must(t, setOf(t, maps).Routes.Put(route))
+	dir := pinAll(t, maps)
+
+	before := openFDs(t)
+	set, err := OpenPinned(dir)
+	must(t, err)
+	all, err := set.Routes.All()
+	must(t, err)
+	if diff := cmp.Diff([]Route{route}, all, comparePrefixes); diff != "" {
+		t.Error(diff)
+	}
+	if err := set.Nodes.Put(netip.MustParseAddr("192.168.32.246"), 2); !errors.Is(err, fs.ErrPermission) {
+		t.Errorf("Put to a set opened for reading: %v", err)
+	}
+	if _, err := set.Events.Take(); err != nil {
+		t.Error(err)
+	}
+	must(t, set.Close())
+	if after := openFDs(t); after != before {
+		t.Errorf("%d files open, %d before", after, before)
+	}
+
+	must(t, os.Remove(filepath.Join(dir, "fdb")))
+	if _, err := OpenPinned(dir); !errors.Is(err, fs.ErrNotExist) || errors.Is(err, ErrNoDatapath) {
+		t.Errorf("without fdb: %v", err)
+	}
+	if after := openFDs(t); after != before {
+		t.Errorf("%d files open after a failure, %d before", after, before)
+	}
+	if _, err := OpenPinned(filepath.Join(dir, "none")); !errors.Is(err, ErrNoDatapath) {
+		t.Errorf("without a directory: %v", err)
+	}
+}
+
+func TestNewSetRefuses(t *testing.T) {
+	maps := newMaps(t, settingsFor(testNetwork, testBits), nil)
+	nodes := maps["nodes"]
+	maps["nodes"] = maps["neigh"]
+	_, err := NewSet(maps)
+	want := "map nodes is a Hash of 20 and 8 bytes, not a Hash of 16 and 4: made by another version of bpfnet?"
+	if err == nil || err.Error() != want {
+		t.Errorf("NewSet with a map of another layout: %v", err)
+	}
+	maps["nodes"] = nodes
+	delete(maps, "events")
+	if _, err := NewSet(maps); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("NewSet without events: %v", err)
+	}
+
+	s := settingsFor(testNetwork, testBits)
+	s.IndexBase++
+	if _, err := NewSet(newMaps(t, s, nil)); err == nil {
+		t.Error("NewSet took an index that begins inside a prefix")
+	}
+}

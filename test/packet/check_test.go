@@ -158,15 +158,24 @@ func (w *world) settle(reason bpf.DatapathReason, frame []byte) ([]byte, error) 
 	}
 	ip[4], ip[5] = 0, 0
 	ip.setChecksum()
-	udp := ip[ipv4Len:]
-	if ip.protocol() != protocolUDP || binary.BigEndian.Uint16(udp[2:]) != w.vxlanPort {
+	if !w.isVXLAN(ip.dst()) {
 		return frame, nil
 	}
+	udp := ip[ipv4Len:]
 	if port := binary.BigEndian.Uint16(udp); port < 49152 {
 		return frame, fmt.Errorf("source port %d is not in 49152 to 65535", port)
 	}
 	udp[0], udp[1] = 0, 0
 	return frame, nil
+}
+
+func (w *world) isVXLAN(node netip.Addr) bool {
+	for _, h := range w.hosts {
+		if h.node == node {
+			return h.encap == bpf.DatapathEncapENCAP_VXLAN
+		}
+	}
+	return false
 }
 
 // hexLines is a packet for people to compare.

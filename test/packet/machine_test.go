@@ -33,7 +33,7 @@ const (
 	reasonMax  = int(bpf.DatapathReasonREASON_MAX)
 	counterMax = int(bpf.DatapathProgramPROGRAM_MAX) * reasonMax
 
-	// What a test run takes: of IPv4 no less than a whole header (net/bpf/test_run.c), and at most a
+	// What a test run takes (net/bpf/test_run.c): of IPv4 no less than a whole header, and at most a
 	// page, less skb_shared_info, the headroom, and a header to push.
 	testRunMin = etherLen + ipv4Len
 	frameMax   = 3500

@@ -53,16 +53,14 @@ func plausible(b []byte) bool {
 	return h.len() >= ipv4Len && h.totalLen() >= h.len() && h.totalLen() <= len(b)
 }
 
-// internetSum is RFC 1071's sum, not inverted.
+// internetSum is RFC 1071's sum of a header, not inverted.
 func internetSum(b []byte) uint16 {
 	sum := uint32(0)
 	for i := 0; i < len(b); i += 2 {
 		sum += uint32(binary.BigEndian.Uint16(b[i:]))
 	}
-	for sum > 0xffff {
-		sum = sum>>16 + sum&0xffff
-	}
-	return uint16(sum)
+	sum = sum>>16 + sum&0xffff
+	return uint16(sum>>16 + sum)
 }
 
 func (h ipv4Header) checksumOK() bool { return internetSum(h[:h.len()]) == 0xffff }

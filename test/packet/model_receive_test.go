@@ -16,7 +16,7 @@ func (w *world) fromNetwork(a arrival) fate {
 	switch {
 	case !eth.isIPv4():
 		return a.untouched(bpf.DatapathReasonPASS_PROTOCOL)
-	case eth.dst() != w.uplink.mac:
+	case eth.dst() != linkAt(a.ifindex).mac: // PACKET_HOST, to the kernel
 		return a.untouched(bpf.DatapathReasonPASS_NOT_ROUTED)
 	case !plausible(ip):
 		return a.untouched(bpf.DatapathReasonPASS_MALFORMED)

@@ -16,7 +16,7 @@ type world struct {
 	name      string
 	node      netip.Addr
 	network   uint32 // of the containers the programs serve
-	uplink    link
+	uplink    link   // what hosts entries send by
 	overlay   link
 	vxlanPort uint16 // host byte order; 0: no VXLAN
 	vni       uint32
@@ -71,6 +71,15 @@ var (
 	link2    = link{"c2", 14, topology.MAC{0x02, 0, 0, 0, 1, 0x13}}
 	allLinks = []link{uplink, overlay, link1, link2}
 )
+
+func linkAt(ifindex uint32) link {
+	for _, l := range allLinks {
+		if l.ifindex == ifindex {
+			return l
+		}
+	}
+	return link{}
+}
 
 // MACs: of the containers, of what they take for their gateway, of the peers.
 var (

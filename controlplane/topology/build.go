@@ -4,6 +4,7 @@ package topology
 
 import (
 	"cmp"
+	"errors"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -26,28 +27,26 @@ type Lease struct {
 type Input struct {
 	Network       netip.Prefix
 	Self          Self
-	SelfKey       string // key of this node's own lease
-	DirectRouting bool   // no encapsulation between nodes on one link
+	SelfKey       string     // key of this node's own lease
+	PublicIP      netip.Addr // in that lease: Self.Node, or the address NAT makes of it
+	DirectRouting bool       // no encapsulation between nodes on one link
 	Leases        []Lease
 	Path          func(node netip.Addr) (Path, error) // the way through the underlay
 }
 
 // Build is the desired state for the leases that can be served, and what is
 // wrong with the others. Both come in a fixed order, whatever the leases'.
+//
+// Each lease is judged by itself before it is held against the others, so
+// that one that cannot be served takes nothing from them.
 func Build(in Input) (State, []Problem) {
-	b := builder{in: in, leases: slices.Clone(in.Leases)}
-	slices.SortFunc(b.leases, func(x, y Lease) int { return strings.Compare(x.Key, y.Key) })
-	b.leases = slices.DeleteFunc(b.leases, func(l Lease) bool { return l.Key == in.SelfKey })
-	for _, refuse := range []func(){b.refuseOwnAddress, b.refuseOutside, b.refuseOverlaps, b.refuseSharedNode} {
-		refuse()
-	}
-	s := State{Network: in.Network, Self: in.Self}
-	for _, l := range b.leases {
-		if p, reason := b.peer(l); reason == "" {
-			s.Peers = append(s.Peers, p)
-		} else {
-			b.problem(l.Key, "%s", reason)
-		}
+	b := builder{in: in}
+	b.judge()
+	b.refuseSharedNode()
+	b.refuseOverlaps()
+	s := State{Network: in.Network, Self: in.Self, Peers: make([]Peer, 0, len(b.candidates))}
+	for _, c := range b.candidates {
+		s.Peers = append(s.Peers, c.peer)
 	}
 	b.reportSharedMAC(s.Peers)
 	slices.SortFunc(b.problems, func(x, y Problem) int {
@@ -57,107 +56,146 @@ func Build(in Input) (State, []Problem) {
 }
 
 type builder struct {
-	in       Input
-	leases   []Lease
-	problems []Problem
+	in         Input
+	candidates []*candidate // sorted by key
+	problems   []Problem
 }
 
-func (b *builder) problem(key, format string, args ...any) {
-	b.problems = append(b.problems, Problem{Key: key, Text: fmt.Sprintf(format, args...)})
+// candidate is a lease that could be served, if it were not for others.
+type candidate struct {
+	Lease
+	peer Peer
 }
 
-// refuse drops the leases for which why returns a reason.
-func (b *builder) refuse(why func(Lease) string) {
-	b.leases = slices.DeleteFunc(b.leases, func(l Lease) bool {
-		reason := why(l)
-		if reason != "" {
-			b.problem(l.Key, "%s", reason)
-		}
-		return reason != ""
-	})
+func (b *builder) problem(key, text string) {
+	b.problems = append(b.problems, Problem{Key: key, Text: text})
 }
 
-func (b *builder) refuseOwnAddress() {
-	b.refuse(func(l Lease) string {
-		if l.Node != b.in.Self.Node {
-			return ""
-		}
-		return fmt.Sprintf("carries this node's own PublicIP %s: not served; "+
-			"if another node uses the address give it its own --public-ip, else delete the old lease", l.Node)
-	})
-}
-
-func (b *builder) refuseOutside() {
-	b.refuse(func(l Lease) string {
-		if b.in.Network.Contains(l.Subnet.Addr()) && l.Subnet.Bits() >= b.in.Network.Bits() {
-			return ""
-		}
-		return fmt.Sprintf("subnet %s is outside the network %s: not served; delete the lease", l.Subnet, b.in.Network)
-	})
-}
-
-// refuseOverlaps keeps, of leases that overlap, the one created first; of
-// overlaps with this node's own subnet, ours.
-func (b *builder) refuseOverlaps() {
-	own := Lease{Key: b.in.SelfKey, Subnet: b.in.Self.Subnet} // Created 0: older than any
-	sorted := append(slices.Clone(b.leases), own)
-	slices.SortFunc(sorted, func(x, y Lease) int {
-		return cmp.Or(x.Subnet.Addr().Compare(y.Subnet.Addr()), x.Subnet.Bits()-y.Subnet.Bits())
-	})
-	// A prefix that contains another stands before it, with nothing but its own parts in between.
-	with := map[string]string{}
-	var open []Lease // contain the current one, and each other
-	for _, l := range sorted {
-		for len(open) > 0 && !open[len(open)-1].Subnet.Contains(l.Subnet.Addr()) {
-			open = open[:len(open)-1]
-		}
-		for len(open) > 0 && open[len(open)-1].Created > l.Created {
-			with[open[len(open)-1].Key] = l.Key
-			open = open[:len(open)-1]
-		}
-		if len(open) > 0 {
-			with[l.Key] = open[len(open)-1].Key
+// judge makes candidates of the leases with which nothing is wrong by themselves.
+func (b *builder) judge() {
+	for _, l := range b.in.Leases {
+		if l.Key == b.in.SelfKey {
 			continue
 		}
-		open = append(open, l)
-	}
-	b.refuse(func(l Lease) string {
-		other, lost := with[l.Key]
-		if !lost {
-			return ""
+		p, err := b.peer(l)
+		if err != nil {
+			b.problem(l.Key, err.Error()+"; not served")
+			continue
 		}
-		return fmt.Sprintf("overlaps the older lease %s: not served; delete one of them", other)
+		b.candidates = append(b.candidates, &candidate{l, p})
+	}
+	slices.SortFunc(b.candidates, func(x, y *candidate) int { return strings.Compare(x.Key, y.Key) })
+}
+
+// peer is what a lease means for the dataplane, or why it cannot be served.
+func (b *builder) peer(l Lease) (Peer, error) {
+	if err := b.check(l); err != nil {
+		return Peer{}, err
+	}
+	path, err := b.in.Path(l.Node)
+	if err != nil {
+		return Peer{}, fmt.Errorf("no way through the underlay to its PublicIP %s: %w", l.Node, err)
+	}
+	p := Peer{Key: l.Key, Subnet: l.Subnet, Node: l.Node, Encap: l.Encap, Path: path}
+	if b.in.DirectRouting && l.Encap != EncapUDP && path.OnLink(l.Node) {
+		p.Encap = EncapNone
+	}
+	switch {
+	case p.Encap == EncapNone && !path.OnLink(l.Node):
+		return Peer{}, fmt.Errorf("host-gw needs layer-2 adjacency, but %s is behind the router %s: "+
+			"use the backend vxlan or ipip", l.Node, path.NextHop)
+	case p.Encap == EncapVXLAN && l.MAC == MAC{}:
+		return Peer{}, errors.New(`has no VtepMAC: restart that node, or write BackendData {"VtepMAC":…} into its lease`)
+	case p.Encap == EncapVXLAN && l.VNI != 0 && l.VNI != b.in.Self.VNI:
+		return Peer{}, fmt.Errorf("has VNI %d, the network's is %d: restart that node", l.VNI, b.in.Self.VNI)
+	case p.Encap == EncapVXLAN:
+		p.VTEP = VTEP{MAC: l.MAC, Addr: l.Subnet.Addr()}
+	}
+	return p, nil
+}
+
+// check holds a lease against the network and this node.
+func (b *builder) check(l Lease) error {
+	network, self := b.in.Network, b.in.Self
+	switch {
+	case l.Subnet.Addr().BitLen() != network.Addr().BitLen() || l.Node.BitLen() != self.Node.BitLen():
+		return errors.New("lacks a subnet or a PublicIP of this network's address family: delete the lease")
+	case l.Node == self.Node || l.Node == b.in.PublicIP:
+		return fmt.Errorf("carries this node's own PublicIP %s: "+
+			"if another node uses the address give it its own --public-ip, else delete the old lease", l.Node)
+	case !network.Contains(l.Subnet.Addr()) || l.Subnet.Bits() < network.Bits():
+		return fmt.Errorf("subnet %s is outside the network %s: delete the lease", l.Subnet, network)
+	case l.Subnet != l.Subnet.Masked():
+		return fmt.Errorf("subnet %s is misaligned: a /%d begins at %s; delete the lease",
+			l.Subnet, l.Subnet.Bits(), l.Subnet.Masked().Addr())
+	case l.Subnet.Overlaps(self.Subnet):
+		return fmt.Errorf("subnet %s overlaps this node's own %s: delete the lease", l.Subnet, self.Subnet)
+	case l.Encap != self.Encap:
+		return fmt.Errorf("has backend %q, the network's is %q: restart that node", l.Encap, self.Encap)
+	}
+	return nil
+}
+
+// refuse drops the candidates for which why returns a reason.
+func (b *builder) refuse(why func(*candidate) string) {
+	b.candidates = slices.DeleteFunc(b.candidates, func(c *candidate) bool {
+		reason := why(c)
+		if reason != "" {
+			b.problem(c.Key, reason+"; not served")
+		}
+		return reason != ""
 	})
 }
 
 // refuseSharedNode reports leases with one PublicIP. Two VTEP MACs on one
 // address cannot both be right: the one written last is served.
 func (b *builder) refuseSharedNode() {
-	newest := map[netip.Addr]Lease{}
-	for _, l := range b.leases {
-		if n, ok := newest[l.Node]; !ok || n.Modified < l.Modified {
-			newest[l.Node] = l
+	newest := make(map[netip.Addr]*candidate, len(b.candidates))
+	for _, c := range b.candidates {
+		if n, ok := newest[c.Node]; !ok || n.Modified < c.Modified {
+			newest[c.Node] = c
 		}
 	}
-	b.refuse(func(l Lease) string {
-		n := newest[l.Node]
-		if n.Key == l.Key {
+	b.refuse(func(c *candidate) string {
+		n := newest[c.Node]
+		if n.Key == c.Key {
 			return ""
 		}
 		text := fmt.Sprintf("has the same PublicIP %s as lease %s: two nodes with one address, or an old lease; "+
-			"give each node its own --public-ip, or delete the old lease", l.Node, n.Key)
-		if n.MAC != l.MAC {
-			return text + "; not served"
+			"give each node its own --public-ip, or delete the old lease", c.Node, n.Key)
+		if n.MAC != c.MAC {
+			return text
 		}
-		b.problem(l.Key, "%s", text)
+		b.problem(c.Key, text)
 		return ""
 	})
 }
 
-// reportSharedMAC names peers that cannot be told apart by the kernel's FDB.
+// refuseOverlaps serves, of leases that overlap, the one created first. A lease
+// that is not served takes nothing from others.
+func (b *builder) refuseOverlaps() {
+	claimed := newClaims(b.candidates)
+	reasons := map[string]string{}
+	byAge := slices.SortedFunc(slices.Values(b.candidates), func(x, y *candidate) int {
+		return cmp.Or(cmp.Compare(x.Created, y.Created), strings.Compare(x.Key, y.Key))
+	})
+	for _, c := range byAge {
+		if owner, taken := claimed.overlap(c.Subnet); taken {
+			reasons[c.Key] = fmt.Sprintf("overlaps the older lease %s: delete one of them", owner)
+			continue
+		}
+		claimed.add(c.Subnet, c.Key)
+	}
+	b.refuse(func(c *candidate) string { return reasons[c.Key] })
+}
+
+// reportSharedMAC names peers that the kernel's FDB cannot tell apart, or not from this node.
 func (b *builder) reportSharedMAC(peers []Peer) {
-	first := map[MAC]Peer{}
-	for _, p := range peers {
+	self := b.in.Self
+	first := make(map[MAC]*Peer, len(peers))
+	first[self.VTEP.MAC] = &Peer{Key: b.in.SelfKey, Node: self.Node}
+	for i := range peers {
+		p := &peers[i]
 		if p.Encap != EncapVXLAN {
 			continue
 		}
@@ -165,40 +203,8 @@ func (b *builder) reportSharedMAC(peers []Peer) {
 		if !seen {
 			first[p.VTEP.MAC] = p
 		} else if q.Node != p.Node {
-			b.problem(p.Key, "has the same VtepMAC %s as lease %s: a cloned machine? give one of them a new machine-id", p.VTEP.MAC, q.Key)
+			b.problem(p.Key, fmt.Sprintf("has the same VtepMAC %s as lease %s: a cloned machine? give one of them a new machine-id",
+				p.VTEP.MAC, q.Key))
 		}
 	}
-}
-
-// peer is what a lease means for the dataplane, or why it cannot be served.
-func (b *builder) peer(l Lease) (Peer, string) {
-	self := b.in.Self
-	if l.Encap != self.Encap {
-		return Peer{}, fmt.Sprintf("has backend %q, the network's is %q: not served; restart that node", l.Encap, self.Encap)
-	}
-	path, err := b.in.Path(l.Node)
-	if err != nil {
-		return Peer{}, fmt.Sprintf("no way to its PublicIP %s: %v; not served until the underlay has one", l.Node, err)
-	}
-	p := Peer{Key: l.Key, Subnet: l.Subnet, Node: l.Node, Encap: l.Encap, Path: path}
-	if b.in.DirectRouting && l.Encap != EncapUDP && path.OnLink(l.Node) {
-		p.Encap = EncapNone
-		return p, ""
-	}
-	switch l.Encap {
-	case EncapNone:
-		if !path.OnLink(l.Node) {
-			return Peer{}, fmt.Sprintf("host-gw needs layer-2 adjacency, but %s is behind the router %s: "+
-				"not served; use the backend vxlan or ipip", l.Node, path.NextHop)
-		}
-	case EncapVXLAN:
-		if l.MAC == (MAC{}) {
-			return Peer{}, "has no VtepMAC: not served; restart that node, or write BackendData {\"VtepMAC\":…} into its lease"
-		}
-		if l.VNI != 0 && l.VNI != self.VNI {
-			return Peer{}, fmt.Sprintf("has VNI %d, the network's is %d: not served; restart that node", l.VNI, self.VNI)
-		}
-		p.VTEP = VTEP{MAC: l.MAC, Addr: l.Subnet.Addr()}
-	}
-	return p, ""
 }

@@ -36,20 +36,20 @@ var encaps = map[bpf.DatapathEncap]string{
 	bpf.DatapathEncapENCAP_UDP:   "udp",
 }
 
-// flag is a bit and its name.
-type flag struct {
+// bitName is a bit and its name.
+type bitName struct {
 	bit  uint64
 	name string
 }
 
-var hostFlags = []flag{
+var hostFlags = []bitName{
 	{uint64(bpf.DatapathHostFlagsHOST_SOURCE_PORT), "source_port"},
 	{uint64(bpf.DatapathHostFlagsHOST_INHERIT_TTL), "inherit_ttl"},
 	{uint64(bpf.DatapathHostFlagsHOST_INHERIT_DF), "inherit_df"},
 }
 
 // include/uapi/linux/bpf.h, BPF_F_ADJ_ROOM_*. The top byte is the length of the inner Ethernet header.
-var adjustFlags = []flag{
+var adjustFlags = []bitName{
 	{unix.BPF_F_ADJ_ROOM_FIXED_GSO, "fixed_gso"},
 	{unix.BPF_F_ADJ_ROOM_ENCAP_L3_IPV4, "encap_l3_ipv4"},
 	{unix.BPF_F_ADJ_ROOM_ENCAP_L3_IPV6, "encap_l3_ipv6"},
@@ -62,7 +62,7 @@ var adjustFlags = []flag{
 const encapL2Shift = unix.BPF_ADJ_ROOM_ENCAP_L2_SHIFT
 
 // words are the names of the bits that are set, those without a name as a number.
-func words(bits uint64, flags []flag) []string {
+func words(bits uint64, flags []bitName) []string {
 	set := []string{}
 	for _, f := range flags {
 		if bits&f.bit != 0 {

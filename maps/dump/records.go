@@ -6,6 +6,7 @@ import (
 	"net"
 	"net/netip"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/bpfnet/bpfnet/bpf"
@@ -31,7 +32,7 @@ var sources = []source{
 	{name: "counters", title: "packets by program and reason",
 		columns: []string{"PROGRAM", "VERDICT", "REASON", "PACKETS", "BYTES"}, read: readCounters},
 	{name: "events", title: "sampled drops not read before",
-		columns: []string{"TIME", "PROGRAM", "REASON", "COUNT", "IFINDEX", "LENGTH", "PACKET"}, read: readEvents},
+		columns: []string{"TIME", "PROGRAM", "VERDICT", "REASON", "COUNT", "IFINDEX", "LENGTH"}, read: readEvents},
 	{name: "settings", title: "what was fixed when the programs were loaded",
 		columns: []string{"SETTING", "VALUE"}, read: readSettings},
 }
@@ -195,15 +196,19 @@ type event struct {
 }
 
 func (e event) rows() [][]string {
-	packet := "not read"
+	rows := [][]string{{e.Time.Format("15:04:05.000"), e.Program, e.Verdict, e.Reason,
+		number(e.Count), number(e.Ifindex), number(e.Len)}}
+	var packet []string
 	if e.Src.IsValid() || e.Dst.IsValid() {
-		packet = addrText(e.Src) + " > " + addrText(e.Dst)
+		packet = append(packet, addrText(e.Src)+" > "+addrText(e.Dst))
 	}
 	if e.OuterSrc.IsValid() {
-		packet += " from " + e.OuterSrc.String()
+		packet = append(packet, "from "+e.OuterSrc.String())
 	}
-	return [][]string{{e.Time.Format("15:04:05.000"), e.Program, e.Verdict + " " + e.Reason, number(e.Count),
-		number(e.Ifindex), number(e.Len), packet}}
+	if packet != nil {
+		rows = append(rows, []string{strings.Join(packet, " ")})
+	}
+	return rows
 }
 
 func readEvents(set *maps.Set) ([]record, error) {

@@ -13,7 +13,10 @@ import (
 // width is the columns of a terminal that a table is to fit in.
 const width = 120
 
-const indent = "  "
+const (
+	gap    = "  "     // between columns
+	indent = "      " // of what stands on lines of its own
+)
 
 // writeTable writes columns and rows, aligned: numbers to the right, words to
 // the left. A row of a single cell stands, wrapped, on lines of its own.
@@ -65,7 +68,7 @@ func writeRow(w io.Writer, shapes []shape, row []string) {
 		if shapes[i].right {
 			cell, padding = padding+cell, ""
 		}
-		line.WriteString(cell + padding + indent)
+		line.WriteString(cell + padding + gap)
 	}
 	fmt.Fprintln(w, strings.TrimRight(line.String(), " "))
 }

@@ -53,7 +53,7 @@ func check(t *testing.T, program bpf.DatapathProgram, c packetCase) {
 		c.out = c.in.frame
 	}
 	m := load(t, c.world)
-	must(t, m.zero())
+	must(t, m.begin())
 	verdict, out, err := m.run(program, c.in)
 	must(t, err)
 	m.checkCounters(t, program, c)

@@ -26,7 +26,7 @@ func fuzz(f *testing.F, program bpf.DatapathProgram) {
 		f.Add(c.in.frame[:head], uint16(len(c.in.frame)-head), c.in.gsoSize)
 	}
 	for _, w := range worlds {
-		load(f, w) // now, or its code would count as what the first packet covers
+		must(f, load(f, w).begin()) // now, or its code would count as what the first packet covers
 	}
 	f.Fuzz(func(t *testing.T, head []byte, padding, gsoSize uint16) {
 		frame := join(head, make([]byte, padding%frameMax))

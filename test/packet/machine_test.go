@@ -115,36 +115,53 @@ func (m *machine) run(program bpf.DatapathProgram, a arrival) (int32, []byte, er
 
 // counter reads one counter, summed over the CPUs.
 func (m *machine) counter(key int) (bpf.DatapathCounter, error) {
-	var sum bpf.DatapathCounter
 	var each []bpf.DatapathCounter
 	if err := m.objects.Counters.Lookup(uint32(key), &each); err != nil {
-		return sum, fmt.Errorf("read counter %d: %w", key, err)
+		return bpf.DatapathCounter{}, fmt.Errorf("read counter %d: %w", key, err)
 	}
+	return sum(each), nil
+}
+
+func sum(each []bpf.DatapathCounter) bpf.DatapathCounter {
+	var sum bpf.DatapathCounter
 	for _, c := range each {
 		sum.Packets += c.Packets
 		sum.Bytes += c.Bytes
 	}
-	return sum, nil
+	return sum
 }
 
 // moved reads all counters and returns those that moved since they were last known.
 func (m *machine) moved() (map[int]bpf.DatapathCounter, error) {
+	cpus := ebpf.MustPossibleCPU()
+	keys, each := make([]uint32, counterMax), make([]bpf.DatapathCounter, counterMax*cpus)
+	_, err := m.objects.Counters.BatchLookup(new(ebpf.MapBatchCursor), keys, each, nil)
+	if err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) { // which only says that it was the last batch
+		return nil, fmt.Errorf("read counters: %w", err)
+	}
 	moved := map[int]bpf.DatapathCounter{}
-	for key, before := range m.counted {
-		now, err := m.counter(key)
-		if err != nil {
-			return nil, err
-		}
+	for i, key := range keys {
+		now, before := sum(each[i*cpus:(i+1)*cpus]), m.counted[key]
 		if now != before {
-			moved[key] = bpf.DatapathCounter{Packets: now.Packets - before.Packets, Bytes: now.Bytes - before.Bytes}
+			moved[int(key)] = bpf.DatapathCounter{Packets: now.Packets - before.Packets, Bytes: now.Bytes - before.Bytes}
 			m.counted[key] = now
 		}
 	}
 	return moved, nil
 }
 
-// zero sets the counters to zero that are not, so that the next drop is sampled.
+// begin forgets what other tests have left in counters and events: the next drop is the first, and
+// the first is sampled.
+func (m *machine) begin() error {
+	_, err := m.takeEvents()
+	return errors.Join(err, m.zero())
+}
+
+// zero sets the counters to zero that are not.
 func (m *machine) zero() error {
+	if _, err := m.moved(); err != nil {
+		return err
+	}
 	for key, c := range m.counted {
 		if c == (bpf.DatapathCounter{}) {
 			continue

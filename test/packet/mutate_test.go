@@ -25,6 +25,9 @@ func TestMutated(t *testing.T) {
 	seed := numberFrom(t, "BPFNET_SEED", uint64(time.Now().UnixNano()))
 	t.Logf("BPFNET_PACKETS=%d BPFNET_SEED=%d", count, seed)
 	mutant := newMutator(seed)
+	for _, w := range worlds {
+		must(t, load(t, w).begin())
+	}
 	start := time.Now()
 	for i := range count {
 		program, w, a := mutant.next()

@@ -167,8 +167,11 @@ func (m *machine) isNodeBridge(ifindex int) bool {
 	})
 }
 
+// isVeth reports whether the device can be the host end of a container's veth.
+// A pair with both ends in this namespace joins two devices of the host, and
+// bpf_redirect_peer refuses it (skb_do_redirect in net/core/filter.c).
 func (m *machine) isVeth(l link) bool {
-	return l.kind == "veth" && !slices.Contains(m.ignore, l.name)
+	return l.kind == "veth" && l.away && !slices.Contains(m.ignore, l.name)
 }
 
 // state is a copy of what is known now.

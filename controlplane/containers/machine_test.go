@@ -36,7 +36,7 @@ func bridge(ifindex int, mac topology.MAC) link {
 
 func veth(ifindex, master int) link {
 	return link{ifindex: ifindex, name: fmt.Sprint("veth", ifindex), kind: "veth", mac: macHost,
-		master: master, up: true, carrier: true}
+		master: master, up: true, carrier: true, away: true}
 }
 
 func with(l link, change func(*link)) link {
@@ -107,6 +107,7 @@ func TestEndpoints(t *testing.T) {
 		"neighbour of no route":    {events: []event{arp(20, ipRouted, macA)}},
 		"one of two VLANs' entries goes": {events: []event{fdb(macA, 10), fdb(macA, 11), fdbAge(macA, 10), arp(1, ipA, macA)},
 			want: []Endpoint{{ipA, 11, macA, macBridge}}},
+		"both ends of the veth on the host": {events: append([]event{is(with(veth(10, 1), func(l *link) { l.away = false }))}, learnedA...)},
 		"neighbour still asked for": {events: []event{fdb(macA, 10), is(neighbour{1, ipA, topology.MAC{}, unix.NUD_INCOMPLETE})}},
 
 		// What is no container.

@@ -29,6 +29,7 @@ type link struct {
 	master  int  // ifindex of the bridge (or bond, or VRF) it is a port of; 0 if none
 	up      bool // IFF_UP: not set down by the administrator
 	carrier bool // IFF_LOWER_UP: of a veth, the other end is up too
+	away    bool // IFLA_LINK_NETNSID: of a veth, the other end is in another network namespace
 }
 
 // localAddr is an address of this host.
@@ -114,6 +115,8 @@ func parseLink(h, attributes []byte) any {
 			l.mac = mac(value)
 		case unix.IFLA_MASTER:
 			l.master = int(number(value))
+		case unix.IFLA_LINK_NETNSID:
+			l.away = true
 		case unix.IFLA_LINKINFO:
 			for typ, value := range attrs(value) {
 				if typ == unix.IFLA_INFO_KIND {

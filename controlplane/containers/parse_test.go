@@ -64,8 +64,8 @@ func TestParse(t *testing.T) {
 		want       any // nil: of no interest
 	}{
 		"link": {typ: unix.RTM_NEWLINK, parts: [][]byte{ifinfomsg(0, 10, up), attr(unix.IFLA_IFNAME, []byte("veth10\x00")...),
-			attr(unix.IFLA_ADDRESS, macHost[:]...), attr32(unix.IFLA_MASTER, 1), info},
-			want: link{10, "veth10", "veth", macHost, 1, true, true}},
+			attr(unix.IFLA_ADDRESS, macHost[:]...), attr32(unix.IFLA_MASTER, 1), attr32(unix.IFLA_LINK_NETNSID, 0), info},
+			want: link{10, "veth10", "veth", macHost, 1, true, true, true}},
 		"link down":             {typ: unix.RTM_NEWLINK, parts: [][]byte{ifinfomsg(0, 10, 0)}, want: link{ifindex: 10}},
 		"link without carrier":  {typ: unix.RTM_NEWLINK, parts: [][]byte{ifinfomsg(0, 10, unix.IFF_UP)}, want: link{ifindex: 10, up: true}},
 		"link of no Ethernet":   {typ: unix.RTM_NEWLINK, parts: [][]byte{ifinfomsg(0, 10, 0), attr(unix.IFLA_ADDRESS, addr4...)}, want: link{ifindex: 10}},

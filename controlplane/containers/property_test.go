@@ -103,7 +103,7 @@ func checkSound(t *testing.T, m *machine) {
 			t.Errorf("endpoint %v on a link that is no container's: %v", e, s.Links)
 		}
 		l := m.links[e.Ifindex]
-		if l.kind != "veth" || !l.up || !l.carrier {
+		if l.kind != "veth" || !l.away || !l.up || !l.carrier {
 			t.Errorf("endpoint %v on %+v", e, l)
 		}
 		if !subnet.Contains(e.Addr) || m.own(e.Addr) {

@@ -181,7 +181,7 @@ func (l *loop) input() (topology.Input, bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	in := topology.Input{
-		Network: l.config.Network, Self: l.self, SelfKey: l.held.Lease().Key,
+		Network: l.config.Network, Self: l.self, SelfKey: l.held.Lease().Key, PublicIP: l.uplink.PublicIP,
 		DirectRouting: l.config.Backend.DirectRouting,
 		Leases:        make([]topology.Lease, 0, len(l.leases)),
 	}
@@ -307,7 +307,7 @@ func (l *loop) containers(ctx context.Context) error {
 		return l.applyContainers(containers.State{})
 	}
 	o := containers.Options{
-		Subnet: l.self.Subnet, Ignore: []string{l.uplink.Name, l.overlay.Name}, Known: l.endpoints.Known(), Logger: l.log,
+		Subnet: l.self.Subnet, Ignore: []string{l.uplink.Name, netlink.OverlayName, netlink.OverlayPeerName}, Known: l.endpoints.Known(), Logger: l.log,
 	}
 	return containers.Watch(ctx, o, l.applyContainers)
 }

@@ -87,11 +87,15 @@ func TestCountersAndEvents(t *testing.T) {
 	if diff := cmp.Diff(want, counts); diff != "" {
 		t.Error(diff)
 	}
-	if u, err := set.Counters.Usage(); err != nil || u != (Usage{1, 512}) {
-		t.Errorf("usage of counters %+v, %v", u, err)
+	usage, err := set.Counters.Usage()
+	must(t, err)
+	if usage != (Usage{1, 512}) {
+		t.Errorf("usage of counters %+v", usage)
 	}
-	if u, err := set.Events.Usage(); err != nil || u.Used != 3*(80+8) {
-		t.Errorf("usage of events %+v, %v", u, err)
+	usage, err = set.Events.Usage()
+	must(t, err)
+	if usage.Used != 3*(80+8) {
+		t.Errorf("usage of events %+v", usage)
 	}
 	taken, err := set.Events.Take()
 	must(t, err)

@@ -36,7 +36,7 @@ type Routes struct {
 	mu sync.Mutex // held by writers
 	// nested holds the trie's prefixes that lie in a slot, by slot: while there are any, the slot is empty.
 	nested map[uint32]map[netip.Prefix]bool
-	filled bool // a slot was filled since waitForReaders
+	filled bool // a slot was filled since WaitForReaders
 }
 
 func newRoutes(trie, index *ebpf.Map, s *Settings) *Routes {
@@ -127,7 +127,7 @@ func (r *Routes) Delete(network uint32, prefix netip.Prefix) error {
 		return r.index.clear(slot)
 	}
 	if r.filled {
-		waitForReaders()
+		WaitForReaders()
 		r.filled = false
 	}
 	if err := r.trie.delete(key); err != nil {
@@ -197,11 +197,12 @@ func (r *Routes) repair(slot uint32, inTrie map[RouteKey]uint32) error {
 	return r.index.clear(slot)
 }
 
-// waitForReaders returns when every program that was running has ended.
-// Programs run under the kernel's RCU, and the system call waits for all its
-// readers (kernel/sched/membarrier.c). Kernels with nohz_full CPUs refuse: there
-// a packet on its way just now may miss its route.
-func waitForReaders() {
+// WaitForReaders returns when every program that was running has ended, which
+// takes some 10 ms: what they have read of the maps before, no packet goes by
+// any more. Programs run under the kernel's RCU, and the system call waits for
+// all its readers (kernel/sched/membarrier.c). Kernels with nohz_full CPUs
+// refuse it: there a packet just on its way may find its route or host gone.
+func WaitForReaders() {
 	const membarrierCmdGlobal = 1 // include/uapi/linux/membarrier.h
 	_, _, _ = unix.Syscall(unix.SYS_MEMBARRIER, membarrierCmdGlobal, 0, 0)
 }

@@ -51,7 +51,7 @@ func NewSet(m map[string]*ebpf.Map) (*Set, error) {
 				have = m[name]
 			}
 		}
-		if err := checkLayout(name, want, have); err != nil {
+		if err = checkLayout(name, want, have); err != nil {
 			return nil, err
 		}
 		byName[name] = have
@@ -93,23 +93,22 @@ func OpenPinned(dir string) (*Set, error) {
 	if err != nil {
 		return nil, err
 	}
-	if _, err := os.Stat(dir); errors.Is(err, os.ErrNotExist) {
+	if _, err = os.Stat(dir); errors.Is(err, os.ErrNotExist) {
 		return nil, fmt.Errorf("%w pinned in %s", ErrNoDatapath, dir)
 	}
-	maps := make(map[string]*ebpf.Map, len(spec.Maps))
 	var owned []io.Closer
+	maps := make(map[string]*ebpf.Map, len(spec.Maps))
 	for name, ms := range spec.Maps {
 		if name == rodata {
 			name = settingsName
 		}
 		// Who reads the ring also writes how far it got.
 		options := &ebpf.LoadPinOptions{ReadOnly: ms.Type != ebpf.RingBuf}
-		m, err := ebpf.LoadPinnedMap(filepath.Join(dir, name), options)
+		maps[name], err = ebpf.LoadPinnedMap(filepath.Join(dir, name), options)
 		if err != nil {
 			return nil, errors.Join(fmt.Errorf("open pinned map %s: %w", name, err), closeAll(owned))
 		}
-		maps[name] = m
-		owned = append(owned, m)
+		owned = append(owned, maps[name])
 	}
 	set, err := NewSet(maps)
 	if err != nil {

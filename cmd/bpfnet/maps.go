@@ -92,7 +92,7 @@ func dumpOne(cmd *cobra.Command, output string, set *maps.Set, name string) erro
 
 // withMaps gives f the maps pinned under the run directory.
 func withMaps(cmd *cobra.Command, output string, f func(*maps.Set) error) (err error) {
-	if err := dump.CheckFormat(output); err != nil {
+	if err = dump.CheckFormat(output); err != nil {
 		return err
 	}
 	runDir, err := cmd.Flags().GetString("run-dir")

@@ -1,0 +1,266 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build root
+
+package packet
+
+import (
+	"net/netip"
+	"os"
+	"runtime"
+	"testing"
+	"time"
+
+	"github.com/cilium/ebpf"
+	tcx "github.com/cilium/ebpf/link"
+	"github.com/google/go-cmp/cmp"
+	"github.com/gopacket/gopacket"
+	"github.com/gopacket/gopacket/layers"
+	"github.com/vishvananda/netlink"
+
+	"github.com/bpfnet/bpfnet/bpf"
+	"github.com/bpfnet/bpfnet/controlplane/topology"
+)
+
+// What a test run cannot show, on real veths:
+//
+//	peer-c1 ── c1 [from_container] ── uplink ── peer-uplink [from_network of host 2] ── bpfnet0
+//
+// Superpackets stay whole, headers may lie in page fragments, and frames may be shorter than a header.
+
+var farMAC = topology.MAC{0x02, 0, 0, 0, 2, 0xfe} // of peer-uplink
+
+// near is host 1 with one peer, host 2.
+func near(peer host) *world {
+	w := *lab
+	peer.node = node2
+	w.name, w.routes, w.hosts = "near", routesOf(0)[:2], map[uint32]host{2: peer}
+	return &w
+}
+
+// far is host 2, its uplink the other end of host 1's.
+var far = &world{
+	name:      "far",
+	node:      node2,
+	overlay:   link{overlay.name, overlay.ifindex, vtep2},
+	vxlanPort: 8472,
+	vni:       1,
+	udpPort:   8285,
+	ipip:      true,
+	routes: []route{
+		{0, netip.MustParsePrefix("172.245.0.0/24"), 2},
+		{0, netip.MustParsePrefix("172.246.0.0/24"), self},
+	},
+	hosts: map[uint32]host{2: {node: node1, mtu: 1450, encap: bpf.DatapathEncapENCAP_VXLAN, vtep: overlay.mac, ttl: 64}},
+}
+
+// wired are the devices up, without noise of their own, and host 2 known at the uplink.
+func wired(t *testing.T) {
+	t.Helper()
+	must(t, os.WriteFile("/proc/sys/net/ipv6/conf/all/disable_ipv6", []byte("1"), 0)) // of this namespace
+	for _, l := range allLinks {
+		for _, name := range []string{l.name, "peer-" + l.name} {
+			device, err := netlink.LinkByName(name)
+			must(t, err)
+			if name == "peer-uplink" {
+				must(t, netlink.LinkSetHardwareAddr(device, farMAC[:]))
+			}
+			must(t, netlink.LinkSetUp(device))
+		}
+	}
+	must(t, netlink.NeighSet(&netlink.Neigh{
+		LinkIndex: int(uplink.ifindex), IP: node2.AsSlice(), HardwareAddr: farMAC[:], State: netlink.NUD_PERMANENT,
+	}))
+}
+
+// started is a machine of its own, which ends with the test.
+func started(t *testing.T, w *world) *machine {
+	t.Helper()
+	m, err := newMachine(w)
+	must(t, err)
+	t.Cleanup(func() {
+		if err := m.Close(); err != nil {
+			t.Errorf("close machine: %v", err)
+		}
+	})
+	return m
+}
+
+func attach(t *testing.T, program *ebpf.Program, ifindex int, where ebpf.AttachType) {
+	t.Helper()
+	l, err := tcx.AttachTCX(tcx.TCXOptions{Interface: ifindex, Program: program, Attach: where})
+	must(t, err)
+	t.Cleanup(func() {
+		if err := l.Close(); err != nil {
+			t.Errorf("detach program: %v", err)
+		}
+	})
+}
+
+func ifindexOf(t *testing.T, name string) int {
+	t.Helper()
+	device, err := netlink.LinkByName(name)
+	must(t, err)
+	return device.Attrs().Index
+}
+
+// superpackets are what the kernel is told of 20,000 bytes in segments of 1,300.
+var superpackets = map[string]struct {
+	header    vnetHeader
+	transport func() gopacket.SerializableLayer
+}{
+	"tcp": {
+		vnetHeader{needsCsum, gsoTCPv4, 54, 1300, atUDP, 16},
+		func() gopacket.SerializableLayer { return &layers.TCP{SrcPort: 40000, DstPort: 80, ACK: true} },
+	},
+	"udp": {
+		vnetHeader{needsCsum, gsoUDPL4, 42, 1300, atUDP, 6},
+		func() gopacket.SerializableLayer { return &layers.UDP{SrcPort: 40000, DstPort: 53} },
+	},
+}
+
+// TestSuperpackets: a superpacket goes whole from the container to the wire, and from the wire out of
+// the tunnel: its segments keep their size, and its checksum is still to be filled in.
+func TestSuperpackets(t *testing.T) {
+	wired(t)
+	for _, r := range remotes[:4] {
+		for kind, super := range superpackets {
+			t.Run(r.name+"/"+kind, func(t *testing.T) {
+				d := datagram{src: c1, dst: remote2, payload: pattern(20_000), transport: super.transport()}
+				testJourney(t, r.node, d, super.header)
+			})
+		}
+	}
+}
+
+// TestHeadersInFragments: drivers may leave all but the Ethernet header in page fragments.
+func TestHeadersInFragments(t *testing.T) {
+	wired(t)
+	for _, r := range remotes[:4] {
+		t.Run(r.name, func(t *testing.T) {
+			testJourney(t, r.node, datagram{src: c1, dst: remote2, payload: pattern(1000)}, vnetHeader{HeaderLen: etherLen})
+		})
+	}
+	for _, tun := range tunnels {
+		t.Run(tun.name+"/received", func(t *testing.T) {
+			m := started(t, lab)
+			attach(t, m.objects.FromNetwork, int(uplink.ifindex), ebpf.AttachTCXIngress)
+			inside := openTap(t, int(overlay.ifindex))
+			d := datagram{src: tun.container, dst: newborn, payload: pattern(1000)}
+			must(t, openTap(t, ifindexOf(t, "peer-uplink")).send(vnetHeader{HeaderLen: etherLen}, arrives(from(tun.node, d.bytes()).bytes()).frame))
+			_, got, err := inside.receive()
+			must(t, err)
+			if diff := cmp.Diff(hexLines(intoStack(d.bytes())), hexLines(got)); diff != "" {
+				t.Errorf("decapsulated (-want +got):\n%s", diff)
+			}
+		})
+	}
+}
+
+// testJourney sends a packet from c1 to host 2, which is reached as node is in the lab, and looks at
+// it on the wire and behind host 2's decapsulation.
+func testJourney(t *testing.T, node netip.Addr, d datagram, header vnetHeader) {
+	peer := hostAt(node)
+	near, far := started(t, near(peer)), started(t, far)
+	attach(t, near.objects.FromContainer, int(link1.ifindex), ebpf.AttachTCXIngress)
+	attach(t, far.objects.FromNetwork, ifindexOf(t, "peer-uplink"), ebpf.AttachTCXIngress)
+	underlay, inside := openTap(t, ifindexOf(t, "peer-uplink")), openTap(t, int(overlay.ifindex))
+	must(t, openTap(t, ifindexOf(t, "peer-c1")).send(header, fromC1(d).frame))
+
+	inner := d.hop(1).bytes()
+	sent := to(node, inner)
+	sent.dst = node2
+	wanted := sent.bytes()
+	if peer.encap == bpf.DatapathEncapENCAP_NONE {
+		wanted = inner
+	}
+	h, got, err := underlay.receive()
+	must(t, err)
+	got, err = near.settle(sentReason(node), got)
+	must(t, err)
+	compareFrames(t, "on the wire", ethernet(farMAC, uplink.mac, wanted), got)
+	compareHeaders(t, "on the wire", header.behind(len(wanted)-len(inner)), h)
+	if peer.encap == bpf.DatapathEncapENCAP_NONE {
+		return
+	}
+	h, got, err = inside.receive()
+	must(t, err)
+	compareFrames(t, "decapsulated", ethernet(vtep2, uplink.mac, inner), got)
+	compareHeaders(t, "decapsulated", header, h)
+}
+
+func hostAt(node netip.Addr) host {
+	for _, h := range peers {
+		if h.node == node {
+			return h
+		}
+	}
+	return host{}
+}
+
+// behind is the header with n more bytes in front of the transport header.
+func (h vnetHeader) behind(n int) vnetHeader {
+	if h.Flags&needsCsum != 0 {
+		h.CsumStart += uint16(n)
+	}
+	return h
+}
+
+func compareFrames(t *testing.T, where string, want, got []byte) {
+	t.Helper()
+	if diff := cmp.Diff(hexLines(want), hexLines(got)); diff != "" {
+		t.Errorf("%s (-want +got):\n%s", where, diff)
+	}
+}
+
+// compareHeaders leaves out how much of the packet is in one piece.
+func compareHeaders(t *testing.T, where string, want, got vnetHeader) {
+	t.Helper()
+	want.HeaderLen, got.HeaderLen = 0, 0
+	if want != got {
+		t.Errorf("%s: %+v, want %+v", where, got, want)
+	}
+}
+
+// TestShortFrames: frames that end in the Ethernet or IP header, of which a test run takes none.
+func TestShortFrames(t *testing.T) {
+	wired(t)
+	for _, c := range []struct {
+		program bpf.DatapathProgram
+		device  link
+		from    string // where to send so that the program gets it
+		attach  ebpf.AttachType
+		frame   []byte
+	}{
+		{bpf.DatapathProgramPROGRAM_FROM_CONTAINER, link1, "peer-c1", ebpf.AttachTCXIngress, fromC1(datagram{src: c1, dst: remote2}).frame},
+		{bpf.DatapathProgramPROGRAM_FROM_NETWORK, uplink, "peer-uplink", ebpf.AttachTCXIngress, arrives(ipip3).frame},
+		{bpf.DatapathProgramPROGRAM_FROM_HOST, overlay, overlay.name, ebpf.AttachTCXEgress, fromHost(datagram{src: vtepAddr, dst: remote2}).frame},
+	} {
+		t.Run(c.from, func(t *testing.T) {
+			m := started(t, lab)
+			attach(t, m.programs[c.program], int(c.device.ifindex), c.attach)
+			tap := openTap(t, ifindexOf(t, c.from))
+			for n := etherLen; n < testRunMin; n++ {
+				must(t, tap.send(vnetHeader{}, c.frame[:n]))
+				m.waitCounted(t, counterKey(c.program, bpf.DatapathReasonPASS_MALFORMED), n)
+			}
+		})
+	}
+}
+
+// waitCounted waits until some counter moves, and expects it to be that one, by a packet of n bytes.
+func (m *machine) waitCounted(t *testing.T, key, n int) {
+	t.Helper()
+	for deadline := time.Now().Add(5 * time.Second); time.Now().Before(deadline); runtime.Gosched() {
+		moved, err := m.moved()
+		must(t, err)
+		if len(moved) == 0 {
+			continue
+		}
+		if moved[key] != (bpf.DatapathCounter{Packets: 1, Bytes: uint64(n)}) || len(moved) != 1 {
+			t.Errorf("%d bytes counted as %s", n, counterNames(moved))
+		}
+		return
+	}
+	t.Errorf("%d bytes were not counted", n)
+}

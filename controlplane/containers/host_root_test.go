@@ -150,11 +150,12 @@ func (s *space) addContainer(name, master, prefix string) *space {
 	return c
 }
 
-// addPort makes a veth of which both ends are here, one of them a port of br245.
+// addPort makes a veth with its other end in a namespace of its own, and a port of br245.
 func (s *space) addPort(name string, mac net.HardwareAddr) {
 	s.t.Helper()
+	away := newSpace(s.t)
 	attrs := netlink.LinkAttrs{Name: name, HardwareAddr: mac, MasterIndex: s.index("br245")}
-	s.must(s.LinkAdd(&netlink.Veth{LinkAttrs: attrs, PeerName: name + "p"}))
+	s.must(s.LinkAdd(&netlink.Veth{LinkAttrs: attrs, PeerName: "eth0", PeerNamespace: netlink.NsFd(away.ns)}))
 }
 
 // speak sends a packet, which takes an ARP exchange first.

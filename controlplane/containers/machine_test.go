@@ -108,7 +108,7 @@ func TestEndpoints(t *testing.T) {
 		"one of two VLANs' entries goes": {events: []event{fdb(macA, 10), fdb(macA, 11), fdbAge(macA, 10), arp(1, ipA, macA)},
 			want: []Endpoint{{ipA, 11, macA, macBridge}}},
 		"both ends of the veth on the host": {events: append([]event{is(with(veth(10, 1), func(l *link) { l.away = false }))}, learnedA...)},
-		"neighbour still asked for": {events: []event{fdb(macA, 10), is(neighbour{1, ipA, topology.MAC{}, unix.NUD_INCOMPLETE})}},
+		"neighbour still asked for":         {events: []event{fdb(macA, 10), is(neighbour{1, ipA, topology.MAC{}, unix.NUD_INCOMPLETE})}},
 
 		// What is no container.
 		"own address":             {events: []event{fdb(macA, 10), arp(1, ipBridge, macA)}},

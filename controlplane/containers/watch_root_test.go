@@ -247,7 +247,7 @@ func TestWatchLeavesOthersAlone(t *testing.T) {
 }
 
 func TestWatchCatchesUpAfterOverflow(t *testing.T) {
-	n := newSpace(t)
+	n, away := newSpace(t), newSpace(t)
 	n.addBridge("br245", "172.245.0.1/24", fixedMAC)
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
@@ -264,7 +264,7 @@ func TestWatchCatchesUpAfterOverflow(t *testing.T) {
 			return nil
 		}
 		for i := range containers { // more than the socket holds
-			if err := n.LinkAdd(&netlink.Veth{PeerName: fmt.Sprint("p", i),
+			if err := n.LinkAdd(&netlink.Veth{PeerName: fmt.Sprint("p", i), PeerNamespace: netlink.NsFd(away.ns),
 				LinkAttrs: netlink.LinkAttrs{Name: fmt.Sprint("c", i), MasterIndex: bridge}}); err != nil {
 				return err
 			}

@@ -6,7 +6,6 @@ package packet
 
 import (
 	"fmt"
-	"log/slog"
 	"os"
 	"runtime"
 	"strconv"
@@ -26,8 +25,7 @@ const inNamespace = "BPFNET_PACKET_TEST_PID"
 // The namespace has no name and ends with the process.
 func TestMain(m *testing.M) {
 	if err := enterNamespace(); err != nil {
-		slog.Error("enter network namespace (root is needed)", "error", err)
-		panic(err) // the exit code of m.Run is not there to be returned
+		panic(fmt.Errorf("enter network namespace (root is needed): %w", err))
 	}
 	m.Run()
 }

@@ -1,0 +1,99 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build root
+
+package e2e
+
+import (
+	"fmt"
+	"net/netip"
+	"testing"
+
+	"github.com/gopacket/gopacket"
+	"github.com/gopacket/gopacket/layers"
+
+	"github.com/bpfnet/bpfnet/test/lab"
+)
+
+// The ports of RFC 6335, 8.1.2 that VXLAN takes its source port from (RFC 7348, 5).
+const firstDynamicPort, lastDynamicPort = 49152, 65535
+
+// describe is a packet with all that a test compares: its length, then a line
+// for each header. What differs from packet to packet is left out of it: IP
+// IDs, checksums, the flow's share of VXLAN's source port, numbers of pings.
+func describe(p lab.Packet) []string {
+	lines := []string{fmt.Sprintf("%d bytes", p.Len)}
+	for _, layer := range lab.Decode(p).Layers {
+		if line := describeLayer(layer); line != "" {
+			lines = append(lines, line)
+		}
+	}
+	return lines
+}
+
+func describeLayer(layer gopacket.Layer) string {
+	switch l := layer.(type) {
+	case *layers.Ethernet:
+		return fmt.Sprintf("Ethernet %s > %s %v", l.SrcMAC, l.DstMAC, l.EthernetType)
+	case *layers.IPv4:
+		return ipLine(l.SrcIP, l.DstIP, int(l.TTL), int(l.TOS), l.Flags&layers.IPv4DontFragment != 0, l.Protocol, int(l.Length))
+	case *layers.UDP:
+		source := fmt.Sprint(uint16(l.SrcPort))
+		if l.DstPort == 8472 && l.SrcPort >= firstDynamicPort && l.SrcPort <= lastDynamicPort {
+			source = "dynamic"
+		}
+		return udpLine(source, int(l.DstPort), int(l.Length), l.Checksum != 0)
+	case *layers.VXLAN:
+		return fmt.Sprintf("VXLAN %x", l.Contents)
+	case *layers.ICMPv4:
+		return fmt.Sprintf("ICMP %v", l.TypeCode)
+	case *gopacket.Payload:
+		return ""
+	}
+	return layer.LayerType().String()
+}
+
+func ipLine(src, dst fmt.Stringer, ttl, tos int, df bool, protocol layers.IPProtocol, length int) string {
+	return fmt.Sprintf("IPv4 %s > %s, TTL %d, TOS %#02x, DF %v, %v, %d bytes", src, dst, ttl, tos, df, protocol, length)
+}
+
+func udpLine(source string, destination, length int, checksum bool) string {
+	return fmt.Sprintf("UDP %s > %d, %d bytes, checksum %v", source, destination, length, checksum)
+}
+
+// traffic is what was captured without what a lab always has: ARP between
+// nodes, and etcd's TCP.
+func traffic(packets []lab.Packet) (all []lab.Packet) {
+	for _, p := range packets {
+		if !isUnderlayARP(p) && !isEtcd(p) {
+			all = append(all, p)
+		}
+	}
+	return all
+}
+
+func isUnderlayARP(p lab.Packet) bool {
+	arp := lab.Decode(p).ARP
+	return len(arp) == 1 && p.Len <= 60 && !inNetwork(arp[0].SourceProtAddress) && !inNetwork(arp[0].DstProtAddress)
+}
+
+func isEtcd(p lab.Packet) bool {
+	d := lab.Decode(p)
+	return len(d.TCP) == 1 && len(d.IPv4) == 1 && !inNetwork(d.IPv4[0].SrcIP) && !inNetwork(d.IPv4[0].DstIP) &&
+		(d.TCP[0].SrcPort == 2379 || d.TCP[0].DstPort == 2379)
+}
+
+func inNetwork(addr []byte) bool {
+	a, ok := netip.AddrFromSlice(addr)
+	return ok && lab.Network.Contains(a.Unmap())
+}
+
+// verify checks every checksum.
+func verify(t *testing.T, where string, packets []lab.Packet) {
+	t.Helper()
+	for _, p := range packets {
+		if err := lab.VerifyChecksums(p); err != nil {
+			t.Errorf("%s: %s: %v", where, lab.Summary(p), err)
+		}
+	}
+}

@@ -190,7 +190,7 @@ func (d *demo) ping(ctx context.Context, l *lab.Lab) (lab.Packet, error) {
 	}
 	err = d.pingAloud(ctx, from, to)
 	packets, stopErr := c.Stop()
-	if err := errors.Join(err, stopErr); err != nil {
+	if err = errors.Join(err, stopErr); err != nil {
 		return lab.Packet{}, err
 	}
 	i := slices.IndexFunc(packets, isRequest)
@@ -214,8 +214,8 @@ func (d *demo) pingAloud(ctx context.Context, from, to *lab.Container) error {
 	wait, cancel := context.WithTimeout(ctx, demoPings*demoInterval+time.Second)
 	defer cancel()
 	for i := range demoPings {
-		err := lab.Until(wait, "ping is answered", func() (bool, error) { return p.Snapshot().Received > i, nil })
-		if err != nil {
+		answered := func() (bool, error) { return p.Snapshot().Received > i, nil }
+		if lab.Until(wait, "ping is answered", answered) != nil {
 			break // the account tells
 		}
 		r := p.Snapshot().Replies[i]

@@ -95,7 +95,7 @@ func (h *Host) StartDaemon(ctx context.Context, args ...string) error {
 	cmd := h.NS.Command(context.WithoutCancel(ctx), append(h.daemonArgs(), args...)...)
 	cmd.Stdout, cmd.Stderr = log, log
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true} // ctrl-c is for who runs the lab
-	if err := cmd.Start(); err != nil {
+	if err = cmd.Start(); err != nil {
 		return fmt.Errorf("start daemon on %s: %w", h.Name, err)
 	}
 	p, _, err := identify(cmd.Process.Pid)

@@ -63,8 +63,8 @@ func TestDaemons(t *testing.T) {
 				t.Errorf("daemon of h1 has %s on %s, error %v, want %s on %s", s.Subnet, s.Node, err, h1.Subnet, h1.Addr)
 			}
 			err = lab.Until(t.Context(), "the container is known", func() (bool, error) {
-				s, err := h1.DaemonStatus(t.Context())
-				return s.Endpoints > 0, err
+				now, statusErr := h1.DaemonStatus(t.Context())
+				return now.Endpoints > 0, statusErr
 			})
 			if err != nil {
 				t.Fatal(err)
@@ -143,11 +143,11 @@ func TestHostsJoinAndLeave(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := third.StartDaemon(t.Context()); err != nil {
+	if err = third.StartDaemon(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	ping(t, third.Containers[0].NS, h1.Containers[1].Addr, 1)
-	if err := l.RemoveHost(third); err != nil {
+	if err = l.RemoveHost(third); err != nil {
 		t.Fatal(err)
 	}
 	r, err := p.Stop()

@@ -204,7 +204,7 @@ func (h *Host) perLink(c *Container) error {
 // RemoveContainer takes a container off its host.
 func (h *Host) RemoveContainer(c *Container) error {
 	err := h.NS.configure(func(l *links) { l.remove(c.Veth) })
-	if err := errors.Join(err, c.NS.remove()); err != nil {
+	if err = errors.Join(err, c.NS.remove()); err != nil {
 		return fmt.Errorf("remove container %s: %w", c.Name, err)
 	}
 	h.Containers = slices.DeleteFunc(h.Containers, func(o *Container) bool { return o == c })

@@ -43,7 +43,7 @@ func (h *Host) Counters() (Counters, error) {
 		return nil, err
 	}
 	counts, err := set.Counters.Read()
-	if err := errors.Join(err, set.Close()); err != nil {
+	if err = errors.Join(err, set.Close()); err != nil {
 		return nil, fmt.Errorf("read counters of %s: %w", h.Name, err)
 	}
 	c := make(Counters, len(counts))

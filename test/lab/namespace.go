@@ -88,7 +88,8 @@ func (n Namespace) create(ipv6 bool) error {
 		}
 		defer ns.Close() //nolint:errcheck // read only
 		if !ipv6 {
-			if err := setSysctls("1", "net/ipv6/conf/all/disable_ipv6", "net/ipv6/conf/default/disable_ipv6"); err != nil {
+			err = setSysctls("1", "net/ipv6/conf/all/disable_ipv6", "net/ipv6/conf/default/disable_ipv6")
+			if err != nil {
 				return err
 			}
 		}

@@ -44,7 +44,7 @@ func receivePacket(fd int) (Packet, error) {
 		// MSG_TRUNC: n is the packet's length even where buf is shorter (packet(7)).
 		n, oobn, _, from, err := unix.Recvmsg(fd, buf, oob, unix.MSG_TRUNC)
 		switch {
-		case err == unix.EINTR: //nolint:errorlint // a bare errno
+		case err == unix.EINTR:
 			continue
 		case err != nil:
 			return Packet{}, fmt.Errorf("receive packet: %w", err)

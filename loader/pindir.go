@@ -22,6 +22,9 @@ func PinDir(runDir string) (string, error) {
 		return "", fmt.Errorf("resolve run directory: %w", err)
 	}
 	local := filepath.Join(runDir, "bpf")
+	if _, err := isBPFFS(local); errors.Is(err, os.ErrPermission) {
+		return "", fmt.Errorf("look for pins in %s: %w", local, err)
+	}
 	for _, root := range append([]string{""}, machineRoots()...) {
 		if ok, err := isBPFFS(root + local); err == nil && ok {
 			return root + local, nil

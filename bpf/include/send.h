@@ -67,7 +67,15 @@ static __always_inline enum reason send(struct walk *w, struct packet *p, const 
 	}
 	if (host->header_len && push_header(w->skb, host, &in) < 0)
 		return DROP_ENCAPSULATE;
-	return redirected(w, bpf_redirect_neigh(host->ifindex, &next_hop, sizeof(next_hop), 0),
+	/*
+	 * A packet of the host's own carries the kernel's route into bpfnet0 along. While a next hop's
+	 * MAC is being resolved the packet waits, and then leaves by the neighbour of that route
+	 * (neigh_update() in net/core/neighbour.c). Without a next hop given, the helper looks one up
+	 * and replaces the route.
+	 */
+	return redirected(w,
+			  hops ? bpf_redirect_neigh(host->ifindex, &next_hop, sizeof(next_hop), 0)
+			       : bpf_redirect_neigh(host->ifindex, NULL, 0, 0),
 			  host->header_len ? FORWARD_ENCAPSULATED : FORWARD_ROUTED);
 }
 

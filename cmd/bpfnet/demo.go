@@ -44,10 +44,10 @@ func newDemoCommand() *cobra.Command {
 			if err != nil {
 				return fmt.Errorf("find own binary: %w", err)
 			}
-			// Whatever ends the terminal, or a pipe behind it, is not to end the demo before it has cleaned up.
+			// A terminal that goes away is no reason not to clean up.
 			ctx, stop := signal.NotifyContext(cmd.Context(), syscall.SIGHUP)
 			defer stop()
-			signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE)
+			outliveReader()
 			d := &demo{w: cmd.OutOrStdout(), paint: newPainter(cmd.OutOrStdout()), binary: binary}
 			return d.run(ctx)
 		},

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"os/signal"
 	"strings"
 	"syscall"
 	"time"
@@ -70,6 +71,7 @@ func newLabUpCommand(name *string) *cobra.Command {
 }
 
 func labUp(cmd *cobra.Command, o lab.Options, daemons bool) error {
+	outliveReader()
 	start := time.Now()
 	l, err := lab.Up(cmd.Context(), o)
 	if errors.Is(err, lab.ErrUp) {
@@ -84,20 +86,26 @@ func labUp(cmd *cobra.Command, o lab.Options, daemons bool) error {
 		}
 	}
 	fmt.Fprintf(cmd.OutOrStdout(), "Lab %q is up after %.1f s. ", o.Name, time.Since(start).Seconds())
-	printLabHints(cmd, l)
+	printLabHints(cmd, l, daemons)
 	return nil
 }
 
+// outliveReader keeps a closed pipe from ending the process before it has
+// cleaned up. (A signal that is caught, not ignored, is nothing that daemons inherit.)
+func outliveReader() { signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE) }
+
 // printLabHints shows what can be done with a lab.
-func printLabHints(cmd *cobra.Command, l *lab.Lab) {
+func printLabHints(cmd *cobra.Command, l *lab.Lab, daemons bool) {
 	w, name := cmd.OutOrStdout(), nameFlag(l.Options.Name)
 	fmt.Fprintln(w, "Try:")
 	first, last := l.Hosts[0], l.Hosts[len(l.Hosts)-1]
-	if len(first.Containers) > 0 && first != last {
+	if daemons && len(first.Containers) > 0 && first != last {
 		fmt.Fprintf(w, "  bpfnet lab exec%s h1/c1 -- ping -c 4 %s\n", name, last.Containers[0].Addr)
 	}
 	fmt.Fprintf(w, "  bpfnet lab status%s\n", name)
-	fmt.Fprintf(w, "  bpfnet maps dump --run-dir %s\n", first.Dir)
+	if daemons {
+		fmt.Fprintf(w, "  bpfnet maps dump --run-dir %s\n", first.Dir)
+	}
 	fmt.Fprintf(w, "  bpfnet lab down%s\n", name)
 }
 

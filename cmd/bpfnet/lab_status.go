@@ -51,20 +51,15 @@ func newLabStatusCommand(name *string) *cobra.Command {
 		Short: "Show a lab's hosts and containers",
 		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			write, ok := map[string]func(io.Writer, labStatus) error{"table": printLabStatus, "json": encodeLabStatus}[output]
+			if !ok {
+				return fmt.Errorf("unknown output format %q: table or json", output)
+			}
 			l, err := openLab(*name)
 			if err != nil {
 				return err
 			}
-			s := statusOfLab(cmd.Context(), l)
-			switch output {
-			case "json":
-				enc := json.NewEncoder(cmd.OutOrStdout())
-				enc.SetIndent("", "  ")
-				return enc.Encode(s)
-			case "table":
-				return printLabStatus(cmd.OutOrStdout(), s)
-			}
-			return fmt.Errorf("unknown output format %q: table or json", output)
+			return write(cmd.OutOrStdout(), statusOfLab(cmd.Context(), l))
 		},
 	}
 	cmd.Flags().StringVarP(&output, "output", "o", "table", "table or json")
@@ -108,7 +103,24 @@ func printLabStatus(w io.Writer, s labStatus) error {
 		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\t%s\n",
 			h.Name, h.Addr, h.Subnet, strings.Join(containers, ", "), daemon, mode, peers)
 	}
-	return t.Flush()
+	if err := t.Flush(); err != nil {
+		return err
+	}
+	for _, h := range s.Hosts {
+		if h.Daemon == nil {
+			continue
+		}
+		for _, p := range h.Daemon.Problems {
+			fmt.Fprintf(w, "problem on %s: %s %s: %s\n", h.Name, p.Source, p.Key, p.Text)
+		}
+	}
+	return nil
+}
+
+func encodeLabStatus(w io.Writer, s labStatus) error {
+	enc := json.NewEncoder(w)
+	enc.SetIndent("", "  ")
+	return enc.Encode(s)
 }
 
 func daemonCells(h labHostStatus) (daemon, mode, peers string) {
@@ -121,9 +133,6 @@ func daemonCells(h labHostStatus) (daemon, mode, peers string) {
 		daemon = "not ready"
 	default:
 		daemon = "ready"
-	}
-	if n := len(h.Daemon.Problems); n > 0 {
-		daemon += fmt.Sprintf(", %d problems", n)
 	}
 	return daemon, h.Daemon.Backend, fmt.Sprint(len(h.Daemon.Peers))
 }

@@ -9,10 +9,12 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net/netip"
+	"slices"
 	"time"
 
 	"go.etcd.io/etcd/api/v3/mvccpb"
 	clientv3 "go.etcd.io/etcd/client/v3"
+	"go4.org/netipx"
 
 	"github.com/bpfnet/bpfnet/controlplane/topology"
 )
@@ -62,31 +64,35 @@ var errRaced = errors.New("another node was faster")
 
 func (s *Store) tryAcquire(ctx context.Context, c Config, w Want) (*Held, error) {
 	r := subnetRange{network: c.Network, length: c.SubnetLen, first: c.SubnetMin, last: c.SubnetMax}
-	own, taken, err := s.claims(ctx, w.PublicIP)
+	claims, err := s.claims(ctx)
 	if err != nil {
 		return nil, err
 	}
-	if len(own) != 0 && r.fits(own[0].subnet) {
-		return s.reuse(ctx, w, own[0])
-	}
-	if len(own) != 0 {
+	if i := slices.IndexFunc(claims, func(c claim) bool { return c.isOf(w.PublicIP) }); i >= 0 {
+		if r.fits(claims[i].subnet) {
+			return s.reuse(ctx, c.Network, w, claims[i])
+		}
 		s.log.Warn("dropping this node's lease: its subnet is not one of the network's",
-			"lease", own[0].key, "network", c.Network, "length", c.SubnetLen)
-		if err = s.drop(ctx, own[0]); err != nil {
+			"lease", claims[i].key, "network", c.Network, "length", c.SubnetLen)
+		if err = s.drop(ctx, claims[i]); err != nil {
 			return nil, err
 		}
 		return nil, errRaced // against ourselves: look again
 	}
+	taken, err := takenOf(c.Network, claims)
+	if err != nil {
+		return nil, err
+	}
 	subnet := w.Prefer.Masked()
-	if !r.fits(subnet) || taken.overlaps(subnet) {
-		free := r.free(choices, taken.overlaps)
+	if !r.fits(subnet) || taken.OverlapsPrefix(subnet) {
+		free := r.free(choices, taken.OverlapsPrefix)
 		if len(free) == 0 {
 			return nil, fmt.Errorf("%w: all subnets from %v to %v are leased: enlarge the network or delete leases",
 				ErrNoSubnet, c.SubnetMin, c.SubnetMax)
 		}
 		subnet = free[rand.N(len(free))]
 	}
-	h := &Held{store: s, lease: w.lease(subnet)}
+	h := &Held{store: s, network: c.Network, lease: w.lease(subnet)}
 	return h, h.write(ctx, 0)
 }
 
@@ -107,28 +113,45 @@ type claim struct {
 	kv      *mvccpb.KeyValue
 }
 
-// claims lists what is taken, and the claims of the node at publicIP. A subnet
-// is taken by its key, however bad the value.
-func (s *Store) claims(ctx context.Context, publicIP netip.Addr) (own []claim, taken *prefixTree[string], err error) {
-	taken = new(prefixTree[string])
+// claims lists the claims to IPv4 subnets, sorted by key.
+func (s *Store) claims(ctx context.Context) (all []claim, err error) {
 	_, err = s.list(ctx, func(key string, kv *mvccpb.KeyValue) {
 		subnet, subnet6, err := parseLeaseKey(key)
-		if err != nil || !subnet.IsValid() {
-			return
-		}
-		taken.insert(subnet, key)
-		var v struct{ PublicIP netip.Addr }
-		if json.Unmarshal(kv.Value, &v) == nil && v.PublicIP == publicIP {
-			own = append(own, claim{key, subnet, subnet6, kv})
+		if err == nil && subnet.IsValid() {
+			all = append(all, claim{key, subnet, subnet6, kv})
 		}
 	})
-	return own, taken, err
+	return all, err
+}
+
+// isOf reports whether the claim is that of the node at publicIP, however bad
+// the rest of its value.
+func (c claim) isOf(publicIP netip.Addr) bool {
+	var v struct{ PublicIP netip.Addr }
+	return json.Unmarshal(c.kv.Value, &v) == nil && v.PublicIP == publicIP
+}
+
+// within reports whether the claim counts in network. Others nobody serves, and
+// a single one that is too large would else leave no subnet to anyone.
+func (c claim) within(network netip.Prefix) bool {
+	return network.Contains(c.subnet.Addr()) && c.subnet.Bits() >= network.Bits()
+}
+
+// takenOf returns the addresses of network that are claimed.
+func takenOf(network netip.Prefix, claims []claim) (*netipx.IPSet, error) {
+	var b netipx.IPSetBuilder
+	for _, c := range claims {
+		if c.within(network) {
+			b.AddPrefix(c.subnet)
+		}
+	}
+	return b.IPSet()
 }
 
 // reuse takes over the node's own lease. What it says of IPv6, which flannel
 // on this node may have written, stays.
-func (s *Store) reuse(ctx context.Context, w Want, c claim) (*Held, error) {
-	h := &Held{store: s, lease: w.lease(c.subnet), reserved: c.kv.Lease == 0}
+func (s *Store) reuse(ctx context.Context, network netip.Prefix, w Want, c claim) (*Held, error) {
+	h := &Held{store: s, network: network, lease: w.lease(c.subnet), reserved: c.kv.Lease == 0}
 	h.lease.Key, h.lease.Subnet6, h.lease.CreateRevision = c.key, c.subnet6, c.kv.CreateRevision
 	old, err := ParseLease(c.key, c.kv.Value)
 	if err == nil {

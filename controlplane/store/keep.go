@@ -7,6 +7,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/netip"
+	"slices"
 	"sync"
 	"time"
 
@@ -16,7 +18,8 @@ import (
 
 // Held is a lease this node has acquired.
 type Held struct {
-	store *Store
+	store   *Store
+	network netip.Prefix // that lease is of
 
 	mu    sync.Mutex // for Lease, which may be called while Keep runs
 	lease Lease
@@ -191,18 +194,21 @@ func (h *Held) adopt(ctx context.Context, kv *mvccpb.KeyValue, changed func(Even
 
 // recreate puts the key back if no other lease has its subnet by now.
 func (h *Held) recreate(ctx context.Context, margin time.Duration, changed func(Event)) (time.Time, error) {
-	_, taken, err := h.store.claims(ctx, h.lease.PublicIP)
+	claims, err := h.store.claims(ctx)
 	if err != nil {
 		return time.Time{}, err
 	}
-	for key := range taken.overlapping(h.lease.Subnet) {
-		if key == h.lease.Key {
-			return time.Time{}, errRaced
-		}
+	i := slices.IndexFunc(claims, func(c claim) bool {
+		return c.within(h.network) && c.subnet.Overlaps(h.lease.Subnet)
+	})
+	if i >= 0 && claims[i].key == h.lease.Key {
+		return time.Time{}, errRaced
+	}
+	if i >= 0 {
 		if !h.lost {
 			h.lost = true
 			changed(Event{Kind: Lost, Lease: h.Lease(), Err: fmt.Errorf("lease %s is gone and its subnet is that of lease %s: "+
-				"restart this node's daemon to get another subnet, or delete that key", h.lease.Key, key)})
+				"restart this node's daemon to get another subnet, or delete that key", h.lease.Key, claims[i].key)})
 		}
 		return time.Now().Add(retryLost), nil
 	}

@@ -12,9 +12,9 @@ import (
 	"time"
 
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
-	clientv3 "go.etcd.io/etcd/client/v3"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/connectivity"
+	"google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/grpc/status"
 )
 
@@ -26,15 +26,26 @@ type outage struct {
 	mu    sync.Mutex
 	count int
 	since time.Time
+	cause error
 }
 
 func (o *outage) begin(err error) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	if o.count++; o.count == 1 {
-		o.since = time.Now()
-		o.log.Warn("etcd is out of reach; what it said last stays in force", "err", reason(err))
+		o.since, o.cause = time.Now(), reason(err)
+		o.log.Warn("etcd is out of reach; what it said last stays in force", "err", o.cause)
 	}
+}
+
+// explain adds to the end of a context why nothing was done before it.
+func (o *outage) explain(err error) error {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.count == 0 {
+		return err
+	}
+	return fmt.Errorf("%w: %w", err, o.cause)
 }
 
 func (o *outage) end(recovered bool) {
@@ -74,10 +85,9 @@ func (s *Store) retry(ctx context.Context, f func(ctx context.Context, ok func()
 	u := user{outage: s.outage}
 	defer u.leave()
 	wait := retryMin
-	var last error
 	ok := func() {
 		u.succeed()
-		wait, last = retryMin, nil
+		wait = retryMin
 	}
 	for {
 		back := s.ready.wait()
@@ -86,19 +96,21 @@ func (s *Store) retry(ctx context.Context, f func(ctx context.Context, ok func()
 		case err == nil:
 			ok()
 			return nil
-		case transient(err):
-			last = err
-		case last != nil && isDone(ctx, err):
-			return fmt.Errorf("%w: %w", err, reason(last))
-		default:
+		case ctx.Err() != nil && (transient(err) || errors.Is(err, ctx.Err())):
+			return s.outage.explain(ctx.Err())
+		case s.ctx.Err() != nil:
+			return errClosed
+		case !transient(err):
 			return err
 		}
-		if ctx.Err() == nil {
+		if !errors.Is(err, rpctypes.ErrCompacted) { // which only outdates what was being listed
 			u.fail(err)
 		}
 		select {
 		case <-ctx.Done():
-			return fmt.Errorf("%w: %w", ctx.Err(), reason(err))
+			return s.outage.explain(ctx.Err())
+		case <-s.ctx.Done():
+			return errClosed
 		case <-back:
 		case <-time.After(wait/2 + rand.N(wait/2)):
 			wait = min(2*wait, retryMax)
@@ -106,13 +118,11 @@ func (s *Store) retry(ctx context.Context, f func(ctx context.Context, ok func()
 	}
 }
 
-// isDone reports whether err says no more than that ctx ended.
-func isDone(ctx context.Context, err error) bool {
-	return ctx.Err() != nil && errors.Is(err, ctx.Err())
-}
-
-// errWatchClosed stands for a watch that ended without saying why.
-var errWatchClosed = errors.New("watch ended")
+var (
+	errClosed = errors.New("the store was closed")
+	// errWatchClosed stands for a watch that ended without saying why.
+	errWatchClosed = errors.New("watch ended")
+)
 
 // callbackError marks the error of a function that a caller gave us, so that
 // it is returned whatever it is.
@@ -149,6 +159,7 @@ func reason(err error) error {
 // its server is gone: it waits in silence for the next one.
 func (s *Store) monitor(ctx context.Context) {
 	conn := s.cli.ActiveConnection()
+	health := grpc_health_v1.NewHealthClient(conn)
 	u := user{outage: s.outage}
 	defer u.leave()
 	for {
@@ -159,7 +170,8 @@ func (s *Store) monitor(ctx context.Context) {
 			s.ready.fire()
 		case connectivity.TransientFailure:
 			// The connection does not tell why it failed; a request on it does.
-			if _, err := s.cli.Get(ctx, s.config, clientv3.WithCountOnly()); err != nil && ctx.Err() == nil {
+			_, err := health.Check(ctx, nil)
+			if ctx.Err() == nil && transient(err) {
 				u.fail(err)
 			}
 		}

@@ -41,6 +41,13 @@ const (
 	retryMax         = 3 * time.Second
 )
 
+// reconnect is how often a lost server is tried: gRPC's own two minutes between
+// tries would be as long without news after etcd is back.
+var reconnect = grpc.ConnectParams{
+	Backoff:           backoff.Config{BaseDelay: retryMin, Multiplier: 1.6, Jitter: 0.2, MaxDelay: retryMax},
+	MinConnectTimeout: rpcTimeout,
+}
+
 // Options says which etcd to use and how. The zero value of each field but
 // Endpoints is its default.
 type Options struct {
@@ -67,6 +74,7 @@ type Store struct {
 	config  string // key of the network's configuration
 	subnets string // what the keys of leases start with
 
+	ctx  context.Context // until Close
 	stop context.CancelFunc
 	wg   sync.WaitGroup
 }
@@ -96,15 +104,18 @@ func Open(ctx context.Context, o Options) (*Store, error) {
 	if s.leaseTTL == 0 {
 		s.leaseTTL = DefaultLeaseTTL
 	}
+	s.ctx, s.stop = context.WithCancel(context.WithoutCancel(ctx))
+	giveUp := context.AfterFunc(ctx, s.stop) // for New has no context of its own
 	err = s.retry(ctx, func(context.Context, func()) error {
-		s.cli, err = clientv3.New(o.clientConfig(tlsConfig, log))
+		s.cli, err = clientv3.New(o.clientConfig(s.ctx, tlsConfig, log))
 		return err
 	})
+	giveUp()
 	if err != nil {
+		s.stop()
 		return nil, fmt.Errorf("open etcd: %w", err)
 	}
-	ctx, s.stop = context.WithCancel(context.WithoutCancel(ctx))
-	s.wg.Go(func() { s.monitor(ctx) })
+	s.wg.Go(func() { s.monitor(s.ctx) })
 	return s, nil
 }
 
@@ -118,35 +129,34 @@ func (s *Store) Close() error {
 	return nil
 }
 
-func (o Options) clientConfig(tlsConfig *tls.Config, log *slog.Logger) clientv3.Config {
+func (o Options) clientConfig(ctx context.Context, tlsConfig *tls.Config, log *slog.Logger) clientv3.Config {
 	return clientv3.Config{
+		Context:              ctx,
 		Endpoints:            o.Endpoints,
 		TLS:                  tlsConfig,
 		Username:             o.Username,
 		Password:             o.Password,
-		DialTimeout:          rpcTimeout, // of the authentication
 		DialKeepAliveTime:    keepaliveTime,
 		DialKeepAliveTimeout: keepaliveTimeout,
 		// Enough to fetch a new token; retry, which knows about logging, does the rest.
 		MaxUnaryRetries: 2,
 		Logger:          zapslog.New(log.With("component", "etcd-client")),
 		DialOptions: []grpc.DialOption{
-			grpc.WithConnectParams(grpc.ConnectParams{
-				Backoff:           backoff.Config{BaseDelay: retryMin, Multiplier: 1.6, Jitter: 0.2, MaxDelay: retryMax},
-				MinConnectTimeout: rpcTimeout,
-			}),
-			grpc.WithChainUnaryInterceptor(limitTime),
+			grpc.WithConnectParams(reconnect),
+			grpc.WithChainUnaryInterceptor(impatient),
 		},
 	}
 }
 
-// limitTime bounds each request, so that none outlives the server it went to.
-func limitTime(ctx context.Context, method string, req, reply any, cc *grpc.ClientConn,
+// impatient bounds each request, so that none outlives the server it went to,
+// and has it fail at once, with the reason, where there is no connection: it is
+// retry that waits, and that says so.
+func impatient(ctx context.Context, method string, req, reply any, cc *grpc.ClientConn,
 	invoke grpc.UnaryInvoker, opts ...grpc.CallOption,
 ) error {
 	ctx, cancel := context.WithTimeout(ctx, rpcTimeout)
 	defer cancel()
-	return invoke(ctx, method, req, reply, cc, opts...)
+	return invoke(ctx, method, req, reply, cc, append(opts, grpc.WaitForReady(false))...)
 }
 
 // tlsConfig checks endpoints and files against each other, for a mistake there

@@ -14,8 +14,10 @@ import (
 	"net/url"
 	"os"
 	"slices"
+	"sync"
 
 	"go.etcd.io/etcd/server/v3/embed"
+	"google.golang.org/grpc"
 
 	"github.com/bpfnet/bpfnet/controlplane/store/internal/zapslog"
 )
@@ -39,6 +41,9 @@ type Options struct {
 type Server struct {
 	etcd   *embed.Etcd
 	scheme string
+
+	mu   sync.Mutex
+	grpc []*grpc.Server // one a listener
 }
 
 // Start runs a server and returns when it serves. A server started again on
@@ -48,11 +53,17 @@ func Start(ctx context.Context, o Options) (*Server, error) {
 	if err != nil {
 		return nil, fmt.Errorf("start embedded etcd: %w", err)
 	}
+	s := &Server{scheme: c.ListenClientUrls[0].Scheme}
+	c.ServiceRegister = func(g *grpc.Server) {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		s.grpc = append(s.grpc, g)
+	}
 	e, err := embed.StartEtcd(c)
 	if err != nil {
 		return nil, fmt.Errorf("start embedded etcd in %s: %w", o.Dir, err)
 	}
-	s := &Server{etcd: e, scheme: c.ListenClientUrls[0].Scheme}
+	s.etcd = e
 	select {
 	case <-e.Server.ReadyNotify():
 		return s, nil
@@ -123,10 +134,16 @@ func (s *Server) Endpoints() []string {
 
 // Close stops the server and returns what went wrong while it ran.
 func (s *Server) Close() error {
-	s.etcd.Close()
 	var errs []error
-	for err := range s.etcd.Err() {
-		errs = append(errs, fmt.Errorf("embedded etcd: %w", err))
+	for len(s.etcd.Err()) != 0 {
+		errs = append(errs, fmt.Errorf("embedded etcd: %w", <-s.etcd.Err()))
 	}
+	// etcd itself would give its watchers seconds to leave, and they never do.
+	s.mu.Lock()
+	for _, g := range s.grpc {
+		g.Stop()
+	}
+	s.mu.Unlock()
+	s.etcd.Close()
 	return errors.Join(errs...)
 }

@@ -65,11 +65,23 @@ func TestDataSurvivesRestart(t *testing.T) {
 		if len(resp.Kvs) != 1 || string(resp.Kvs[0].Value) != "v" || resp.Header.ClusterId != cluster {
 			t.Errorf("at %s got %v, want the value put and cluster %x", url, resp, cluster)
 		}
-		began := time.Now()
 		if err = s.Close(); err != nil {
 			t.Error(err)
 		}
-		t.Log("closed in", time.Since(began))
+	}
+}
+
+// TestCloseUnderWatch closes a server that has a watcher, who never leaves.
+func TestCloseUnderWatch(t *testing.T) {
+	s := start(t, embedded.Options{Dir: t.TempDir(), ClientURLs: []string{"http://127.0.0.1:0"}})
+	w := client(t, s.Endpoints()).Watch(t.Context(), "k", clientv3.WithCreatedNotify())
+	<-w
+	began := time.Now()
+	if err := s.Close(); err != nil {
+		t.Error(err)
+	}
+	if took := time.Since(began); took > 4*time.Second { // etcd's own patience is 5 s
+		t.Errorf("closing took %v", took)
 	}
 }
 

@@ -28,7 +28,7 @@ type Dataplane struct {
 	routes  table[netip.Prefix, uint32]
 	nodes   table[netip.Addr, uint32]
 	neigh   table[netip.Addr, topology.MAC]
-	fdb     table[topology.MAC, uint32]
+	fdb     table[maps.FDBKey, uint32]
 }
 
 // New reads what the maps hold. network is the number of the containers'
@@ -50,13 +50,17 @@ func (d *Dataplane) Apply(s topology.State) error {
 		d.routes.prune(w.routes),
 		d.fdb.prune(w.fdb), d.neigh.prune(w.neigh), d.nodes.prune(w.nodes),
 	)
-	for _, index := range d.routes.have {
-		w.used[index] = true // also of routes that could not be written or removed
-	}
-	for _, index := range d.nodes.have {
-		w.used[index] = true
-	}
+	// Also what could not be written or removed points to hosts.
+	use(w.used, d.routes.have)
+	use(w.used, d.nodes.have)
+	use(w.used, d.fdb.have)
 	return errors.Join(w.err, d.hosts.prune(w.used))
+}
+
+func use[K comparable](used map[uint32]bool, have map[K]uint32) {
+	for _, index := range have {
+		used[index] = true
+	}
 }
 
 // wanted is the desired content of the maps. A host entry is written as it is
@@ -66,7 +70,7 @@ type wanted struct {
 	routes map[netip.Prefix]uint32
 	nodes  map[netip.Addr]uint32
 	neigh  map[netip.Addr]topology.MAC
-	fdb    map[topology.MAC]uint32
+	fdb    map[maps.FDBKey]uint32
 	err    error
 }
 
@@ -76,48 +80,58 @@ func (d *Dataplane) want(s topology.State) *wanted {
 		routes: map[netip.Prefix]uint32{s.Self.Subnet: hostSelf},
 		nodes:  map[netip.Addr]uint32{},
 		neigh:  map[netip.Addr]topology.MAC{},
-		fdb:    map[topology.MAC]uint32{},
+		fdb:    map[maps.FDBKey]uint32{},
 	}
 	w.err = d.hosts.putSelf(maps.Host{Node: s.Self.Node, NextHop: s.Self.Node, Ifindex: uint32(s.Self.Uplink)})
+	var failed failures
 	for _, p := range s.Peers {
-		index, err := d.hostIndex(s.Self, p)
-		if err != nil {
-			w.err = errors.Join(w.err, fmt.Errorf("serve lease %s: %w", p.Key, err))
+		if err := d.wantPeer(w, s.Self, p); err != nil {
+			failed.add(fmt.Errorf("serve lease %s: %w", p.Key, err))
 			d.keep(w, p)
-			continue
-		}
-		w.used[index] = true
-		w.routes[p.Subnet] = index
-		w.nodes[p.Node] = index
-		if p.Encap == topology.EncapVXLAN {
-			w.neigh[p.VTEP.Addr] = p.VTEP.MAC
-			w.fdb[p.VTEP.MAC] = index
 		}
 	}
+	w.err = errors.Join(w.err, failed.err())
 	return w
 }
 
-func (d *Dataplane) hostIndex(self topology.Self, p topology.Peer) (uint32, error) {
+func (d *Dataplane) wantPeer(w *wanted, self topology.Self, p topology.Peer) error {
 	h, err := hostEntry(self, p)
 	if err != nil {
-		return 0, err
+		return err
 	}
-	return d.hosts.index(h)
+	index, err := d.hosts.index(h)
+	if err != nil {
+		return err
+	}
+	w.used[index] = true
+	w.routes[p.Subnet] = index
+	w.nodes[p.Node] = index
+	if p.Encap == topology.EncapVXLAN {
+		w.neigh[p.VTEP.Addr] = p.VTEP.MAC
+		w.fdb[maps.FDBKey{VNI: d.vni, MAC: p.VTEP.MAC}] = index
+	}
+	return nil
 }
 
 // keep leaves a peer that could not be updated with what it has.
 func (d *Dataplane) keep(w *wanted, p topology.Peer) {
-	if index, ok := d.routes.have[p.Subnet]; ok {
-		w.routes[p.Subnet] = index
+	index, ok := d.routes.have[p.Subnet]
+	if !ok {
+		return
 	}
-	if index, ok := d.nodes.have[p.Node]; ok {
-		w.nodes[p.Node] = index
-	}
-	if mac, ok := d.neigh.have[p.VTEP.Addr]; ok {
-		w.neigh[p.VTEP.Addr] = mac
-	}
-	if index, ok := d.fdb.have[p.VTEP.MAC]; ok {
-		w.fdb[p.VTEP.MAC] = index
+	w.routes[p.Subnet] = index
+	keep(w.nodes, d.nodes.have, d.hosts.entries[index].Node)
+	vtep := p.Subnet.Addr()
+	keep(w.neigh, d.neigh.have, vtep)
+	keep(w.fdb, d.fdb.have, maps.FDBKey{VNI: d.vni, MAC: d.neigh.have[vtep]})
+}
+
+// keep wants an entry as it is, unless another peer wants it otherwise.
+func keep[K, V comparable](want, have map[K]V, k K) {
+	if v, ok := have[k]; ok {
+		if _, taken := want[k]; !taken {
+			want[k] = v
+		}
 	}
 }
 

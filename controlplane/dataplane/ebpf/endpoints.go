@@ -3,6 +3,7 @@
 package ebpf
 
 import (
+	"errors"
 	"fmt"
 	"net/netip"
 
@@ -18,9 +19,10 @@ type Endpoints struct {
 // NewEndpoints reads what the map holds for a network.
 func NewEndpoints(set *maps.Set, network uint32) (*Endpoints, error) {
 	e := &Endpoints{table[netip.Addr, maps.Endpoint]{
-		have: map[netip.Addr]maps.Endpoint{},
-		set:  func(a netip.Addr, ep maps.Endpoint) error { return set.Endpoints.Put(network, a, ep) },
-		del:  func(a netip.Addr) error { return set.Endpoints.Delete(network, a) },
+		have:    map[netip.Addr]maps.Endpoint{},
+		compare: netip.Addr.Compare,
+		set:     func(a netip.Addr, ep maps.Endpoint) error { return set.Endpoints.Put(network, a, ep) },
+		del:     func(a netip.Addr) error { return set.Endpoints.Delete(network, a) },
 	}}
 	all, err := set.Endpoints.All()
 	if err != nil {
@@ -52,8 +54,5 @@ func (e *Endpoints) Apply(found []containers.Endpoint) error {
 	}
 	// Removed first: an address whose container went must not be delivered to another's link,
 	// and the room may be needed.
-	if err := e.table.prune(want); err != nil {
-		return fmt.Errorf("remove endpoints: %w", err)
-	}
-	return e.table.put(want)
+	return errors.Join(e.table.prune(want), e.table.put(want))
 }

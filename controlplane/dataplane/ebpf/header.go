@@ -5,6 +5,7 @@ package ebpf
 import (
 	"encoding/binary"
 	"fmt"
+	"math"
 	"net/netip"
 
 	"golang.org/x/sys/unix"
@@ -78,16 +79,21 @@ func Overhead(e topology.Encap) int {
 
 // hostEntry is the finished entry of the hosts map for a peer.
 func hostEntry(self topology.Self, p topology.Peer) (maps.Host, error) {
+	for _, a := range []netip.Addr{self.Node, p.Node, p.Path.NextHop} {
+		if !a.Is4() {
+			return maps.Host{}, fmt.Errorf("send by way of %s: only an IPv4 underlay is supported", a)
+		}
+	}
 	h := maps.Host{
 		Node: p.Node, NextHop: p.Path.NextHop, Ifindex: uint32(p.Path.Ifindex),
-		MTU: uint16(min(p.Path.MTU-Overhead(p.Encap), 0xffff)),
+		MTU: uint16(min(max(p.Path.MTU-Overhead(p.Encap), 0), math.MaxUint16)),
 	}
 	if p.Encap == topology.EncapNone {
 		return h, nil
 	}
 	m, ok := modes[p.Encap]
 	if !ok {
-		return h, fmt.Errorf("build header for %s: unknown encapsulation %q", p.Key, p.Encap)
+		return maps.Host{}, fmt.Errorf("build outer header: unknown encapsulation %q", p.Encap)
 	}
 	header := append(ipv4Header(m, self.Node, p.Node), m.body(self, p)...)
 	h.Encap, h.Flags, h.Adjust = m.encap, m.flags, m.adjust

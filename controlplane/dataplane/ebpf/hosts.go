@@ -3,7 +3,6 @@
 package ebpf
 
 import (
-	"errors"
 	"fmt"
 	"slices"
 
@@ -15,9 +14,7 @@ type hostTable struct {
 	m       *maps.Hosts
 	entries map[uint32]maps.Host
 	indexes map[maps.Host]uint32
-	// free places, the longest unused first: a packet that has read a route
-	// just taken away finds its host entry still there.
-	free []uint32
+	free    []uint32 // places, the longest unused first
 }
 
 func newHostTable(m *maps.Hosts, entries map[uint32]maps.Host) *hostTable {
@@ -64,7 +61,8 @@ func (t *hostTable) putSelf(h maps.Host) error {
 	return nil
 }
 
-// prune clears the entries that nothing points to.
+// prune clears the entries that nothing points to any more, once no packet on
+// its way can hold one of them: it would send by half of it.
 func (t *hostTable) prune(used map[uint32]bool) error {
 	var stale []uint32
 	for index := range t.entries {
@@ -72,16 +70,20 @@ func (t *hostTable) prune(used map[uint32]bool) error {
 			stale = append(stale, index)
 		}
 	}
+	if len(stale) == 0 {
+		return nil
+	}
+	maps.WaitForReaders()
 	slices.Sort(stale)
-	var errs error
+	var failed failures
 	for _, index := range stale {
 		if err := t.m.Delete(index); err != nil {
-			errs = errors.Join(errs, err)
+			failed.add(err)
 			continue
 		}
 		delete(t.indexes, t.entries[index])
 		delete(t.entries, index)
 		t.free = append(t.free, index)
 	}
-	return errs
+	return failed.err()
 }

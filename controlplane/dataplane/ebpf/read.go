@@ -3,6 +3,8 @@
 package ebpf
 
 import (
+	"bytes"
+	"cmp"
 	"net/netip"
 
 	"github.com/bpfnet/bpfnet/controlplane/topology"
@@ -20,7 +22,8 @@ func (d *Dataplane) readHosts() error {
 
 func (d *Dataplane) readRoutes() error {
 	d.routes = table[netip.Prefix, uint32]{
-		have: map[netip.Prefix]uint32{},
+		have:    map[netip.Prefix]uint32{},
+		compare: netip.Prefix.Compare,
 		set: func(p netip.Prefix, host uint32) error {
 			return d.set.Routes.Put(maps.Route{Network: d.network, Prefix: p, Host: host})
 		},
@@ -37,15 +40,18 @@ func (d *Dataplane) readRoutes() error {
 
 func (d *Dataplane) readNodes() error {
 	all, err := d.set.Nodes.All()
-	d.nodes = table[netip.Addr, uint32]{have: all, set: d.set.Nodes.Put, del: d.set.Nodes.Delete}
+	d.nodes = table[netip.Addr, uint32]{
+		have: all, compare: netip.Addr.Compare, set: d.set.Nodes.Put, del: d.set.Nodes.Delete,
+	}
 	return err
 }
 
 func (d *Dataplane) readNeigh() error {
 	d.neigh = table[netip.Addr, topology.MAC]{
-		have: map[netip.Addr]topology.MAC{},
-		set:  func(a netip.Addr, mac topology.MAC) error { return d.set.Neigh.Put(d.network, a, mac) },
-		del:  func(a netip.Addr) error { return d.set.Neigh.Delete(d.network, a) },
+		have:    map[netip.Addr]topology.MAC{},
+		compare: netip.Addr.Compare,
+		set:     func(a netip.Addr, mac topology.MAC) error { return d.set.Neigh.Put(d.network, a, mac) },
+		del:     func(a netip.Addr) error { return d.set.Neigh.Delete(d.network, a) },
 	}
 	all, err := d.set.Neigh.All()
 	for k, mac := range all {
@@ -56,17 +62,16 @@ func (d *Dataplane) readNeigh() error {
 	return err
 }
 
+// readFDB takes in the entries of other VNIs too: the network's may have changed since they were written.
 func (d *Dataplane) readFDB() error {
-	d.fdb = table[topology.MAC, uint32]{
-		have: map[topology.MAC]uint32{},
-		set:  func(mac topology.MAC, host uint32) error { return d.set.FDB.Put(d.vni, mac, host) },
-		del:  func(mac topology.MAC) error { return d.set.FDB.Delete(d.vni, mac) },
-	}
 	all, err := d.set.FDB.All()
-	for k, host := range all {
-		if k.VNI == d.vni {
-			d.fdb.have[k.MAC] = host
-		}
+	d.fdb = table[maps.FDBKey, uint32]{
+		have: all,
+		compare: func(a, b maps.FDBKey) int {
+			return cmp.Or(cmp.Compare(a.VNI, b.VNI), bytes.Compare(a.MAC[:], b.MAC[:]))
+		},
+		set: func(k maps.FDBKey, host uint32) error { return d.set.FDB.Put(k.VNI, k.MAC, host) },
+		del: func(k maps.FDBKey) error { return d.set.FDB.Delete(k.VNI, k.MAC) },
 	}
 	return err
 }

@@ -3,45 +3,83 @@
 package ebpf
 
 import (
-	"errors"
+	"fmt"
+	"slices"
 )
 
 // table is a map of the datapath and what is known to be in it.
 type table[K, V comparable] struct {
-	have map[K]V
-	set  func(K, V) error
-	del  func(K) error
+	have    map[K]V
+	compare func(a, b K) int
+	set     func(K, V) error
+	del     func(K) error
 }
 
 // put writes what is missing or differs. An entry that cannot be written does
-// not hold up the others.
+// not hold up the others, and keeps what it had. In order of keys, so that
+// where there is not room for all it is always the same that find it.
 func (t *table[K, V]) put(want map[K]V) error {
-	var errs error
+	var keys []K
 	for k, v := range want {
-		if old, ok := t.have[k]; ok && old == v {
-			continue
+		if old, ok := t.have[k]; !ok || old != v {
+			keys = append(keys, k)
 		}
-		if err := t.set(k, v); err != nil {
-			errs = errors.Join(errs, err)
-			continue
-		}
-		t.have[k] = v
 	}
-	return errs
+	return t.each(keys, func(k K) error {
+		err := t.set(k, want[k])
+		if err == nil {
+			t.have[k] = want[k]
+		}
+		return err
+	})
 }
 
 // prune removes what is not wanted.
 func (t *table[K, V]) prune(want map[K]V) error {
-	var errs error
+	var keys []K
 	for k := range t.have {
-		if _, ok := want[k]; ok {
-			continue
+		if _, ok := want[k]; !ok {
+			keys = append(keys, k)
 		}
-		if err := t.del(k); err != nil {
-			errs = errors.Join(errs, err)
-			continue
-		}
-		delete(t.have, k)
 	}
-	return errs
+	return t.each(keys, func(k K) error {
+		err := t.del(k)
+		if err == nil {
+			delete(t.have, k)
+		}
+		return err
+	})
+}
+
+func (t *table[K, V]) each(keys []K, write func(K) error) error {
+	slices.SortFunc(keys, t.compare)
+	var failed failures
+	for _, k := range keys {
+		failed.add(write(k))
+	}
+	return failed.err()
+}
+
+// failures makes one line of what befell many entries for, mostly, one reason.
+type failures struct {
+	first error
+	count int
+}
+
+// add takes note of a failure; nil is none.
+func (f *failures) add(err error) {
+	if err == nil {
+		return
+	}
+	if f.count == 0 {
+		f.first = err
+	}
+	f.count++
+}
+
+func (f *failures) err() error {
+	if f.count > 1 {
+		return fmt.Errorf("%w (and %d more)", f.first, f.count-1)
+	}
+	return f.first
 }

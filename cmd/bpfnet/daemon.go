@@ -109,7 +109,7 @@ func (f *daemonFlags) options(runDir string) (node.Options, error) {
 	if o.Logger, err = newLogger(f.logLevel, f.logFormat); err != nil {
 		return o, err
 	}
-	if err := loader.Probe(); err != nil {
+	if err = loader.Probe(); err != nil {
 		return o, err
 	}
 	pinDir, err := loader.EnsurePinDir(runDir)

@@ -3,13 +3,9 @@
 package main
 
 import (
-	"context"
 	"encoding/json"
 	"fmt"
 	"io"
-	"net"
-	"net/http"
-	"path/filepath"
 	"text/tabwriter"
 
 	"github.com/spf13/cobra"
@@ -28,7 +24,7 @@ func newStatusCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			s, err := fetchStatus(cmd.Context(), runDir)
+			s, err := node.FetchStatus(cmd.Context(), runDir)
 			if err != nil {
 				return err
 			}
@@ -45,31 +41,6 @@ func newStatusCommand() *cobra.Command {
 	}
 	cmd.Flags().StringVarP(&output, "output", "o", "table", "table or json")
 	return cmd
-}
-
-// fetchStatus asks the daemon of a run directory.
-func fetchStatus(ctx context.Context, runDir string) (node.Status, error) {
-	var s node.Status
-	path := filepath.Join(runDir, node.SocketName)
-	client := http.Client{Transport: &http.Transport{
-		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-			return new(net.Dialer).DialContext(ctx, "unix", path)
-		},
-	}}
-	defer client.CloseIdleConnections()
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://bpfnet/status", nil)
-	if err != nil {
-		return s, err
-	}
-	resp, err := client.Do(req)
-	if err != nil {
-		return s, fmt.Errorf("ask the daemon (is it running, with --run-dir %s?): %w", runDir, err)
-	}
-	defer resp.Body.Close() //nolint:errcheck // read to its end
-	if err := json.NewDecoder(resp.Body).Decode(&s); err != nil {
-		return s, fmt.Errorf("read the daemon's status: %w", err)
-	}
-	return s, nil
 }
 
 func printStatus(w io.Writer, s node.Status) error {

@@ -83,6 +83,7 @@ func Run(ctx context.Context, o Options) (err error) {
 	}
 	defer unlock()
 	n := &node{Options: o, log: o.Logger, reporter: newReporter(o.Logger)}
+	n.status.now.Peers = []PeerStatus{}
 	control, err := n.listen()
 	if err != nil {
 		return err

@@ -69,7 +69,7 @@ func attrs(source, key string) []any {
 func (r *reporter) problems() []Problem {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	var all []Problem
+	all := []Problem{} // an empty list in JSON, not null
 	for source, open := range r.open {
 		for key, text := range open {
 			all = append(all, Problem{Source: source, Key: key, Text: text})

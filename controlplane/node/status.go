@@ -4,6 +4,7 @@ package node
 
 import (
 	"cmp"
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -53,6 +54,31 @@ type Problem struct {
 	Source string `json:"source"`
 	Key    string `json:"key,omitempty"`
 	Text   string `json:"text"`
+}
+
+// FetchStatus asks the daemon of a run directory.
+func FetchStatus(ctx context.Context, runDir string) (Status, error) {
+	var s Status
+	path := filepath.Join(runDir, SocketName)
+	transport := &http.Transport{
+		DisableKeepAlives: true,
+		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			return new(net.Dialer).DialContext(ctx, "unix", path)
+		},
+	}
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://bpfnet/status", nil)
+	if err != nil {
+		return s, fmt.Errorf("ask the daemon: %w", err)
+	}
+	resp, err := transport.RoundTrip(req)
+	if err != nil {
+		return s, fmt.Errorf("ask the daemon (is it running, with --run-dir %s?): %w", runDir, err)
+	}
+	defer resp.Body.Close() //nolint:errcheck // read to its end
+	if err := json.NewDecoder(resp.Body).Decode(&s); err != nil {
+		return s, fmt.Errorf("read the daemon's status: %w", err)
+	}
+	return s, nil
 }
 
 func sortProblems(p []Problem) {

@@ -8,8 +8,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"net"
-	"net/http"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -204,24 +202,9 @@ func (h *Host) lastLog() string {
 
 // DaemonStatus asks the daemon for its status.
 func (h *Host) DaemonStatus(ctx context.Context) (node.Status, error) {
-	var s node.Status
-	transport := &http.Transport{
-		DisableKeepAlives: true,
-		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-			return new(net.Dialer).DialContext(ctx, "unix", filepath.Join(h.Dir, node.SocketName))
-		},
-	}
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://bpfnet/status", nil)
+	s, err := node.FetchStatus(ctx, h.Dir)
 	if err != nil {
-		return s, fmt.Errorf("ask daemon on %s: %w", h.Name, err)
-	}
-	resp, err := transport.RoundTrip(req)
-	if err != nil {
-		return s, fmt.Errorf("ask daemon on %s: %w", h.Name, err)
-	}
-	defer resp.Body.Close() //nolint:errcheck // read only
-	if err := json.NewDecoder(resp.Body).Decode(&s); err != nil {
-		return s, fmt.Errorf("read status of daemon on %s: %w", h.Name, err)
+		return s, fmt.Errorf("status of %s: %w", h.Name, err)
 	}
 	return s, nil
 }

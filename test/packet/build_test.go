@@ -179,11 +179,11 @@ func to(peer netip.Addr, inner []byte) tunnelled {
 		t.encap, t.dstPort, t.vni = bpf.DatapathEncapENCAP_VXLAN, 8472, 1
 		t.frameDst, t.frameSrc = vtep2, overlay.mac
 	case node3:
-		t.encap, t.ttl, t.flags = bpf.DatapathEncapENCAP_IPIP, inner[8], layers.IPv4DontFragment
+		t.encap, t.ttl, t.flags = bpf.DatapathEncapENCAP_IPIP, inner[8], innerDF
 	case node4:
-		t.encap, t.srcPort, t.dstPort = bpf.DatapathEncapENCAP_UDP, 8285, 8285
+		t.encap, t.srcPort, t.dstPort, t.flags = bpf.DatapathEncapENCAP_UDP, 8285, 8285, layers.IPv4DontFragment
 	case node6:
-		t.encap, t.ttl, t.flags = bpf.DatapathEncapENCAP_IPIP, 17, innerDF
+		t.encap, t.ttl, t.flags = bpf.DatapathEncapENCAP_IPIP, 17, layers.IPv4DontFragment
 	case node7:
 		t.encap, t.dstPort, t.vni, t.ttl = bpf.DatapathEncapENCAP_VXLAN, 8472, 1, 255
 		t.frameDst, t.frameSrc = vtep7, overlay.mac

@@ -10,11 +10,11 @@
 //	c2 172.245.0.3 ─┤ host 1             ├─ host 3 .247  ipip     172.247.0.0/24
 //	   (veths)      │ 192.168.32.245 ────┤─ host 4 .248  udp      172.244.8.0/24
 //	   bpfnet0 ─────┘  (uplink)          ├─ host 5 .249  host-gw  172.244.9.0/24
-//	                                     ├─ host 6 .250  ipip, nothing inherited but DF
+//	                                     ├─ host 6 .250  ipip, DF set, TTL 17
 //	                                     └─ host 7 .251  vxlan, DF and DSCP set
 //
 // What a test run cannot show (the neighbour lookup behind a redirect, segments
-// of a superpacket) is tested on real veths, in superpacket_test.go and test/e2e.
+// of a superpacket) is tested on real veths, in wire_test.go and test/e2e.
 //
 // Everything that loads programs has the build tag root. TestMain moves the
 // whole process into a network namespace of its own.

@@ -46,24 +46,27 @@ func (w *world) slotCount() uint32 {
 }
 
 // fill writes the world into empty maps.
-func (w *world) fill(maps *bpf.DatapathMaps) error {
+func (w *world) fill(maps map[string]*ebpf.Map) error {
 	for _, r := range w.routes {
 		if err := w.putRoute(maps, r); err != nil {
 			return fmt.Errorf("put route %s: %w", r.prefix, err)
 		}
 	}
 	for index, h := range w.hosts {
-		if err := maps.Hosts.Put(index, w.entry(h)); err != nil {
+		if err := maps[bpf.DatapathMapHosts].Put(index, w.entry(h)); err != nil {
 			return fmt.Errorf("put host %d: %w", index, err)
 		}
-		if err := maps.Nodes.Put(wire(h.node), index); err != nil {
+		if index == self {
+			continue
+		}
+		if err := maps[bpf.DatapathMapNodes].Put(wire(h.node), index); err != nil {
 			return fmt.Errorf("put node %s: %w", h.node, err)
 		}
 	}
 	for _, e := range w.endpoints {
 		key := bpf.DatapathIpKey{Network: e.network, Addr: wire(e.addr)}
 		value := bpf.DatapathEndpoint{Ifindex: e.ifindex, Mac: mac(e.mac), Gateway: mac(e.gateway)}
-		if err := maps.Endpoints.Put(key, value); err != nil {
+		if err := maps[bpf.DatapathMapEndpoints].Put(key, value); err != nil {
 			return fmt.Errorf("put endpoint %s: %w", e.addr, err)
 		}
 	}
@@ -72,19 +75,19 @@ func (w *world) fill(maps *bpf.DatapathMaps) error {
 
 // putRoute puts a route of the usual length into the index, unless a longer one lies inside it, and
 // any other into the trie.
-func (w *world) putRoute(maps *bpf.DatapathMaps, r route) error {
+func (w *world) putRoute(maps map[string]*ebpf.Map, r route) error {
 	if w.slots.IsValid() && r.network == w.network && r.prefix.Bits() == w.slotBits &&
 		w.slots.Contains(r.prefix.Addr()) && !w.split(r) {
 		addr, base := r.prefix.Addr().As4(), w.slots.Addr().As4()
 		slot := (binary.BigEndian.Uint32(addr[:]) - binary.BigEndian.Uint32(base[:])) >> (32 - w.slotBits)
-		return maps.RouteIndex.Update(slot, r.host, ebpf.UpdateExist)
+		return maps[bpf.DatapathMapRouteIndex].Update(slot, r.host, ebpf.UpdateExist)
 	}
 	key := bpf.DatapathRouteKey{
 		PrefixLen: uint32(32 + 96 + r.prefix.Bits()),
 		Network:   bits.ReverseBytes32(r.network),
 		Addr:      wire(r.prefix.Addr()),
 	}
-	return maps.Routes.Put(key, r.host)
+	return maps[bpf.DatapathMapRoutes].Put(key, r.host)
 }
 
 func (w *world) split(r route) bool {

@@ -21,12 +21,12 @@ import (
 // machine is a world, loaded: its programs can be run.
 type machine struct {
 	*world
-	objects  bpf.DatapathObjects
-	programs map[bpf.DatapathProgram]*ebpf.Program
-	events   *ringbuf.Reader
-	counted  [counterMax]bpf.DatapathCounter // what the counters are known to hold
-	context  []byte
-	out      []byte
+	collection *ebpf.Collection
+	programs   map[bpf.DatapathProgram]*ebpf.Program
+	events     *ringbuf.Reader
+	counted    [counterMax]bpf.DatapathCounter // what the counters are known to hold
+	context    []byte
+	out        []byte
 }
 
 const (
@@ -62,34 +62,50 @@ func load(t testing.TB, w *world) *machine {
 }
 
 func newMachine(w *world) (*machine, error) {
-	spec, err := bpf.LoadDatapath()
+	m, err := emptyMachine(w, w.settings())
 	if err != nil {
 		return nil, err
 	}
-	if err := spec.Variables[bpf.DatapathVarConfig].Set(w.settings()); err != nil {
-		return nil, fmt.Errorf("set settings: %w", err)
-	}
-	spec.Maps[bpf.DatapathMapRouteIndex].MaxEntries = max(1, w.slotCount())
-	m := &machine{world: w, context: make([]byte, contextLen), out: make([]byte, frameMax+256)}
-	if err := spec.LoadAndAssign(&m.objects, nil); err != nil {
-		return nil, err
-	}
-	m.programs = map[bpf.DatapathProgram]*ebpf.Program{
-		bpf.DatapathProgramPROGRAM_FROM_CONTAINER: m.objects.FromContainer,
-		bpf.DatapathProgramPROGRAM_FROM_NETWORK:   m.objects.FromNetwork,
-		bpf.DatapathProgramPROGRAM_FROM_HOST:      m.objects.FromHost,
-	}
-	m.events, err = ringbuf.NewReader(m.objects.Events)
-	if err != nil {
-		return nil, errors.Join(err, m.objects.Close())
-	}
-	if err := w.fill(&m.objects.DatapathMaps); err != nil {
+	if err := w.fill(m.collection.Maps); err != nil {
 		return nil, errors.Join(err, m.Close())
 	}
 	return m, nil
 }
 
-func (m *machine) Close() error { return errors.Join(m.events.Close(), m.objects.Close()) }
+// emptyMachine is loaded with the settings, its maps still empty.
+func emptyMachine(w *world, settings *bpf.DatapathSettings) (*machine, error) {
+	spec, err := bpf.LoadDatapath()
+	if err != nil {
+		return nil, err
+	}
+	if err := spec.Variables[bpf.DatapathVarConfig].Set(settings); err != nil {
+		return nil, fmt.Errorf("set settings: %w", err)
+	}
+	spec.Maps[bpf.DatapathMapRouteIndex].MaxEntries = max(1, settings.IndexCount)
+	all, err := ebpf.NewCollection(spec)
+	if err != nil {
+		return nil, err
+	}
+	events, err := ringbuf.NewReader(all.Maps[bpf.DatapathMapEvents])
+	if err != nil {
+		all.Close()
+		return nil, err
+	}
+	return &machine{
+		world: w, collection: all, events: events,
+		programs: map[bpf.DatapathProgram]*ebpf.Program{
+			bpf.DatapathProgramPROGRAM_FROM_CONTAINER: all.Programs[bpf.DatapathProgFromContainer],
+			bpf.DatapathProgramPROGRAM_FROM_NETWORK:   all.Programs[bpf.DatapathProgFromNetwork],
+			bpf.DatapathProgramPROGRAM_FROM_HOST:      all.Programs[bpf.DatapathProgFromHost],
+		},
+		context: make([]byte, contextLen), out: make([]byte, frameMax+256),
+	}, nil
+}
+
+func (m *machine) Close() error {
+	m.collection.Close()
+	return m.events.Close()
+}
 
 // Where struct __sk_buff of include/uapi/linux/bpf.h has what a test may set.
 const (
@@ -116,7 +132,7 @@ func (m *machine) run(program bpf.DatapathProgram, a arrival) (int32, []byte, er
 // counter reads one counter, summed over the CPUs.
 func (m *machine) counter(key int) (bpf.DatapathCounter, error) {
 	var each []bpf.DatapathCounter
-	if err := m.objects.Counters.Lookup(uint32(key), &each); err != nil {
+	if err := m.collection.Maps[bpf.DatapathMapCounters].Lookup(uint32(key), &each); err != nil {
 		return bpf.DatapathCounter{}, fmt.Errorf("read counter %d: %w", key, err)
 	}
 	return sum(each), nil
@@ -135,7 +151,7 @@ func sum(each []bpf.DatapathCounter) bpf.DatapathCounter {
 func (m *machine) moved() (map[int]bpf.DatapathCounter, error) {
 	cpus := ebpf.MustPossibleCPU()
 	keys, each := make([]uint32, counterMax), make([]bpf.DatapathCounter, counterMax*cpus)
-	_, err := m.objects.Counters.BatchLookup(new(ebpf.MapBatchCursor), keys, each, nil)
+	_, err := m.collection.Maps[bpf.DatapathMapCounters].BatchLookup(new(ebpf.MapBatchCursor), keys, each, nil)
 	if err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) { // which only says that it was the last batch
 		return nil, fmt.Errorf("read counters: %w", err)
 	}
@@ -167,7 +183,7 @@ func (m *machine) zero() error {
 			continue
 		}
 		each := make([]bpf.DatapathCounter, ebpf.MustPossibleCPU())
-		if err := m.objects.Counters.Put(uint32(key), each); err != nil {
+		if err := m.collection.Maps[bpf.DatapathMapCounters].Put(uint32(key), each); err != nil {
 			return fmt.Errorf("zero counter %d: %w", key, err)
 		}
 		m.counted[key] = bpf.DatapathCounter{}

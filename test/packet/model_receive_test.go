@@ -151,7 +151,8 @@ func (w *world) decapsulate(a arrival, t tunnel) fate {
 
 // maySend: a node sends for its subnet, and from its own address.
 func (w *world) maySend(node, src netip.Addr) bool {
-	return src == node || w.hosts[w.routeTo(src)].node == node
+	peer, _ := w.peerBehind(src)
+	return src == node || peer.node == node
 }
 
 // deliver takes the outer header off and hands the packet to its container, or to the stack where
@@ -191,7 +192,7 @@ func decapsulatedTOS(outer, inner uint8) (uint8, bool) {
 func (w *world) routeIn(a arrival) fate {
 	ip := ipv4Header(a.frame[etherLen:])
 	to, found := w.endpointAt(ip.dst())
-	peer, known := w.hosts[w.routeTo(ip.src())]
+	peer, known := w.peerBehind(ip.src())
 	plain := known && peer.encap == bpf.DatapathEncapENCAP_NONE
 	if !w.direct || !found || !plain || ip.hasOptions() || ip.ttl() <= 1 || !ip.checksumOK() {
 		return a.untouched(bpf.DatapathReasonPASS_NOT_OURS)

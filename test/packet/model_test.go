@@ -52,6 +52,16 @@ func (w *world) routeTo(addr netip.Addr) uint32 {
 	return to
 }
 
+// peerBehind is the other node whose subnet has addr.
+func (w *world) peerBehind(addr netip.Addr) (host, bool) {
+	index := w.routeTo(addr)
+	if index == self {
+		return host{}, false
+	}
+	peer, found := w.hosts[index]
+	return peer, found
+}
+
 func (w *world) endpointAt(addr netip.Addr) (endpoint, bool) {
 	for _, e := range w.endpoints {
 		if e.network == w.network && e.addr == addr {
@@ -61,9 +71,10 @@ func (w *world) endpointAt(addr netip.Addr) (endpoint, bool) {
 	return endpoint{}, false
 }
 
+// isNode says whether addr is another node.
 func (w *world) isNode(addr netip.Addr) bool {
-	for _, h := range w.hosts {
-		if h.node == addr {
+	for index, h := range w.hosts {
+		if index != self && h.node == addr {
 			return true
 		}
 	}

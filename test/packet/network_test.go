@@ -302,6 +302,7 @@ func networkDrops() []packetCase {
 		add("from a stranger in its own name", stranger, datagram{src: stranger, dst: c1}, bpf.DatapathReasonDROP_UNKNOWN_HOST)
 		add("from 0.0.0.0", zeroAddr, d, bpf.DatapathReasonDROP_UNKNOWN_HOST)
 		add("from ourselves", node1, d, bpf.DatapathReasonDROP_UNKNOWN_HOST)
+		add("from ourselves, of our subnet", node1, datagram{src: c2, dst: c1}, bpf.DatapathReasonDROP_UNKNOWN_HOST)
 		add("from another peer", node5, d, bpf.DatapathReasonDROP_SPOOFED_SOURCE)
 		for kind, src := range map[string]netip.Addr{
 			"of another peer's subnet": remote5, "of our subnet": c2, "of our bridge": bridge, "of the receiver": c1,

@@ -144,7 +144,7 @@ func TestHeadersInFragments(t *testing.T) {
 	for _, tun := range tunnels {
 		t.Run(tun.name+"/received", func(t *testing.T) {
 			m := started(t, lab)
-			attach(t, m.objects.FromNetwork, int(uplink.ifindex), ebpf.AttachTCXIngress)
+			attach(t, m.programs[bpf.DatapathProgramPROGRAM_FROM_NETWORK], int(uplink.ifindex), ebpf.AttachTCXIngress)
 			inside := openTap(t, int(overlay.ifindex))
 			d := datagram{src: tun.container, dst: newborn, payload: pattern(1000)}
 			must(t, openTap(t, ifindexOf(t, "peer-uplink")).send(vnetHeader{HeaderLen: etherLen}, arrives(from(tun.node, d.bytes()).bytes()).frame))
@@ -162,8 +162,8 @@ func TestHeadersInFragments(t *testing.T) {
 func testJourney(t *testing.T, node netip.Addr, d datagram, header vnetHeader) {
 	peer := hostAt(node)
 	near, far := started(t, near(peer)), started(t, far)
-	attach(t, near.objects.FromContainer, int(link1.ifindex), ebpf.AttachTCXIngress)
-	attach(t, far.objects.FromNetwork, ifindexOf(t, "peer-uplink"), ebpf.AttachTCXIngress)
+	attach(t, near.programs[bpf.DatapathProgramPROGRAM_FROM_CONTAINER], int(link1.ifindex), ebpf.AttachTCXIngress)
+	attach(t, far.programs[bpf.DatapathProgramPROGRAM_FROM_NETWORK], ifindexOf(t, "peer-uplink"), ebpf.AttachTCXIngress)
 	underlay, inside := openTap(t, ifindexOf(t, "peer-uplink")), openTap(t, int(overlay.ifindex))
 	must(t, openTap(t, ifindexOf(t, "peer-c1")).send(header, fromC1(d).frame))
 
@@ -244,6 +244,28 @@ func TestShortFrames(t *testing.T) {
 				must(t, tap.send(vnetHeader{}, c.frame[:n]))
 				m.waitCounted(t, counterKey(c.program, bpf.DatapathReasonPASS_MALFORMED), n)
 			}
+		})
+	}
+}
+
+// TestVLANTagBesides: the kernel takes a VLAN tag out of the frame before the programs see it, and
+// then the frame looks as if it had none.
+func TestVLANTagBesides(t *testing.T) {
+	wired(t)
+	tagged := func(frame []byte) []byte { return join(frame[:12], []byte{0x81, 0, 0, 5}, frame[12:]) }
+	for _, c := range []struct {
+		program bpf.DatapathProgram
+		device  link
+		frame   []byte
+	}{
+		{bpf.DatapathProgramPROGRAM_FROM_CONTAINER, link1, fromC1(datagram{src: c1, dst: remote2}).frame},
+		{bpf.DatapathProgramPROGRAM_FROM_NETWORK, uplink, arrives(from(node3, ipip3).bytes()).frame},
+	} {
+		t.Run(c.device.name, func(t *testing.T) {
+			m := started(t, lab)
+			attach(t, m.programs[c.program], int(c.device.ifindex), ebpf.AttachTCXIngress)
+			must(t, openTap(t, ifindexOf(t, "peer-"+c.device.name)).send(vnetHeader{}, tagged(c.frame)))
+			m.waitCounted(t, counterKey(c.program, bpf.DatapathReasonPASS_PROTOCOL), len(c.frame))
 		})
 	}
 }

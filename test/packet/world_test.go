@@ -176,14 +176,16 @@ var bare = &world{
 
 var worlds = []*world{lab, second, bare}
 
-// peers are as flannel and the kernel's devices would have their outer headers.
+// peers have outer headers as flannel's backends send them; those of hosts 6 and 7 have what else a
+// kernel's tunnel device can be told. The node itself has an entry that nothing is sent by.
 var peers = map[uint32]host{
-	2: {node: node2, mtu: 1450, encap: bpf.DatapathEncapENCAP_VXLAN, vtep: vtep2, ttl: 64},
-	3: {node: node3, mtu: 1480, encap: bpf.DatapathEncapENCAP_IPIP, df: true, inheritDF: true},
-	4: {node: node4, mtu: 1472, encap: bpf.DatapathEncapENCAP_UDP, ttl: 64},
-	5: {node: node5, mtu: 1500, encap: bpf.DatapathEncapENCAP_NONE},
-	6: {node: node6, mtu: 1480, encap: bpf.DatapathEncapENCAP_IPIP, ttl: 17, inheritDF: true},
-	7: {node: node7, mtu: 1400, encap: bpf.DatapathEncapENCAP_VXLAN, vtep: vtep7, ttl: 255, tos: 0xb8, df: true},
+	self: {node: node1},
+	2:    {node: node2, mtu: 1450, encap: bpf.DatapathEncapENCAP_VXLAN, vtep: vtep2, ttl: 64},
+	3:    {node: node3, mtu: 1480, encap: bpf.DatapathEncapENCAP_IPIP, inheritDF: true},
+	4:    {node: node4, mtu: 1472, encap: bpf.DatapathEncapENCAP_UDP, ttl: 64, df: true},
+	5:    {node: node5, mtu: 1500, encap: bpf.DatapathEncapENCAP_NONE},
+	6:    {node: node6, mtu: 1480, encap: bpf.DatapathEncapENCAP_IPIP, ttl: 17, df: true, inheritDF: true},
+	7:    {node: node7, mtu: 1400, encap: bpf.DatapathEncapENCAP_VXLAN, vtep: vtep7, ttl: 255, tos: 0xb8, df: true},
 }
 
 func routesOf(network uint32) []route {

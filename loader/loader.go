@@ -72,7 +72,7 @@ func Open(o Options) (*Datapath, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := os.RemoveAll(filepath.Join(o.PinDir, mapsStageDir)); err != nil {
+	if err = os.RemoveAll(filepath.Join(o.PinDir, mapsStageDir)); err != nil {
 		return nil, fmt.Errorf("remove staged maps: %w", err)
 	}
 	pinned, err := pinnedMaps(filepath.Join(o.PinDir, mapsDir))

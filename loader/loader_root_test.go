@@ -202,7 +202,7 @@ func pinnedHosts(t *testing.T, pinDir string) uint32 {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer m.Close() //nolint:errcheck // read only
+	defer m.Close()
 	return m.MaxEntries()
 }
 

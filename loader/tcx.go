@@ -33,7 +33,7 @@ func (t *tcx) attach(a attachment, prog *ebpf.Program) error {
 	if l != nil {
 		return errors.Join(replace(l, prog), l.Close())
 	}
-	if err := os.MkdirAll(filepath.Join(t.pinDir, linksDir), 0o700); err != nil {
+	if err = os.MkdirAll(filepath.Join(t.pinDir, linksDir), 0o700); err != nil {
 		return err
 	}
 	side := ebpf.AttachTCXIngress
@@ -61,7 +61,7 @@ func replace(l link.Link, prog *ebpf.Program) error {
 		return fmt.Errorf("open attached program: %w", err)
 	}
 	same, err := sameProgram(old, prog)
-	if err := errors.Join(err, old.Close()); err != nil || same {
+	if err = errors.Join(err, old.Close()); err != nil || same {
 		return err
 	}
 	if err := l.Update(prog); err != nil {

@@ -126,7 +126,7 @@ func (e restartError) Is(target error) bool { return target == errRestart }
 
 // Lock takes the run directory for this process, for as long as it lives.
 func Lock(runDir string) (unlock func(), err error) {
-	if err := os.MkdirAll(runDir, 0o700); err != nil {
+	if err = os.MkdirAll(runDir, 0o700); err != nil {
 		return nil, fmt.Errorf("create run directory: %w", err)
 	}
 	f, err := os.OpenFile(filepath.Join(runDir, "lock"), os.O_CREATE|os.O_RDWR, 0o600)

@@ -56,7 +56,7 @@ func (s *session) open(ctx context.Context) error {
 	if !ipv4(s.uplink.Addr) {
 		return fmt.Errorf("find uplink: %s has no IPv4 address: bpfnet needs one on the underlay", s.uplink.Name)
 	}
-	if err := s.openStore(ctx); err != nil {
+	if err = s.openStore(ctx); err != nil {
 		return err
 	}
 	if s.config, err = s.store.Config(ctx); err != nil {

@@ -14,8 +14,8 @@ import (
 	"github.com/vishvananda/netlink"
 
 	"github.com/bpfnet/bpfnet/controlplane/topology"
-	"github.com/bpfnet/bpfnet/test/nstest"
 	"github.com/bpfnet/bpfnet/controlplane/underlay/rtnl"
+	"github.com/bpfnet/bpfnet/test/nstest"
 )
 
 // node enters a namespace with

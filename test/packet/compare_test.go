@@ -24,7 +24,7 @@ func (m *machine) compare(program bpf.DatapathProgram, a arrival) error {
 	if err != nil {
 		return err
 	}
-	if err := m.countOne(program, want.reason, a); err != nil {
+	if err = m.countOne(program, want.reason, a); err != nil {
 		return err
 	}
 	if verdict != action(want.reason) {

@@ -67,11 +67,7 @@ func daemonsMachine(t *testing.T, s topology.State) *machine {
 	settings := dataplane.Settings(s.Self, s.Network, 24, false, dataplane.Overlay{Ifindex: int(overlay.ifindex), MAC: overlay.mac})
 	m, err := emptyMachine(lab, &settings)
 	must(t, err)
-	t.Cleanup(func() {
-		if err := m.Close(); err != nil {
-			t.Errorf("close machine: %v", err)
-		}
-	})
+	t.Cleanup(func() { closeMachine(t, m) })
 	set, err := maps.NewSet(m.collection.Maps)
 	must(t, err)
 	d, err := dataplane.New(set, 0, 1)

@@ -78,7 +78,7 @@ func emptyMachine(w *world, settings *bpf.DatapathSettings) (*machine, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := spec.Variables[bpf.DatapathVarConfig].Set(settings); err != nil {
+	if err = spec.Variables[bpf.DatapathVarConfig].Set(settings); err != nil {
 		return nil, fmt.Errorf("set settings: %w", err)
 	}
 	spec.Maps[bpf.DatapathMapRouteIndex].MaxEntries = max(1, settings.IndexCount)

@@ -250,7 +250,7 @@ func networkInner() []packetCase {
 		for kind, p := range map[string]patch{
 			"version 6":          put8(inner, 0x65),
 			"header length 16":   put8(inner, 0x44),
-			"header too long":    patch{inner, []byte{0x46, 0, 0, 23}},
+			"header too long":    {inner, []byte{0x46, 0, 0, 23}},
 			"total length 0":     put16(inner+2, 0),
 			"total length 19":    put16(inner+2, 19),
 			"total length long":  put16(inner+2, length+1),
@@ -267,9 +267,9 @@ func networkInner() []packetCase {
 		"ARP":             put16(atFrame+12, 0x806),
 		"IPv6":            put16(atFrame+12, 0x86dd),
 		"VLAN":            put16(atFrame+12, 0x8100),
-		"another MAC":     patch{atFrame, c1MAC[:]},
-		"broadcast":       patch{atFrame, broadcast[:]},
-		"multicast":       patch{atFrame, multicast[:]},
+		"another MAC":     {atFrame, c1MAC[:]},
+		"broadcast":       {atFrame, broadcast[:]},
+		"multicast":       {atFrame, multicast[:]},
 		"last byte of it": put8(atFrame+5, overlay.mac[5]^1),
 	} {
 		frame := patched(valid, p)

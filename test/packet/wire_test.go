@@ -78,12 +78,15 @@ func started(t *testing.T, w *world) *machine {
 	t.Helper()
 	m, err := newMachine(w)
 	must(t, err)
-	t.Cleanup(func() {
-		if err := m.Close(); err != nil {
-			t.Errorf("close machine: %v", err)
-		}
-	})
+	t.Cleanup(func() { closeMachine(t, m) })
 	return m
+}
+
+func closeMachine(t *testing.T, m *machine) {
+	t.Helper()
+	if err := m.Close(); err != nil {
+		t.Errorf("close machine: %v", err)
+	}
 }
 
 func attach(t *testing.T, program *ebpf.Program, ifindex int, where ebpf.AttachType) {

@@ -65,6 +65,7 @@ func networkWorlds() []packetCase {
 		return packetCase{name: w.name + "/" + name, world: w, in: in, reason: bpf.DatapathReasonPASS_NOT_OURS}
 	}
 	zeroPort := arrives(patched(udp.frame[etherLen:], put16(atUDPDst-etherLen, 0)))
+	zeros := arrives(patched(theirs.frame[etherLen:], put16(atUDPDst-etherLen, 0), put32(atVNI-etherLen, 0)))
 	return []packetCase{
 		{
 			name: "second/vxlan", world: second, in: ours,
@@ -87,6 +88,7 @@ func networkWorlds() []packetCase {
 		notOurs("ipip", bare, ipip),
 		notOurs("udp", bare, udp),
 		notOurs("port 0", bare, zeroPort),
+		notOurs("vxlan of port and VNI 0", bare, zeros),
 		notOurs("host-gw", bare, direct),
 	}
 }

@@ -4,7 +4,6 @@ package ebpf
 
 import (
 	"encoding/binary"
-	"errors"
 	"math/rand/v2"
 	"net"
 	"net/netip"
@@ -233,14 +232,14 @@ func TestHeaderChecksum(t *testing.T) {
 }
 
 func TestHostEntry(t *testing.T) {
-	router := netip.MustParseAddr("192.168.32.1")
+	router, node := netip.MustParseAddr("192.168.32.1"), testPeer("").Node
 	tests := map[string]struct {
 		encap   topology.Encap
 		path    topology.Path
 		mtu     uint16
 		nextHop netip.Addr
 	}{
-		"on the link":            {topology.EncapVXLAN, topology.Path{Ifindex: 7, NextHop: testPeer("").Node, MTU: 1500}, 1450, testPeer("").Node},
+		"on the link":            {topology.EncapVXLAN, topology.Path{Ifindex: 7, NextHop: node, MTU: 1500}, 1450, node},
 		"behind a router":        {topology.EncapIPIP, topology.Path{Ifindex: 7, NextHop: router, MTU: 1400}, 1380, router},
 		"udp":                    {topology.EncapUDP, topology.Path{Ifindex: 7, NextHop: router, MTU: 1500}, 1472, router},
 		"plain":                  {topology.EncapNone, topology.Path{Ifindex: 7, NextHop: router, MTU: 1500}, 1500, router},
@@ -308,57 +307,5 @@ func TestOverhead(t *testing.T) {
 		if got := Overhead(e); got != bytes {
 			t.Errorf("Overhead(%s) = %d, want %d", e, got, bytes)
 		}
-	}
-}
-
-func TestSettings(t *testing.T) {
-	overlay := Overlay{Ifindex: 9, MAC: selfMAC}
-	node := maps.Addr(netip.MustParseAddr("192.168.32.245"))
-	const base = 172<<24 | 244<<16
-	tests := map[string]struct {
-		encap   topology.Encap
-		network string
-		bits    int
-		direct  bool
-		want    bpf.DatapathSettings
-	}{
-		// 8472 is 0x2118, on the wire 21 18: read by a little-endian machine 0x1821.
-		"vxlan":           {topology.EncapVXLAN, "172.244.0.0/14", 24, false, bpf.DatapathSettings{VxlanPort: 0x1821, Vni: 1, IndexBase: base, IndexShift: 8, IndexCount: 1024}},
-		"vxlan, direct":   {topology.EncapVXLAN, "172.244.0.0/14", 24, true, bpf.DatapathSettings{VxlanPort: 0x1821, Vni: 1, Direct: 1, IndexBase: base, IndexShift: 8, IndexCount: 1024}},
-		"udp":             {topology.EncapUDP, "172.244.0.0/14", 24, false, bpf.DatapathSettings{UdpPort: 0x5d20, IndexBase: base, IndexShift: 8, IndexCount: 1024}},
-		"ipip":            {topology.EncapIPIP, "172.244.0.0/14", 24, false, bpf.DatapathSettings{Ipip: 1, IndexBase: base, IndexShift: 8, IndexCount: 1024}},
-		"host-gw":         {topology.EncapNone, "172.244.0.0/14", 24, false, bpf.DatapathSettings{Direct: 1, IndexBase: base, IndexShift: 8, IndexCount: 1024}},
-		"one subnet":      {topology.EncapIPIP, "172.244.0.0/14", 14, false, bpf.DatapathSettings{Ipip: 1, IndexBase: base, IndexShift: 18, IndexCount: 1}},
-		"small network":   {topology.EncapIPIP, "10.1.2.0/28", 30, false, bpf.DatapathSettings{Ipip: 1, IndexBase: 0x0a010200, IndexShift: 2, IndexCount: 4}},
-		"largest index":   {topology.EncapIPIP, "10.0.0.0/8", 30, false, bpf.DatapathSettings{Ipip: 1, IndexBase: 0x0a000000, IndexShift: 2, IndexCount: 1 << 22}},
-		"bounded index":   {topology.EncapIPIP, "128.0.0.0/1", 30, false, bpf.DatapathSettings{Ipip: 1, IndexBase: 0x80000000, IndexShift: 2, IndexCount: 1 << 22}},
-		"base is aligned": {topology.EncapIPIP, "172.245.1.2/14", 24, false, bpf.DatapathSettings{Ipip: 1, IndexBase: base, IndexShift: 8, IndexCount: 1024}},
-	}
-	for name, test := range tests {
-		t.Run(name, func(t *testing.T) {
-			want := test.want
-			want.Node.Word, want.OverlayIfindex, want.OverlayMac.Byte = node.Word, 9, selfMAC
-			got := Settings(testSelf(test.encap), netip.MustParsePrefix(test.network), test.bits, test.direct, overlay)
-			if diff := cmp.Diff(want, got, cmpopts.EquateComparable(bpf.DatapathSettings{})); diff != "" {
-				t.Errorf("settings (-want +got):\n%s", diff)
-			}
-		})
-	}
-}
-
-func TestFailures(t *testing.T) {
-	var f failures
-	if err := f.err(); err != nil {
-		t.Errorf("error %v of nothing", err)
-	}
-	first := errors.New("no room")
-	f.add(first)
-	if err := f.err(); err != first { //nolint:errorlint // that very one
-		t.Errorf("error %v of one", err)
-	}
-	f.add(errors.New("another"))
-	f.add(errors.New("yet another"))
-	if err := f.err(); !errors.Is(err, first) || err.Error() != "no room (and 2 more)" {
-		t.Errorf("error %v of three", err)
 	}
 }

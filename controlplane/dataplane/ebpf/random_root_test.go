@@ -32,7 +32,8 @@ const (
 // splits are the ways a block is given to nodes: not at all, whole (which only
 // the trie takes), by a slot of the index or two, and by parts of one.
 var splits = [][]string{
-	{}, {"0.0/23"}, {"0.0/24"}, {"1.0/24"}, {"0.0/24", "1.0/24"}, {"0.0/25"}, {"0.128/25", "1.0/24"}, {"0.0/25", "0.128/26", "1.64/26"},
+	{}, {"0.0/23"}, {"0.0/24"}, {"1.0/24"}, {"0.0/24", "1.0/24"},
+	{"0.0/25"}, {"0.128/25", "1.0/24"}, {"0.0/25", "0.128/26", "1.64/26"},
 }
 
 // randomState gives each block to random nodes, each of which has a random VTEP

@@ -32,7 +32,7 @@ func up(t *testing.T, change func(*lab.Options)) *lab.Lab {
 	h := fnv.New64a()
 	fmt.Fprint(h, t.Name())
 	o.Name = fmt.Sprintf("e2e%016x", h.Sum64())
-	o.Binary = binary
+	o.Binary = bpfnetBinary
 	if change != nil {
 		change(&o)
 	}
@@ -132,7 +132,7 @@ func etcd(t *testing.T, l *lab.Lab) *clientv3.Client {
 // bpfnet runs the binary for a host, inside it, and returns what it printed.
 func bpfnet(t *testing.T, h *lab.Host, args ...string) string {
 	t.Helper()
-	return run(t, h.NS, append([]string{binary, "--run-dir", h.Dir}, args...)...)
+	return run(t, h.NS, append([]string{bpfnetBinary, "--run-dir", h.Dir}, args...)...)
 }
 
 func run(t *testing.T, n lab.Namespace, args ...string) string {

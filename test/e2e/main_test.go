@@ -17,8 +17,8 @@ import (
 	"go.uber.org/goleak"
 )
 
-// binary is the bpfnet under test.
-var binary string
+// bpfnetBinary is the program under test.
+var bpfnetBinary string
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(builtOnce{m}) }
 
@@ -32,8 +32,8 @@ func (m builtOnce) Run() int {
 		return 1
 	}
 	defer os.RemoveAll(dir) //nolint:errcheck // a temporary directory
-	binary = filepath.Join(dir, "bpfnet")
-	build := exec.Command("go", "build", "-o", binary, "../../cmd/bpfnet")
+	bpfnetBinary = filepath.Join(dir, "bpfnet")
+	build := exec.Command("go", "build", "-o", bpfnetBinary, "../../cmd/bpfnet")
 	build.Env = append(os.Environ(), "CGO_ENABLED=0")
 	build.Stdout, build.Stderr = os.Stderr, os.Stderr
 	if err := build.Run(); err != nil {

@@ -51,6 +51,13 @@ func TestOverlay(t *testing.T) {
 			{"wire", testWire},
 			{"bare", testBare},
 			{"paths", testPaths},
+			{"stream", testStream},
+			{"segmented", testSegmented},
+			{"datagrams", testDatagrams},
+			{"fragments", testFragmentsOutOfOrder},
+			{"ttl", testTTL},
+			{"forged", testForged},
+			{"foreign", testForeign},
 		} {
 			t.Run(test.name, func(t *testing.T) { test.run(t, l) })
 		}

@@ -7,13 +7,11 @@ package e2e
 import (
 	"bytes"
 	"fmt"
-	"net"
 	"net/netip"
 	"regexp"
 	"testing"
 
 	"github.com/gopacket/gopacket/layers"
-	"github.com/vishvananda/netlink"
 
 	"github.com/bpfnet/bpfnet/controlplane/topology"
 	"github.com/bpfnet/bpfnet/test/lab"
@@ -145,17 +143,4 @@ func wireLines(t *testing.T, l *lab.Lab, from, to *lab.Host, in inner, outerTOS 
 	return append(lines,
 		ipLine(in.src, in.dst, in.ttl, in.tos, in.df, layers.IPProtocolICMPv4, in.length),
 		"ICMP "+in.icmp)
-}
-
-// mac is the MAC of a host's interface.
-func mac(t *testing.T, h *lab.Host, iface string) (mac net.HardwareAddr) {
-	t.Helper()
-	noError(t, h.NS.Do(func() error {
-		link, err := netlink.LinkByName(iface)
-		if err == nil {
-			mac = link.Attrs().HardwareAddr
-		}
-		return err
-	}))
-	return mac
 }

@@ -4,7 +4,6 @@ package node
 
 import (
 	"context"
-	"fmt"
 	"net/netip"
 
 	"github.com/bpfnet/bpfnet/controlplane/store/embedded"
@@ -32,7 +31,7 @@ func (n *node) startEtcd(ctx context.Context, node netip.Addr) error {
 	}
 	server, err := embedded.Start(ctx, embedded.Options{Dir: n.Embedded.Dir, ClientURLs: listen, Logger: n.log})
 	if err != nil {
-		return fmt.Errorf("start embedded etcd: %w", err)
+		return err
 	}
 	n.etcd = &embeddedEtcd{server}
 	n.log.Info("serving etcd", "endpoints", listen)

@@ -36,6 +36,7 @@ type loop struct {
 	moved    bool // the underlay changed: look again at what was learned of it
 
 	paths     map[netip.Addr]topology.Path // of run alone
+	attached  bool                         // of run alone: from_network and from_host are in place
 	published bool                         // of containers alone
 }
 
@@ -219,11 +220,13 @@ func (l *loop) apply(in topology.Input) error {
 	kernelProblems, kernelErr := netlink.Apply(state)
 	// Attached even where some record could not be written: the others are served.
 	err = errors.Join(err, kernelErr, l.attach())
+	fileErr := l.announce()
 	l.reporter.reportRecords("etcd", append(l.badRecords(), problems...))
 	l.reporter.reportRecords("kernel", kernelProblems)
 	l.reporter.report("dataplane", err)
+	l.reporter.report("subnet file", fileErr)
 	l.publishStatus(state)
-	return err
+	return errors.Join(err, fileErr)
 }
 
 func (l *loop) badRecords() []topology.Problem {
@@ -238,7 +241,7 @@ func (l *loop) badRecords() []topology.Problem {
 
 // attach puts the programs in place, once the maps are filled for the first time.
 func (l *loop) attach() error {
-	if l.isSynced() {
+	if l.attached {
 		return nil
 	}
 	if err := l.attachOnly(bpf.FromNetwork, l.uplink.Ifindex); err != nil {
@@ -247,14 +250,24 @@ func (l *loop) attach() error {
 	if err := l.attachOnly(bpf.FromHost, l.overlay.Ifindex); err != nil {
 		return err
 	}
+	l.attached = true
+	return nil
+}
+
+// announce tells others the subnet, and then the containers' side that the
+// network is served, which it is without the file too.
+func (l *loop) announce() error {
+	if !l.attached {
+		return nil
+	}
 	env := store.SubnetEnv{
 		Network: l.config.Network, Subnet: l.self.Subnet, MTU: l.self.MTU, IPMasq: l.IPMasq,
 	}
-	if err := env.Write(l.SubnetFile); err != nil {
-		return err
+	err := env.Write(l.SubnetFile)
+	if !l.isSynced() {
+		close(l.synced)
 	}
-	close(l.synced)
-	return nil
+	return err
 }
 
 func (l *loop) isSynced() bool {

@@ -97,7 +97,7 @@ func Run(ctx context.Context, o Options) (err error) {
 			n.log.Info("stopped; the datapath stays in place (remove it with bpfnet cleanup)")
 			return nil
 		case errors.Is(err, errRestart):
-			n.log.Info("adopting the change", "what", errors.Unwrap(err))
+			n.log.Info("adopting the change", "what", err)
 		default:
 			n.reporter.report("session", err)
 			n.status.fail(err)

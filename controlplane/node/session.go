@@ -51,7 +51,7 @@ func (n *node) session(ctx context.Context) (err error) {
 func (s *session) open(ctx context.Context) error {
 	var err error
 	if s.uplink, err = underlay.Find(s.Underlay); err != nil {
-		return fmt.Errorf("find uplink: %w", err)
+		return err
 	}
 	if !ipv4(s.uplink.Addr) {
 		return fmt.Errorf("find uplink: %s has no IPv4 address: bpfnet needs one on the underlay", s.uplink.Name)
@@ -82,7 +82,7 @@ func (s *session) openStore(ctx context.Context) error {
 	}
 	var err error
 	if s.store, err = store.Open(ctx, o); err != nil {
-		return fmt.Errorf("open store: %w", err)
+		return err
 	}
 	if s.InitConfig == "" {
 		return nil
@@ -121,8 +121,9 @@ func (s *session) acquire(ctx context.Context) error {
 		PublicIP: s.uplink.PublicIP, Backend: b.Type, VNI: b.VNI, MAC: s.self.VTEP.MAC, Prefer: env.Subnet.Masked(),
 	})
 	if err != nil {
-		return fmt.Errorf("acquire lease: %w", err)
+		return err
 	}
+	s.reporter.report("lease", nil)
 	s.self.Subnet = s.held.Lease().Subnet
 	s.self.VTEP.Addr = s.self.Subnet.Addr()
 	s.log.Info("lease acquired", "subnet", s.self.Subnet, "node", s.self.Node, "uplink", s.uplink.Name,

@@ -26,13 +26,18 @@ type SubnetEnv struct {
 }
 
 // Write puts e into the file at path, and makes its directory where that is
-// missing. Readers see the old file or the new one.
+// missing. Readers see the old file or the new one. A file that says so already
+// is left alone.
 func (e SubnetEnv) Write(path string) error {
+	data := e.encode()
+	if old, err := os.ReadFile(path); err == nil && bytes.Equal(old, data) {
+		return nil
+	}
 	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 		return fmt.Errorf("write subnet file: %w", err)
 	}
 	// Whatever the umask, runtimes that are not root read it.
-	if err := renameio.WriteFile(path, e.encode(), 0o644, renameio.IgnoreUmask()); err != nil {
+	if err := renameio.WriteFile(path, data, 0o644, renameio.IgnoreUmask()); err != nil {
 		return fmt.Errorf("write subnet file: %w", err)
 	}
 	return nil

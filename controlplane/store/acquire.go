@@ -116,8 +116,8 @@ type claim struct {
 // claims lists the claims to IPv4 subnets, sorted by key.
 func (s *Store) claims(ctx context.Context) (all []claim, err error) {
 	_, err = s.list(ctx, func(key string, kv *mvccpb.KeyValue) {
-		subnet, subnet6, err := parseLeaseKey(key)
-		if err == nil && subnet.IsValid() {
+		subnet, subnet6, bad := parseLeaseKey(key)
+		if bad == nil && subnet.IsValid() {
 			all = append(all, claim{key, subnet, subnet6, kv})
 		}
 	})
@@ -162,7 +162,8 @@ func (s *Store) reuse(ctx context.Context, network netip.Prefix, w Want, c claim
 	}
 	if old.MAC != h.lease.MAC && old.Backend == h.lease.Backend {
 		s.log.Warn("took over a lease with another VTEP MAC; where two nodes have one PublicIP, give each its own",
-			"lease", c.key, "publicIP", w.PublicIP, "was", old.MAC, "is", h.lease.MAC)
+			"lease", c.key, "publicIP", w.PublicIP,
+			"was", old.MAC.String(), "is", h.lease.MAC.String())
 	}
 	return h, nil
 }
@@ -188,17 +189,12 @@ func (h *Held) write(ctx context.Context, mod int64) error {
 	if err != nil {
 		return err
 	}
-	var options []clientv3.OpOption
-	var grant clientv3.LeaseID
-	var expires time.Time
+	var life life
 	if !h.reserved {
-		asked := time.Now()
-		g, err := s.cli.Grant(ctx, int64(s.leaseTTL.Seconds()))
-		if err != nil {
+		if life, err = s.grant(ctx); err != nil {
 			return err
 		}
-		grant, expires = g.ID, asked.Add(time.Duration(g.TTL)*time.Second)
-		options = append(options, clientv3.WithLease(grant))
+		h.tried = life
 	}
 	unchanged := clientv3.Compare(clientv3.ModRevision(key), "=", mod)
 	if mod == 0 {
@@ -206,21 +202,35 @@ func (h *Held) write(ctx context.Context, mod int64) error {
 		either := s.subnets + leaseKey(h.lease.Subnet, netip.Prefix{})
 		unchanged = clientv3.Compare(clientv3.Version(either).WithPrefix(), "=", 0)
 	}
-	resp, err := s.cli.Txn(ctx).If(unchanged).Then(clientv3.OpPut(key, string(value), options...)).Commit()
-	if err == nil && !resp.Succeeded {
-		err = errRaced
-	}
+	resp, err := s.cli.Txn(ctx).
+		If(unchanged).
+		Then(clientv3.OpPut(key, string(value), clientv3.WithLease(life.grant))).
+		Commit()
 	if err != nil {
-		s.revoke(ctx, grant)
+		// Perhaps it was put all the same: to revoke the grant would delete it.
 		return err
 	}
-	h.value, h.grant, h.expires = value, grant, expires
+	if !resp.Succeeded {
+		s.revoke(ctx, life.grant)
+		return errRaced
+	}
+	h.value, h.life = value, life
 	create := h.lease.CreateRevision
 	if mod == 0 {
 		create = resp.Header.Revision
 	}
 	h.setRevisions(create, resp.Header.Revision)
 	return nil
+}
+
+// grant asks for the time a lease lives.
+func (s *Store) grant(ctx context.Context) (life, error) {
+	asked := time.Now()
+	g, err := s.cli.Grant(ctx, int64(s.leaseTTL.Seconds()))
+	if err != nil {
+		return life{}, err
+	}
+	return life{g.ID, asked.Add(time.Duration(g.TTL) * time.Second)}, nil
 }
 
 // revoke gives back a grant that nothing uses. Where that fails, etcd takes it

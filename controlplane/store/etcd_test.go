@@ -159,12 +159,13 @@ func (l *logged) logger() *slog.Logger { return slog.New(slog.NewTextHandler(l, 
 // eventually waits until ok.
 func eventually(t *testing.T, what string, ok func() bool) {
 	t.Helper()
-	deadline := time.Now().Add(patience)
+	deadline := time.After(patience)
 	for !ok() {
-		if time.Now().After(deadline) {
+		select {
+		case <-deadline:
 			t.Fatalf("waited %v in vain until %s", patience, what)
+		case <-time.After(time.Millisecond):
 		}
-		time.Sleep(time.Millisecond)
 	}
 }
 
@@ -220,7 +221,7 @@ func newProxy(t *testing.T, endpoint string) *proxy {
 	p := &proxy{listener: l, target: strings.TrimPrefix(endpoint, "http://"), conns: map[net.Conn]bool{}}
 	p.wg.Go(p.accept)
 	t.Cleanup(func() {
-		l.Close()
+		end(l)
 		p.setCut(true)
 		p.wg.Wait()
 	})
@@ -236,7 +237,7 @@ func (p *proxy) setCut(cut bool) {
 	p.cut = cut
 	if cut {
 		for c := range p.conns {
-			c.Close()
+			end(c)
 		}
 		clear(p.conns)
 	}
@@ -250,17 +251,17 @@ func (p *proxy) accept() {
 		}
 		server, err := net.Dial("tcp", p.target)
 		if err != nil || !p.admit(client, server) {
-			client.Close()
+			end(client)
 			if err == nil {
-				server.Close()
+				end(server)
 			}
 			continue
 		}
 		for _, pair := range [][2]net.Conn{{client, server}, {server, client}} {
 			p.wg.Go(func() {
 				io.Copy(pair[0], pair[1]) //nolint:errcheck // it ends with the connection
-				pair[0].Close()
-				pair[1].Close()
+				end(pair[0])
+				end(pair[1])
 			})
 		}
 	}
@@ -274,3 +275,6 @@ func (p *proxy) admit(conns ...net.Conn) bool {
 	}
 	return !p.cut
 }
+
+// end closes what may be closed already.
+func end(c io.Closer) { _ = c.Close() }

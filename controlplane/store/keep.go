@@ -24,13 +24,19 @@ type Held struct {
 	mu    sync.Mutex // for Lease, which may be called while Keep runs
 	lease Lease
 
-	value    []byte           // of lease in etcd
-	reserved bool             // the key has no TTL: an administrator keeps it for this node
-	grant    clientv3.LeaseID // that the key lives by; 0 where it is reserved
-	expires  time.Time        // of the grant
+	value    []byte // of lease in etcd
+	reserved bool   // the key has no TTL: an administrator keeps it for this node
+	life     life   // of the key; the zero life where it is reserved
+	tried    life   // that the key may have too, for etcd did not answer when it was put
 
 	foreign int64 // ModRevision of what another wrote and was reported; 0 while the key is ours
 	lost    bool  // that the subnet is taken was reported
+}
+
+// life is a grant of etcd's and when, at the earliest, it is over.
+type life struct {
+	grant clientv3.LeaseID
+	ends  time.Time
 }
 
 // EventKind says what became of a held lease.
@@ -42,6 +48,7 @@ const (
 	Recreated EventKind = "re-created" // its key was gone, by expiry or deletion, and is there again
 	Altered   EventKind = "altered"    // another has written its key, which is left as it is
 	Restored  EventKind = "restored"   // its key says again what it should
+	Reserved  EventKind = "reserved"   // its key was put without a TTL, and so it stays
 	Lost      EventKind = "lost"       // its key is gone and its subnet another's; it is tried again
 )
 
@@ -120,7 +127,8 @@ func (h *Held) look(ctx context.Context, margin time.Duration, changed func(Even
 	}
 	rev := resp.Header.Revision
 	if len(resp.Kvs) == 0 {
-		wake, err := h.recreate(ctx, margin, changed)
+		var wake time.Time
+		wake, err = h.recreate(ctx, margin, changed)
 		return rev, wake, err
 	}
 	h.lost = false
@@ -133,7 +141,7 @@ func (h *Held) look(ctx context.Context, margin time.Duration, changed func(Even
 		h.foreign = 0
 		changed(Event{Kind: Restored, Lease: h.Lease()})
 	}
-	if kv.Lease != int64(h.grant) {
+	if kv.Lease != int64(h.life.grant) {
 		if err = h.adopt(ctx, kv, changed); err != nil {
 			return 0, time.Time{}, err
 		}
@@ -141,14 +149,14 @@ func (h *Held) look(ctx context.Context, margin time.Duration, changed func(Even
 	if h.reserved {
 		return rev, time.Time{}, nil
 	}
-	if time.Until(h.expires) <= margin {
+	if time.Until(h.life.ends) <= margin {
 		if err = h.write(ctx, kv.ModRevision); err != nil {
 			return 0, time.Time{}, err
 		}
 		changed(Event{Kind: Renewed, Lease: h.Lease()})
 		rev = h.lease.ModRevision
 	}
-	return rev, h.expires.Add(-margin), nil
+	return rev, h.life.ends.Add(-margin), nil
 }
 
 // reportForeign tells of a key that another has written, once for each writing.
@@ -173,22 +181,30 @@ func (h *Held) reportForeign(kv *mvccpb.KeyValue, changed func(Event)) {
 	changed(Event{Kind: Altered, Lease: theirs, Err: err})
 }
 
-// adopt goes on with the life that another process has given the key by
-// putting the same value: a reservation, or a grant that is not ours.
+// adopt goes on with the life that the key has now. We gave it that ourselves,
+// or another process has put the same value.
 func (h *Held) adopt(ctx context.Context, kv *mvccpb.KeyValue, changed func(Event)) error {
-	var expires time.Time
-	if kv.Lease != 0 {
+	now := life{grant: clientv3.LeaseID(kv.Lease)}
+	var event Event
+	switch now.grant {
+	case clientv3.NoLease:
+		event.Kind = Reserved
+	case h.tried.grant:
+		now, event.Kind = h.tried, Renewed
+	default:
 		asked := time.Now()
-		ttl, err := h.store.cli.TimeToLive(ctx, clientv3.LeaseID(kv.Lease))
+		ttl, err := h.store.cli.TimeToLive(ctx, now.grant)
 		if err != nil {
 			return err
 		}
-		expires = asked.Add(time.Duration(ttl.TTL) * time.Second)
+		now.ends = asked.Add(time.Duration(ttl.TTL) * time.Second)
+		event = Event{Kind: Altered, Err: fmt.Errorf("lease %s was written again by another process: "+
+			"if another node has the PublicIP %v too, give each its own", h.lease.Key, h.lease.PublicIP)}
 	}
-	h.reserved, h.grant, h.expires = kv.Lease == 0, clientv3.LeaseID(kv.Lease), expires
+	h.reserved, h.life = now == life{}, now
 	h.setRevisions(kv.CreateRevision, kv.ModRevision)
-	changed(Event{Kind: Altered, Lease: h.Lease(), Err: fmt.Errorf("lease %s was written again by another process: "+
-		"if another node has the PublicIP %v too, give each its own", h.lease.Key, h.lease.PublicIP)})
+	event.Lease = h.Lease()
+	changed(event)
 	return nil
 }
 
@@ -218,7 +234,7 @@ func (h *Held) recreate(ctx context.Context, margin time.Duration, changed func(
 	}
 	h.foreign, h.lost = 0, false
 	changed(Event{Kind: Recreated, Lease: h.Lease()})
-	return h.expires.Add(-margin), nil
+	return h.life.ends.Add(-margin), nil
 }
 
 // Release gives the lease back, so that its subnet is free at once. What
@@ -229,17 +245,18 @@ func (h *Held) Release(ctx context.Context) error {
 		return nil
 	}
 	key := h.store.subnets + h.lease.Key
-	return h.store.retry(ctx, func(ctx context.Context, _ func()) error {
+	err := h.store.retry(ctx, func(ctx context.Context, _ func()) error {
 		resp, err := h.store.cli.Txn(ctx).
 			If(clientv3.Compare(clientv3.Value(key), "=", string(h.value))).
 			Then(clientv3.OpDelete(key)).
 			Commit()
-		if err != nil {
-			return fmt.Errorf("release lease %s: %w", h.lease.Key, err)
+		if err == nil && resp.Succeeded {
+			h.store.revoke(ctx, h.life.grant)
 		}
-		if resp.Succeeded {
-			h.store.revoke(ctx, h.grant)
-		}
-		return nil
+		return err
 	})
+	if err != nil {
+		return fmt.Errorf("release lease %s: %w", h.lease.Key, err)
+	}
+	return nil
 }

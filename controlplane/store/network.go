@@ -35,14 +35,14 @@ func (s *Store) CreateConfig(ctx context.Context, json []byte) (created bool, er
 		return false, err
 	}
 	err = s.retry(ctx, func(ctx context.Context, _ func()) error {
-		resp, err := s.cli.Txn(ctx).
+		resp, failed := s.cli.Txn(ctx).
 			If(clientv3.Compare(clientv3.Version(s.config), "=", 0)).
 			Then(clientv3.OpPut(s.config, string(json))).
 			Commit()
-		if err == nil {
+		if failed == nil {
 			created = resp.Succeeded
 		}
-		return err
+		return failed
 	})
 	if err != nil {
 		return false, fmt.Errorf("write %s to etcd: %w", s.config, err)

@@ -92,8 +92,14 @@ func TestDeadline(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
 	defer cancel()
 	_, err := s.Config(ctx)
-	if !errors.Is(err, context.DeadlineExceeded) || !strings.Contains(err.Error(), "connection refused") {
-		t.Errorf("error %v, want the deadline and why it was not met", err)
+	_, err2 := Open(ctx, Options{Endpoints: e.options.ClientURLs, Username: "bpfnet", Password: "secret"})
+	for _, err := range []error{err, err2} {
+		if !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("error %v, want the deadline", err)
+		}
+	}
+	if !strings.Contains(err.Error(), "connection refused") {
+		t.Errorf("error %v does not say why the deadline was not met", err)
 	}
 }
 

@@ -45,9 +45,8 @@ func TestOpenErrors(t *testing.T) {
 		{"bad certificate", Options{Endpoints: secure, CertFile: file, KeyFile: file}, "read TLS files"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			s, err := Open(t.Context(), tt.options)
+			_, err := Open(t.Context(), tt.options)
 			if err == nil {
-				s.Close()
 				t.Fatal("opened")
 			}
 			if !strings.Contains(err.Error(), tt.want) || strings.Contains(err.Error(), "\n") {
@@ -214,8 +213,8 @@ func TestUser(t *testing.T) {
 
 	bad := good
 	bad.Endpoints, bad.Password = e.options.ClientURLs, "wrong"
-	if s, err := Open(t.Context(), bad); !errors.Is(err, rpctypes.ErrAuthFailed) {
-		t.Errorf("wrong password: store %v, error %v", s, err)
+	if _, err := Open(t.Context(), bad); !errors.Is(err, rpctypes.ErrAuthFailed) {
+		t.Errorf("wrong password: error %v", err)
 	}
 	if _, err := e.open(Options{}).Config(t.Context()); !errors.Is(err, rpctypes.ErrUserEmpty) {
 		t.Errorf("no user: error %v", err)

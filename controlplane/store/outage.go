@@ -96,7 +96,9 @@ func (s *Store) retry(ctx context.Context, f func(ctx context.Context, ok func()
 		case err == nil:
 			ok()
 			return nil
-		case ctx.Err() != nil && (transient(err) || errors.Is(err, ctx.Err())):
+		case errors.As(err, new(callbackError)):
+			return err
+		case ctx.Err() != nil:
 			return s.outage.explain(ctx.Err())
 		case s.ctx.Err() != nil:
 			return errClosed
@@ -133,11 +135,8 @@ func (e callbackError) Unwrap() error { return e.error }
 // transient reports whether err is etcd's and may pass by itself. Of what etcd
 // answers, the rest is a wrong user, password or permission.
 func transient(err error) bool {
-	var ours callbackError
 	var etcd rpctypes.EtcdError
 	switch {
-	case errors.As(err, &ours):
-		return false
 	case errors.Is(err, errWatchClosed), errors.Is(err, rpctypes.ErrAuthOldRevision):
 		return true
 	case errors.As(err, &etcd):
@@ -170,7 +169,7 @@ func (s *Store) monitor(ctx context.Context) {
 			s.ready.fire()
 		case connectivity.TransientFailure:
 			// The connection does not tell why it failed; a request on it does.
-			_, err := health.Check(ctx, nil)
+			_, err := health.Check(ctx, &grpc_health_v1.HealthCheckRequest{})
 			if ctx.Err() == nil && transient(err) {
 				u.fail(err)
 			}

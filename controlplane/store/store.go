@@ -105,12 +105,15 @@ func Open(ctx context.Context, o Options) (*Store, error) {
 		s.leaseTTL = DefaultLeaseTTL
 	}
 	s.ctx, s.stop = context.WithCancel(context.WithoutCancel(ctx))
-	giveUp := context.AfterFunc(ctx, s.stop) // for New has no context of its own
+	settled := context.AfterFunc(ctx, s.stop) // for New has no context of its own
 	err = s.retry(ctx, func(context.Context, func()) error {
 		s.cli, err = clientv3.New(o.clientConfig(s.ctx, tlsConfig, log))
 		return err
 	})
-	giveUp()
+	if !settled() && err == nil {
+		_ = s.cli.Close() // says only that it was cancelled
+		err = ctx.Err()
+	}
 	if err != nil {
 		s.stop()
 		return nil, fmt.Errorf("open etcd: %w", err)

@@ -105,7 +105,7 @@ func TestWatchCallbackError(t *testing.T) {
 	e := newEtcd(t)
 	s := e.open(Options{})
 	stop := errors.New("enough")
-	if err := s.Watch(t.Context(), func(Update) error { return stop }); err != stop {
+	if err := s.Watch(t.Context(), func(Update) error { return stop }); !errors.Is(err, stop) || err.Error() != stop.Error() {
 		t.Errorf("stopped at the first update: error %v, want just its own", err)
 	}
 	err := s.Watch(t.Context(), func(u Update) error {
@@ -115,7 +115,7 @@ func TestWatchCallbackError(t *testing.T) {
 		}
 		return stop
 	})
-	if err != stop {
+	if !errors.Is(err, stop) || err.Error() != stop.Error() {
 		t.Errorf("stopped at the second update: error %v, want just its own", err)
 	}
 }

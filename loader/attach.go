@@ -47,6 +47,14 @@ func newAttacher(o Options) attacher {
 	return &tcx{pinDir: o.PinDir}
 }
 
+// otherAttacher is the one not in use.
+func (d *Datapath) otherAttacher() attacher {
+	if _, isTCX := d.attacher.(*tcx); isTCX {
+		return clsact{}
+	}
+	return &tcx{pinDir: d.pinDir}
+}
+
 // Attach puts a program on an interface, or makes it the right one where an
 // older one is. It writes nothing where the right one is already.
 func (d *Datapath) Attach(program string, ifindex int) error {

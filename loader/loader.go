@@ -219,9 +219,13 @@ func (d *Datapath) pinSettings() error {
 	return errors.Join(m.Pin(path), m.Close())
 }
 
-// Publish makes the maps in use the pinned ones, by one rename. Call it when
-// everything is attached.
+// Publish makes the maps in use the pinned ones, by one rename, and takes off
+// what an earlier daemon attached in another way. Call it when everything is
+// attached.
 func (d *Datapath) Publish() error {
+	if err := detachAll(d.otherAttacher()); err != nil {
+		return err
+	}
 	dir := filepath.Join(d.pinDir, mapsDir)
 	switch {
 	case d.staged:

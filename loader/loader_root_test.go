@@ -11,6 +11,7 @@ import (
 	"runtime"
 	"slices"
 	"testing"
+	"time"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/link"
@@ -109,6 +110,17 @@ func attached(t *testing.T, ifindex int, side ebpf.AttachType) ebpf.ProgramID {
 	}
 	t.Fatalf("%d programs attached, want at most one", len(r.Programs))
 	return 0
+}
+
+// waitDetached waits until the tcx hook is empty: the kernel ends a link some
+// time after its pin is gone.
+func waitDetached(t *testing.T, ifindex int, side ebpf.AttachType) {
+	t.Helper()
+	for deadline := time.Now().Add(10 * time.Second); attached(t, ifindex, side) != 0; runtime.Gosched() {
+		if time.Now().After(deadline) {
+			t.Fatal("program still attached")
+		}
+	}
 }
 
 func TestRestartWritesNothing(t *testing.T) {
@@ -259,6 +271,29 @@ func TestAttachers(t *testing.T) {
 	}
 }
 
+// A daemon that attaches in the other way leaves nothing of the one before.
+func TestChangedAttacher(t *testing.T) {
+	nstest.Enter(t)
+	eth := nstest.AddVeth(t, "eth0", 1500)
+	o := testOptions(t)
+	for range 2 {
+		o.Clsact = false
+		start(t, o, bpf.FromNetwork, eth)
+		if f, err := (clsact{}).list(); err != nil || len(f) != 0 {
+			t.Errorf("filters %v, %v, want only a tcx link", f, err)
+		}
+		if attached(t, eth, ebpf.AttachTCXIngress) == 0 {
+			t.Error("no program at the tcx hook")
+		}
+		o.Clsact = true
+		start(t, o, bpf.FromNetwork, eth)
+		if f, err := (clsact{}).list(); err != nil || len(f) != 1 {
+			t.Errorf("filters %v, %v, want one", f, err)
+		}
+		waitDetached(t, eth, ebpf.AttachTCXIngress)
+	}
+}
+
 // An interface that is gone leaves its pinned link behind; its number may come back.
 func TestAttachAfterInterfaceWasReplaced(t *testing.T) {
 	nstest.Enter(t)
@@ -304,9 +339,7 @@ func TestCleanupLeavesNothing(t *testing.T) {
 	if err := Cleanup(runDir); err != nil {
 		t.Fatal(err)
 	}
-	if attached(t, eth, ebpf.AttachTCXIngress) != 0 {
-		t.Error("program still attached")
-	}
+	waitDetached(t, eth, ebpf.AttachTCXIngress)
 	if ok, err := isBPFFS(filepath.Join(runDir, "bpf")); err != nil || ok {
 		t.Errorf("bpffs still mounted (%v)", err)
 	}

@@ -71,9 +71,15 @@ func learn(t *testing.T, h *lab.Host) {
 	for _, c := range h.Containers {
 		ping(t, c.NS, h.Addr, lab.PingOptions{Count: 1})
 	}
-	until(t, "all containers of "+h.Name+" are known", func() (bool, error) {
+	waitEndpoints(t, h, len(h.Containers))
+}
+
+// waitEndpoints waits until a host's daemon knows that many of its containers' addresses.
+func waitEndpoints(t *testing.T, h *lab.Host, endpoints int) {
+	t.Helper()
+	until(t, fmt.Sprintf("%d containers of %s are known", endpoints, h.Name), func() (bool, error) {
 		s, err := h.DaemonStatus(t.Context())
-		return err == nil && s.Endpoints == len(h.Containers), err
+		return err == nil && s.Endpoints == endpoints, err
 	})
 }
 
@@ -179,9 +185,9 @@ func counters(t *testing.T, h *lab.Host) lab.Counters {
 }
 
 // equal reports how got differs from want.
-func equal(t *testing.T, what string, want, got any) {
+func equal(t *testing.T, what string, want, got any, o ...cmp.Option) {
 	t.Helper()
-	if d := cmp.Diff(want, got); d != "" {
+	if d := cmp.Diff(want, got, o...); d != "" {
 		t.Errorf("%s (-want +got):\n%s", what, d)
 	}
 }

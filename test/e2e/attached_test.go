@@ -1,0 +1,110 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build root
+
+package e2e
+
+import (
+	"fmt"
+	"slices"
+	"testing"
+
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/link"
+	"github.com/vishvananda/netlink"
+
+	"github.com/bpfnet/bpfnet/controlplane/topology"
+	"github.com/bpfnet/bpfnet/test/lab"
+)
+
+// wantAttached are the programs a host has to have, by tcx or clsact: on its
+// uplink, its containers' links and bpfnet0, and nowhere else.
+func wantAttached(l *lab.Lab, h *lab.Host, way string) []string {
+	want := []string{lab.Uplink + " " + way + " ingress from_network"}
+	if l.Options.Backend != topology.EncapNone {
+		want = append(want, "bpfnet0 "+way+" egress from_host")
+	}
+	for _, c := range h.Containers {
+		want = append(want, c.Veth+" "+way+" ingress from_container")
+	}
+	slices.Sort(want)
+	return want
+}
+
+// attached are the programs at the tc hooks of all interfaces of a host.
+func attached(t *testing.T, h *lab.Host) (all []string) {
+	t.Helper()
+	noError(t, h.NS.Do(func() error {
+		links, err := netlink.LinkList()
+		if err != nil {
+			return err
+		}
+		for _, l := range links {
+			for _, hook := range tcHooks {
+				programs, err := hook.programs(l)
+				if err != nil {
+					return fmt.Errorf("programs at %s %s: %w", l.Attrs().Name, hook.name, err)
+				}
+				all = append(all, programs...)
+			}
+		}
+		return nil
+	}))
+	slices.Sort(all)
+	return all
+}
+
+type tcHook struct {
+	name   string
+	tcx    ebpf.AttachType
+	clsact uint32
+}
+
+var tcHooks = []tcHook{
+	{"ingress", ebpf.AttachTCXIngress, netlink.HANDLE_MIN_INGRESS},
+	{"egress", ebpf.AttachTCXEgress, netlink.HANDLE_MIN_EGRESS},
+}
+
+// programs are those of the calling thread's namespace at a hook of a link.
+func (h tcHook) programs(l netlink.Link) (all []string, err error) {
+	query, err := link.QueryPrograms(link.QueryOptions{Target: l.Attrs().Index, Attach: h.tcx})
+	if err != nil {
+		return nil, err
+	}
+	ids := map[string][]ebpf.ProgramID{}
+	for _, attached := range query.Programs {
+		ids["tcx"] = append(ids["tcx"], attached.ID)
+	}
+	filters, err := netlink.FilterList(l, h.clsact)
+	if err != nil {
+		filters = nil // no clsact qdisc: no filters
+	}
+	for _, f := range filters {
+		if bpf, ok := f.(*netlink.BpfFilter); ok {
+			ids["clsact"] = append(ids["clsact"], ebpf.ProgramID(bpf.Id))
+		}
+	}
+	for way, ids := range ids {
+		for _, id := range ids {
+			name, err := programName(id)
+			if err != nil {
+				return nil, err
+			}
+			all = append(all, fmt.Sprintf("%s %s %s %s", l.Attrs().Name, way, h.name, name))
+		}
+	}
+	return all, nil
+}
+
+func programName(id ebpf.ProgramID) (string, error) {
+	p, err := ebpf.NewProgramFromID(id)
+	if err != nil {
+		return "", err
+	}
+	defer p.Close()
+	info, err := p.Info()
+	if err != nil {
+		return "", err
+	}
+	return info.Name, nil
+}

@@ -1,0 +1,114 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build root
+
+package e2e
+
+import (
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/bpfnet/bpfnet/controlplane/topology"
+	"github.com/bpfnet/bpfnet/test/lab"
+)
+
+// TestFirstPackets sends before any container is known (topology as TestOverlay).
+// While the daemons are stopped nothing is learned, so every packet takes the
+// kernel's path, and arrives. Once they run again they learn from what the
+// kernel has seen, and the same ping takes the fast path.
+func TestFirstPackets(t *testing.T) {
+	unknown := map[bool][2][]string{
+		true: {{containerUnknownSource, hostEncapsulated, networkToHost},
+			{networkToHost, containerUnknownSource, hostEncapsulated}},
+		false: {{containerUnknownSource, networkNotOurs}, {networkNotOurs, containerUnknownSource}},
+	}
+	known := map[bool][2][]string{
+		true:  {{containerEncapsulated, networkDelivered}, {networkDelivered, containerEncapsulated}},
+		false: {{containerRouted, networkDelivered}, {networkDelivered, containerRouted}},
+	}
+	for _, backend := range backends {
+		t.Run(string(backend), func(t *testing.T) {
+			l := up(t, func(o *lab.Options) { o.Backend = backend })
+			noError(t, l.StartDaemons(t.Context()))
+			h1, h2 := l.Hosts[0], l.Hosts[1]
+			for _, h := range l.Hosts {
+				waitPeers(t, h, 1)
+			}
+			for _, h := range []*lab.Host{h2, h1} {
+				noError(t, h.StopDaemon(t.Context()))
+			}
+			const count = 3
+			pings := func() {
+				t.Helper()
+				o := lab.PingOptions{Count: count, Interval: time.Millisecond}
+				if ttl := ping(t, h1.Containers[0].NS, h2.Containers[0].Addr, o); ttl != 62 {
+					t.Errorf("TTL %d, want 62", ttl)
+				}
+			}
+			tunnel := slices.Contains(tunnels, backend)
+			expectCounters(t, l, count, unknown[tunnel], pings)
+			for _, h := range l.Hosts {
+				noError(t, h.StartDaemon(t.Context()))
+				waitEndpoints(t, h, 1)
+			}
+			expectCounters(t, l, count, known[tunnel], pings)
+		})
+	}
+}
+
+// TestNoFastPath: with --fast-path=false containers' packets go through the
+// kernel's bridge, routing, FORWARD chain and conntrack, and only the tunnel is ours.
+func TestNoFastPath(t *testing.T) {
+	for _, backend := range backends {
+		t.Run(string(backend), func(t *testing.T) {
+			l := up(t, func(o *lab.Options) { o.Backend = backend })
+			startDaemons(t, l, "--fast-path=false")
+			h1, h2 := l.Hosts[0], l.Hosts[1]
+			want := [2][]string{{hostEncapsulated, networkToHost}, {networkToHost, hostEncapsulated}}
+			if backend == topology.EncapNone {
+				want = [2][]string{{networkNotOurs}, {networkNotOurs}}
+			}
+			const count = 5
+			from, to := h1.Containers[0], h2.Containers[0]
+			expectCounters(t, l, count, want, func() {
+				ttl := ping(t, from.NS, to.Addr, lab.PingOptions{Count: count, Interval: time.Millisecond})
+				if ttl != 62 {
+					t.Errorf("TTL %d, want 62", ttl)
+				}
+			})
+			noError(t, lab.TransferTCP(t.Context(), from.NS, to.NS, to.Addr, 4<<20))
+		})
+	}
+}
+
+// TestClsact: the programs attached by tc filters, as on kernels without tcx,
+// do the same.
+func TestClsact(t *testing.T) {
+	for _, backend := range backends {
+		t.Run(string(backend), func(t *testing.T) {
+			l := up(t, func(o *lab.Options) { o.Backend = backend })
+			startDaemons(t, l, "--clsact")
+			for _, h := range l.Hosts {
+				learn(t, h)
+			}
+			h1, h2 := l.Hosts[0], l.Hosts[1]
+			equal(t, "programs on h1", wantAttached(l, h1, "clsact"), attached(t, h1))
+			testPaths(t, l)
+			from, to := h1.Containers[0], h2.Containers[0]
+			noError(t, lab.TransferTCP(t.Context(), from.NS, to.NS, to.Addr, 4<<20))
+		})
+	}
+}
+
+// startDaemons starts all daemons with more arguments than the lab's, and waits
+// until each serves all the others.
+func startDaemons(t *testing.T, l *lab.Lab, args ...string) {
+	t.Helper()
+	for _, h := range l.Hosts {
+		noError(t, h.StartDaemon(t.Context(), args...))
+	}
+	for _, h := range l.Hosts {
+		waitPeers(t, h, len(l.Hosts)-1)
+	}
+}

@@ -147,6 +147,7 @@ const (
 	DatapathReasonDROP_ENCAPSULATE      DatapathReason = 46
 	DatapathReasonDROP_DECAPSULATE      DatapathReason = 47
 	DatapathReasonDROP_REDIRECT         DatapathReason = 48
+	DatapathReasonDROP_UNSENDABLE       DatapathReason = 49
 	DatapathReasonREASON_MAX            DatapathReason = 64
 )
 

@@ -45,6 +45,9 @@ static __always_inline enum reason walk_from_container(struct walk *w)
 
 	if (reason != ONWARD)
 		return reason;
+	/* A router has to read them. */
+	if (has_options(p.ip))
+		return PASS_OPTIONS;
 	from = endpoint_lookup(p.ip->saddr);
 	if (!from)
 		return PASS_UNKNOWN_SOURCE;

@@ -29,5 +29,10 @@ int from_host(struct __sk_buff *skb)
 {
 	struct walk w = walk_start(skb, PROGRAM_FROM_HOST);
 
-	return verdict(&w, walk_from_host(&w));
+	enum reason reason = walk_from_host(&w);
+
+	/* The kernel has a tunnel device there in VXLAN networks alone: elsewhere a passed packet is lost. */
+	if (!config.vxlan_port && REASON_IS_PASS(reason))
+		reason = DROP_UNSENDABLE;
+	return verdict(&w, reason);
 }

@@ -10,13 +10,14 @@
 #include "parse.h"
 #include "types.h"
 
-#define TCP_HEADER_READ 13  /* up to and with the data offset (RFC 9293, 3.1) */
-#define GSO_BY_FRAGS 0xffff /* include/linux/skbuff.h: SCTP's segments have sizes of their own */
+#define TCP_HEADER_READ 13    /* up to and with the data offset (RFC 9293, 3.1) */
+#define HEADERS_MAX (60 + 60) /* IP with all options, TCP with all of its */
+#define GSO_BY_FRAGS 0xffff   /* include/linux/skbuff.h: SCTP's segments have sizes of their own */
 
 /* What encapsulation has to know of the inner packet. */
 struct inner {
 	__u32 len;	  /* of the IP packet, bytes; a superpacket's whole length */
-	__u32 header_len; /* IP and transport header, what each GSO segment repeats */
+	__u32 header_len; /* IP and transport header, what each GSO segment repeats; at least that */
 	__u32 flow;	  /* hash: equal for all packets of a flow */
 	__u8 tos;
 	__u8 ttl;
@@ -33,7 +34,7 @@ static __always_inline __u32 mix(__u32 h)
 	return h ^ (h >> 16);
 }
 
-/* c stands behind the IP header, which has no options. */
+/* c stands behind the fixed part of the IP header. */
 static __always_inline struct inner inner_describe(const struct iphdr *ip, struct cursor c)
 {
 	const __u8 *l4 = c.pos;
@@ -50,6 +51,10 @@ static __always_inline struct inner inner_describe(const struct iphdr *ip, struc
 	/* Ports are not in every fragment: hash none of them, so that all take one path. */
 	if (is_fragment(ip))
 		goto out;
+	if (has_options(ip)) { /* the transport header is not where c stands */
+		in.header_len = HEADERS_MAX;
+		goto out;
+	}
 	switch (ip->protocol) {
 	case IPPROTO_TCP:
 		if (l4 + TCP_HEADER_READ > (const __u8 *)c.end)

@@ -49,6 +49,7 @@ enum __packed reason {
 	DROP_ENCAPSULATE = 46,	    /* the kernel refused to make room for the header */
 	DROP_DECAPSULATE = 47,	    /* or to remove it */
 	DROP_REDIRECT = 48,	    /* or to redirect */
+	DROP_UNSENDABLE = 49,	    /* left to bpfnet0, which is no tunnel device in this mode */
 	REASON_MAX = 64,
 };
 
@@ -56,6 +57,7 @@ enum __packed reason {
 enum { ONWARD = -1 };
 
 #define REASON_IS_FORWARD(r) ((r) < PASS_PROTOCOL)
+#define REASON_IS_PASS(r) (!REASON_IS_FORWARD(r) && !REASON_IS_DROP(r))
 #define REASON_IS_DROP(r) ((r) >= DROP_CONTAINER_SOURCE)
 
 #endif

@@ -31,7 +31,7 @@ static __always_inline int packet_read(struct walk *w, struct packet *p)
 	w->src = p->ip->saddr;
 	w->dst = p->ip->daddr;
 	p->cursor = c;
-	return has_options(p->ip) ? PASS_OPTIONS : ONWARD;
+	return ONWARD;
 }
 
 /* The remote host a destination belongs to, in *host. ONWARD if there is one. */

@@ -65,7 +65,22 @@ func hostOthers() []packetCase {
 		{name: "IPv6", in: at(patched(valid, put16(12, 0x86dd))), reason: bpf.DatapathReasonPASS_PROTOCOL},
 		{name: "version 5", in: at(patched(valid, put8(atIP, 0x55))), reason: bpf.DatapathReasonPASS_MALFORMED},
 		{name: "padded", in: at(join(valid, make([]byte, 6))), reason: bpf.DatapathReasonPASS_MALFORMED},
-		{name: "options", in: fromHost(options), reason: bpf.DatapathReasonPASS_OPTIONS},
+		{
+			name: "options", in: fromHost(options), reason: bpf.DatapathReasonFORWARD_ENCAPSULATED,
+			out: sent(fromHost(options).frame, node2, options.bytes()),
+		},
+		{
+			name: "options, superpacket that may be too big", in: superpacket(fromHost(options.sized(3000)), 1450-119),
+			reason: bpf.DatapathReasonPASS_TOO_BIG,
+		},
+		{
+			name: "bare/no route, and no tunnel device either", world: bare, in: fromHost(datagram{src: node1, dst: internet}),
+			reason: bpf.DatapathReasonDROP_UNSENDABLE, event: dropEvent{src: node1, dst: internet},
+		},
+		{
+			name: "bare/ARP", world: bare, in: at(patched(valid, put16(12, 0x806))),
+			reason: bpf.DatapathReasonDROP_UNSENDABLE,
+		},
 		{name: "no route", in: fromHost(datagram{src: node1, dst: internet}), reason: bpf.DatapathReasonPASS_NO_ROUTE},
 		{name: "no route, source not ours", in: fromHost(datagram{src: remote3, dst: internet}), reason: bpf.DatapathReasonPASS_NO_ROUTE},
 		{name: "to itself", in: fromHost(datagram{src: node1, dst: c1}), reason: bpf.DatapathReasonPASS_LOCAL},

@@ -15,6 +15,9 @@ func (w *world) fromContainer(a arrival) fate {
 		return f
 	}
 	eth, ip := ethernetHeader(a.frame), ipv4Header(a.frame[etherLen:])
+	if ip.hasOptions() { // a router has to read them
+		return a.untouched(bpf.DatapathReasonPASS_OPTIONS)
+	}
 	from, known := w.endpointAt(ip.src())
 	if !known {
 		return a.untouched(bpf.DatapathReasonPASS_UNKNOWN_SOURCE)
@@ -43,8 +46,21 @@ func (w *world) fromContainer(a arrival) fate {
 	return w.send(a, peer, 1)
 }
 
-// fromHost is the walk of what the kernel routed into the overlay: it has taken the hop already.
+// fromHost is the walk of what the kernel routed into the overlay: it has taken the hop, and read
+// the options, already. Without VXLAN nobody is behind bpfnet0 to send what is passed.
 func (w *world) fromHost(a arrival) fate {
+	f := w.walkFromHost(a)
+	passed := f.reason >= bpf.DatapathReasonPASS_PROTOCOL && f.reason < bpf.DatapathReasonDROP_CONTAINER_SOURCE
+	if w.vxlanPort != 0 || !passed {
+		return f
+	}
+	if ip := a.frame[etherLen:]; ethernetHeader(a.frame).isIPv4() && plausible(ip) && ipv4Header(ip).totalLen() == len(ip) {
+		return a.dropped(bpf.DatapathReasonDROP_UNSENDABLE)
+	}
+	return a.untouched(bpf.DatapathReasonDROP_UNSENDABLE)
+}
+
+func (w *world) walkFromHost(a arrival) fate {
 	if f, odd := a.unusual(); odd {
 		return f
 	}
@@ -67,8 +83,6 @@ func (a arrival) unusual() (fate, bool) {
 		return a.untouched(bpf.DatapathReasonPASS_PROTOCOL), true
 	case !plausible(ip) || ipv4Header(ip).totalLen() != len(ip):
 		return a.untouched(bpf.DatapathReasonPASS_MALFORMED), true
-	case ipv4Header(ip).hasOptions():
-		return a.untouched(bpf.DatapathReasonPASS_OPTIONS), true
 	}
 	return fate{}, false
 }
@@ -134,6 +148,8 @@ func transportLen(ip ipv4Header) int {
 	switch {
 	case ip.isFragment():
 		return 0
+	case ip.hasOptions(): // not looked for: the longest there can be
+		return 60 + 60 - ipv4Len
 	case ip.protocol() == protocolTCP && len(transport) >= 13:
 		return int(transport[12]>>4) * 4
 	case ip.protocol() == protocolUDP && len(transport) >= udpLen:

@@ -4,6 +4,7 @@ package node
 
 import (
 	"log/slog"
+	"strings"
 	"sync"
 
 	"github.com/bpfnet/bpfnet/controlplane/topology"
@@ -24,7 +25,7 @@ func newReporter(log *slog.Logger) *reporter {
 func (r *reporter) report(source string, err error) {
 	now := map[string]string{}
 	if err != nil {
-		now[""] = err.Error()
+		now[""] = strings.ReplaceAll(err.Error(), "\n", "; ") // joined errors are a line each
 	}
 	r.set(source, now)
 }

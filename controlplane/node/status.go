@@ -157,6 +157,9 @@ func (c *controlSocket) close() {
 func (n *node) serveStatus(w http.ResponseWriter, _ *http.Request) {
 	s := n.status.get()
 	s.Problems = n.reporter.problems()
+	if s.Peers == nil {
+		s.Peers = []PeerStatus{} // a list in JSON too
+	}
 	w.Header().Set("Content-Type", "application/json")
 	if !s.Ready {
 		w.WriteHeader(http.StatusServiceUnavailable)

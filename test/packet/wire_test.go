@@ -30,10 +30,14 @@ import (
 
 var farMAC = topology.MAC{0x02, 0, 0, 0, 2, 0xfe} // of peer-uplink
 
+// jumbo is the MTU of the devices: the kernel puts a packet into page fragments only if it is larger
+// than a page (packet_alloc_skb() in net/packet/af_packet.c).
+const jumbo = 9000
+
 // near is host 1 with one peer, host 2.
 func near(peer host) *world {
 	w := *lab
-	peer.node = node2
+	peer.node, peer.mtu = node2, jumbo-50
 	w.name, w.routes, w.hosts = "near", routesOf(0)[:2], map[uint32]host{2: peer}
 	return &w
 }
@@ -65,6 +69,7 @@ func wired(t *testing.T) {
 			if name == "peer-uplink" {
 				must(t, netlink.LinkSetHardwareAddr(device, farMAC[:]))
 			}
+			must(t, netlink.LinkSetMTU(device, jumbo))
 			must(t, netlink.LinkSetUp(device))
 		}
 	}
@@ -141,7 +146,7 @@ func TestHeadersInFragments(t *testing.T) {
 	wired(t)
 	for _, r := range remotes[:4] {
 		t.Run(r.name, func(t *testing.T) {
-			testJourney(t, r.node, datagram{src: c1, dst: remote2, payload: pattern(1000)}, vnetHeader{HeaderLen: etherLen})
+			testJourney(t, r.node, datagram{src: c1, dst: remote2, payload: pattern(5000)}, vnetHeader{HeaderLen: etherLen})
 		})
 	}
 	for _, tun := range tunnels {
@@ -149,7 +154,7 @@ func TestHeadersInFragments(t *testing.T) {
 			m := started(t, lab)
 			attach(t, m.programs[bpf.DatapathProgramPROGRAM_FROM_NETWORK], int(uplink.ifindex), ebpf.AttachTCXIngress)
 			inside := openTap(t, int(overlay.ifindex))
-			d := datagram{src: tun.container, dst: newborn, payload: pattern(1000)}
+			d := datagram{src: tun.container, dst: newborn, payload: pattern(5000)}
 			must(t, openTap(t, ifindexOf(t, "peer-uplink")).send(vnetHeader{HeaderLen: etherLen}, arrives(from(tun.node, d.bytes()).bytes()).frame))
 			_, got, err := inside.receive()
 			must(t, err)

@@ -25,8 +25,8 @@ func flagsFromEnv(flags *pflag.FlagSet) error {
 		}
 		for _, prefix := range envPrefixes {
 			name := prefix + strings.ToUpper(strings.ReplaceAll(f.Name, "-", "_"))
-			value, ok := os.LookupEnv(name)
-			if !ok {
+			value := os.Getenv(name)
+			if value == "" { // as flanneld has it: an environment file may name what it does not set
 				continue
 			}
 			if err := flags.Set(f.Name, value); err != nil {

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"strings"
 	"text/tabwriter"
 
 	"github.com/spf13/cobra"
@@ -47,6 +48,17 @@ func printStatus(w io.Writer, s node.Status) error {
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	row := func(format string, args ...any) { fmt.Fprintf(t, format+"\n", args...) } // errors come with Flush
 	row("ready\t%t", s.Ready)
+	if s.Subnet.IsValid() {
+		printServed(row, s)
+	}
+	for _, p := range s.Problems {
+		row("problem: %s: %s", strings.TrimSpace(p.Source+" "+p.Key), p.Text)
+	}
+	return t.Flush()
+}
+
+// printServed is what there is to tell once there is a network.
+func printServed(row func(format string, args ...any), s node.Status) {
 	row("node\t%s", s.Node)
 	row("subnet\t%s of %s", s.Subnet, s.Network)
 	row("backend\t%s, container MTU %d", s.Backend, s.MTU)
@@ -60,8 +72,4 @@ func printStatus(w io.Writer, s node.Status) error {
 	if len(s.Problems) > 0 {
 		row("")
 	}
-	for _, p := range s.Problems {
-		row("problem: %s %s: %s", p.Source, p.Key, p.Text)
-	}
-	return t.Flush()
 }

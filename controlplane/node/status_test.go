@@ -157,7 +157,8 @@ func TestStatusBeforeTheNetworkIsServed(t *testing.T) {
 		t.Errorf("code %d once served, want 200", code)
 	}
 	n.status.fail(errors.New("uplink gone"))
-	if code, _, body = get(t, n, "/status"); code != http.StatusServiceUnavailable || !strings.Contains(body, `"subnet": "172.245.0.0/24"`) {
+	code, _, body = get(t, n, "/status")
+	if code != http.StatusServiceUnavailable || !strings.Contains(body, `"subnet": "172.245.0.0/24"`) {
 		t.Errorf("code %d once a session failed, body %s; want 503, and what was served", code, body)
 	}
 }

@@ -1,0 +1,103 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build root
+
+package loader
+
+import (
+	"slices"
+	"testing"
+
+	"github.com/cilium/ebpf"
+	"github.com/vishvananda/netlink"
+
+	"github.com/bpfnet/bpfnet/bpf"
+	"github.com/bpfnet/bpfnet/test/nstest"
+)
+
+func TestAttachers(t *testing.T) {
+	for name, useClsact := range map[string]bool{"tcx": false, "clsact": true} {
+		t.Run(name, func(t *testing.T) {
+			nstest.Enter(t)
+			eth := nstest.AddVeth(t, "eth0", 1500)
+			o := testOptions(t)
+			o.Clsact = useClsact
+			d := open(t, o)
+			for range 2 { // idempotent
+				for _, p := range []string{bpf.FromContainer, bpf.FromNetwork, bpf.FromHost} {
+					if err := d.Attach(p, eth); err != nil {
+						t.Fatal(err)
+					}
+				}
+			}
+			for _, p := range []string{bpf.FromContainer, bpf.FromNetwork, bpf.FromHost} {
+				if on, err := d.Attached(p); err != nil || !slices.Equal(on, []int{eth}) {
+					t.Errorf("%s attached to %v, %v, want %d", p, on, err, eth)
+				}
+				for range 2 {
+					if err := d.Detach(p, eth); err != nil {
+						t.Error(err)
+					}
+				}
+				if on, err := d.Attached(p); err != nil || len(on) != 0 {
+					t.Errorf("%s attached to %v, %v after detaching", p, on, err)
+				}
+			}
+		})
+	}
+}
+
+// A daemon that attaches in the other way leaves nothing of the one before.
+func TestChangedAttacher(t *testing.T) {
+	nstest.Enter(t)
+	eth := nstest.AddVeth(t, "eth0", 1500)
+	o := testOptions(t)
+	for range 2 {
+		o.Clsact = false
+		start(t, o, bpf.FromNetwork, eth)
+		if f, err := (clsact{}).list(); err != nil || len(f) != 0 {
+			t.Errorf("filters %v, %v, want only a tcx link", f, err)
+		}
+		if attached(t, eth, ebpf.AttachTCXIngress) == 0 {
+			t.Error("no program at the tcx hook")
+		}
+		o.Clsact = true
+		start(t, o, bpf.FromNetwork, eth)
+		if f, err := (clsact{}).list(); err != nil || len(f) != 1 {
+			t.Errorf("filters %v, %v, want one", f, err)
+		}
+		waitDetached(t, eth, ebpf.AttachTCXIngress)
+	}
+}
+
+// An interface that is gone leaves its pinned link behind; its number may come back.
+func TestAttachAfterInterfaceWasReplaced(t *testing.T) {
+	nstest.Enter(t)
+	eth := nstest.AddVeth(t, "eth0", 1500)
+	o := testOptions(t)
+	d := start(t, o, bpf.FromNetwork, eth)
+	replaceInterface(t, "eth0")
+	if attached(t, eth, ebpf.AttachTCXIngress) != 0 {
+		t.Fatal("the new interface has a program already")
+	}
+	if err := d.Attach(bpf.FromNetwork, eth); err != nil {
+		t.Fatal(err)
+	}
+	if attached(t, eth, ebpf.AttachTCXIngress) == 0 {
+		t.Error("nothing attached to the interface that took over the number")
+	}
+}
+
+// replaceInterface deletes an interface and makes another of the same name and number.
+func replaceInterface(t *testing.T, name string) {
+	t.Helper()
+	old := nstest.Link(t, name)
+	if err := netlink.LinkDel(old); err != nil {
+		t.Fatal(err)
+	}
+	attrs := netlink.NewLinkAttrs()
+	attrs.Name, attrs.Index = name, old.Attrs().Index
+	if err := netlink.LinkAdd(&netlink.Veth{LinkAttrs: attrs, PeerName: "peer-" + name}); err != nil {
+		t.Fatal(err)
+	}
+}

@@ -31,8 +31,27 @@ func wantAttached(l *lab.Lab, h *lab.Host, way string) []string {
 	return want
 }
 
-// attached are the programs at the tc hooks of all interfaces of a host.
+// attached names the programs at the tc hooks of all interfaces of a host.
 func attached(t *testing.T, h *lab.Host) (all []string) {
+	t.Helper()
+	for _, p := range attachedPrograms(t, h) {
+		all = append(all, p.String())
+	}
+	slices.Sort(all)
+	return all
+}
+
+// attachedProgram is a program at a tc hook.
+type attachedProgram struct {
+	iface, way, hook string
+	info             *ebpf.ProgramInfo
+}
+
+func (p attachedProgram) String() string {
+	return fmt.Sprintf("%s %s %s %s", p.iface, p.way, p.hook, p.info.Name)
+}
+
+func attachedPrograms(t *testing.T, h *lab.Host) (all []attachedProgram) {
 	t.Helper()
 	noError(t, h.NS.Do(func() error {
 		links, err := netlink.LinkList()
@@ -50,7 +69,6 @@ func attached(t *testing.T, h *lab.Host) (all []string) {
 		}
 		return nil
 	}))
-	slices.Sort(all)
 	return all
 }
 
@@ -66,7 +84,7 @@ var tcHooks = []tcHook{
 }
 
 // programs are those of the calling thread's namespace at a hook of a link.
-func (h tcHook) programs(l netlink.Link) (all []string, err error) {
+func (h tcHook) programs(l netlink.Link) (all []attachedProgram, err error) {
 	query, err := link.QueryPrograms(link.QueryOptions{Target: l.Attrs().Index, Attach: h.tcx})
 	if err != nil {
 		return nil, err
@@ -86,25 +104,21 @@ func (h tcHook) programs(l netlink.Link) (all []string, err error) {
 	}
 	for way, ids := range ids {
 		for _, id := range ids {
-			name, err := programName(id)
+			info, err := programInfo(id)
 			if err != nil {
 				return nil, err
 			}
-			all = append(all, fmt.Sprintf("%s %s %s %s", l.Attrs().Name, way, h.name, name))
+			all = append(all, attachedProgram{l.Attrs().Name, way, h.name, info})
 		}
 	}
 	return all, nil
 }
 
-func programName(id ebpf.ProgramID) (string, error) {
+func programInfo(id ebpf.ProgramID) (*ebpf.ProgramInfo, error) {
 	p, err := ebpf.NewProgramFromID(id)
 	if err != nil {
-		return "", err
+		return nil, err
 	}
 	defer p.Close()
-	info, err := p.Info()
-	if err != nil {
-		return "", err
-	}
-	return info.Name, nil
+	return p.Info()
 }

@@ -5,10 +5,8 @@
 package e2e
 
 import (
-	"errors"
 	"fmt"
 	"slices"
-	"strings"
 	"testing"
 	"time"
 
@@ -82,18 +80,19 @@ func TestRestartWithOtherFlags(t *testing.T) {
 	h1, h2 := l.Hosts[0], l.Hosts[1]
 	tests := []struct {
 		name     string
-		flags    []string
-		same     bool // maps as before
+		way      string // that programs are attached by
+		same     bool   // maps as before
 		lossless bool
+		flags    []string
 	}{
-		{"maps of another size", []string{"--max-hosts=1024", "--max-routes=512", "--max-endpoints=64"}, false, true},
-		{"defaults", nil, false, true},
-		{"clsact", []string{"--clsact"}, true, false},
-		{"tcx", nil, true, false},
+		{"maps of another size", "tcx", false, true, []string{"--max-hosts=1024", "--max-routes=512", "--max-endpoints=64"}},
+		{"defaults", "tcx", false, true, nil},
+		{"clsact", "clsact", true, false, []string{"--clsact"}},
+		{"tcx", "tcx", true, false, nil},
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
-			restart := func() { restartWith(t, l, test.flags, test.same) }
+			restart := func() { restartWith(t, l, test.way, test.same, test.flags...) }
 			if test.lossless {
 				there, back := crossing(t, h1, h2)
 				restart()
@@ -109,7 +108,7 @@ func TestRestartWithOtherFlags(t *testing.T) {
 
 // restartWith starts all daemons anew, with other flags. Then all programs are
 // in place once, and the maps hold what they held, be they the same or not.
-func restartWith(t *testing.T, l *lab.Lab, flags []string, sameMaps bool) {
+func restartWith(t *testing.T, l *lab.Lab, way string, sameMaps bool, flags ...string) {
 	t.Helper()
 	var before []datapath
 	for _, h := range l.Hosts {
@@ -123,7 +122,7 @@ func restartWith(t *testing.T, l *lab.Lab, flags []string, sameMaps bool) {
 	}
 	for i, h := range l.Hosts {
 		waitPeers(t, h, 1)
-		waitAttached(t, h)
+		waitAttached(t, l, h, way)
 		after := datapathOf(t, h)
 		if same := before[i].Maps["hosts"] == after.Maps["hosts"]; same != sameMaps {
 			t.Errorf("%s: same maps: %t, want %t", h.Name, same, sameMaps)
@@ -204,62 +203,10 @@ func datapathOf(t *testing.T, h *lab.Host) datapath {
 
 // waitAttached waits until a host has its programs where they belong, each
 // once: the kernel ends a link some time after its pin is gone.
-func waitAttached(t *testing.T, h *lab.Host) {
+func waitAttached(t *testing.T, l *lab.Lab, h *lab.Host, way string) {
 	t.Helper()
-	want := []string{"bpfnet0 egress from_host", "eth0 ingress from_network"}
-	for _, c := range h.Containers {
-		want = append(want, c.Veth+" ingress from_container")
-	}
+	want := wantAttached(l, h, way)
 	until(t, fmt.Sprintf("%s has %v", h.Name, want), func() (bool, error) {
-		return slices.Equal(want, programsOn(t, h)), nil
+		return slices.Equal(want, attached(t, h)), nil
 	})
-}
-
-// programsOn are the programs at the tc hooks of a host's links, by tcx
-// or clsact, sorted.
-func programsOn(t *testing.T, h *lab.Host) (on []string) {
-	t.Helper()
-	sides := map[string]struct {
-		tcx    ebpf.AttachType
-		clsact uint32
-	}{
-		"ingress": {ebpf.AttachTCXIngress, netlink.HANDLE_MIN_INGRESS},
-		"egress":  {ebpf.AttachTCXEgress, netlink.HANDLE_MIN_EGRESS},
-	}
-	noError(t, h.NS.Do(func() error {
-		links, err := netlink.LinkList()
-		for _, l := range links {
-			for side, at := range sides {
-				q, e := link.QueryPrograms(link.QueryOptions{Target: l.Attrs().Index, Attach: at.tcx})
-				err = errors.Join(err, e)
-				for _, p := range q.Programs {
-					name, e := programName(p.ID)
-					err = errors.Join(err, e)
-					on = append(on, l.Attrs().Name+" "+side+" "+name)
-				}
-				filters, _ := netlink.FilterList(l, at.clsact) // without the qdisc an error
-				for _, f := range filters {
-					if b, ok := f.(*netlink.BpfFilter); ok {
-						on = append(on, l.Attrs().Name+" "+side+" "+strings.TrimPrefix(b.Name, "bpfnet:"))
-					}
-				}
-			}
-		}
-		return err
-	}))
-	slices.Sort(on)
-	return on
-}
-
-func programName(id ebpf.ProgramID) (string, error) {
-	p, err := ebpf.NewProgramFromID(id)
-	if err != nil {
-		return "", err
-	}
-	defer p.Close() //nolint:errcheck // read only
-	info, err := p.Info()
-	if err != nil {
-		return "", err
-	}
-	return info.Name, nil
 }

@@ -25,6 +25,7 @@ const (
 	containerProtocol      = "from_container pass/protocol"
 	networkDelivered       = "from_network forward/delivered"
 	networkToHost          = "from_network forward/to_host"
+	networkOuterFragment   = "from_network pass/outer_fragment"
 	networkNotOurs         = "from_network pass/not_ours"
 	networkProtocol        = "from_network pass/protocol"
 	hostEncapsulated       = "from_host forward/encapsulated"

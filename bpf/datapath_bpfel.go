@@ -148,6 +148,7 @@ const (
 	DatapathReasonDROP_DECAPSULATE      DatapathReason = 47
 	DatapathReasonDROP_REDIRECT         DatapathReason = 48
 	DatapathReasonDROP_UNSENDABLE       DatapathReason = 49
+	DatapathReasonDROP_TUNNEL_MALFORMED DatapathReason = 50
 	DatapathReasonREASON_MAX            DatapathReason = 64
 )
 

@@ -29,6 +29,8 @@ static __always_inline enum reason decapsulate(struct walk *w, struct tunnel *t)
 	reason = check_source(t->outer->saddr, ip->saddr);
 	if (reason != ONWARD)
 		return reason;
+	if (is_fragment(t->outer))
+		return PASS_OUTER_FRAGMENT;
 	tos = ecn_decapsulate(t->outer->tos, ip->tos);
 	if (tos < 0)
 		return DROP_ECN;
@@ -52,7 +54,8 @@ static __always_inline enum reason route_in(struct walk *w, struct ethhdr *eth, 
 	struct host *from;
 	__u32 index;
 
-	if (!config.direct || has_options(ip) || ip->ttl <= 1 || !ipv4_checksum_ok(ip))
+	if (!config.direct || w->skb->pkt_type != PACKET_HOST || has_options(ip) || ip->ttl <= 1 ||
+	    !ipv4_checksum_ok(ip))
 		return PASS_NOT_OURS;
 	to = endpoint_lookup(ip->daddr);
 	if (!to)
@@ -75,9 +78,11 @@ static __always_inline enum reason walk_from_network(struct walk *w)
 
 	if (!eth)
 		return PASS_MALFORMED;
-	if (eth->h_proto != bpf_htons(ETH_P_IP) || w->skb->vlan_present)
+	/* VLAN 0 is a priority, and no VLAN, to the kernel too. */
+	if (eth->h_proto != bpf_htons(ETH_P_IP) ||
+	    (w->skb->vlan_present && w->skb->vlan_tci & VLAN_VID_MASK))
 		return PASS_PROTOCOL;
-	if (w->skb->pkt_type != PACKET_HOST)
+	if (w->skb->pkt_type == PACKET_OTHERHOST)
 		return PASS_NOT_ROUTED;
 	t.outer = take_ipv4(&c, w->len - ETH_HLEN);
 	if (!t.outer)

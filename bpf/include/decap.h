@@ -1,5 +1,11 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
-/* Recognising tunnel packets of this network, and taking the outer header off. */
+/*
+ * Recognising tunnel packets of this network, and taking the outer header off.
+ *
+ * The kernel's vxlan device behind bpfnet0 takes what is passed from anybody: a tunnel packet passed
+ * untouched must have been checked all the same, and one too odd to be checked is dropped. Each oddity
+ * here is one that the kernel would forgive.
+ */
 #ifndef BPFNET_DECAP_H
 #define BPFNET_DECAP_H
 
@@ -14,29 +20,41 @@ struct tunnel {
 	__u32 room;		  /* bytes the packet has from the inner IP header on */
 };
 
+static __always_inline int is_udp_tunnel(__be16 port)
+{
+	return config.udp_port && port == config.udp_port;
+}
+
+static __always_inline int is_vxlan(__be16 port)
+{
+	return config.vxlan_port && port == config.vxlan_port;
+}
+
 static __always_inline int tunnel_udp(struct tunnel *t)
 {
 	struct udphdr *udp = take(&t->cursor, sizeof(*udp));
 	struct vxlanhdr *vxlan;
 
-	if (!udp)
+	if (!udp || !(is_udp_tunnel(udp->dest) || is_vxlan(udp->dest)))
 		return PASS_NOT_OURS;
-	if (config.udp_port && udp->dest == config.udp_port)
-		t->len = sizeof(*t->outer) + sizeof(*udp);
-	else if (!config.vxlan_port || udp->dest != config.vxlan_port)
-		return PASS_NOT_OURS;
-	if (bpf_ntohs(udp->len) != bpf_ntohs(t->outer->tot_len) - sizeof(*t->outer))
-		return PASS_MALFORMED;
-	if (t->len)
+	t->len = sizeof(*t->outer) + sizeof(*udp);
+	if (!is_udp_tunnel(udp->dest))
+		t->len += sizeof(*vxlan) + ETH_HLEN;
+	/* What stands behind the packet's end is padding, and no header. */
+	if (bpf_ntohs(t->outer->tot_len) < t->len)
+		return DROP_TUNNEL_MALFORMED;
+	if (!is_fragment(t->outer) &&
+	    bpf_ntohs(udp->len) != bpf_ntohs(t->outer->tot_len) - sizeof(*t->outer))
+		return DROP_TUNNEL_MALFORMED;
+	if (is_udp_tunnel(udp->dest))
 		return ONWARD;
 	vxlan = take(&t->cursor, sizeof(*vxlan) + ETH_HLEN);
 	if (!vxlan)
-		return PASS_MALFORMED;
+		return DROP_TUNNEL_MALFORMED;
 	t->inner_eth = (struct ethhdr *)(vxlan + 1);
 	/* Any other flag or reserved bit is an extension we do not speak (vxlan_rcv). */
 	if (vxlan->flags != bpf_htonl(VXLAN_FLAG_VNI) || vxlan->vni != bpf_htonl(config.vni << 8))
 		return PASS_NOT_OURS;
-	t->len = sizeof(*t->outer) + sizeof(*udp) + sizeof(*vxlan) + ETH_HLEN;
 	return ONWARD;
 }
 
@@ -55,7 +73,20 @@ static __always_inline int tunnel_ipip(struct tunnel *t)
 	return route_lookup(inner->daddr) == HOST_SELF ? ONWARD : PASS_NOT_OURS;
 }
 
-/* ONWARD if the packet is a whole tunnel packet of this network, to this node. */
+/* No tunnel of ours sends IP options; other UDP with them is the kernel's. */
+static __always_inline int tunnel_options(const struct tunnel *t)
+{
+	struct udphdr *udp = (void *)t->outer + t->outer->ihl * 4;
+
+	if (t->outer->protocol != IPPROTO_UDP || (void *)(udp + 1) > t->cursor.end)
+		return PASS_OPTIONS;
+	return is_udp_tunnel(udp->dest) || is_vxlan(udp->dest) ? DROP_TUNNEL_MALFORMED : PASS_OPTIONS;
+}
+
+/*
+ * ONWARD if the packet is a tunnel packet of this network, to this node: a whole one, or the first
+ * fragment of one, without which the kernel puts nothing together.
+ */
 static __always_inline int tunnel_read(struct walk *w, struct tunnel *t)
 {
 	int reason;
@@ -64,17 +95,24 @@ static __always_inline int tunnel_read(struct walk *w, struct tunnel *t)
 		return PASS_NOT_OURS;
 	if (t->outer->protocol != IPPROTO_UDP && t->outer->protocol != IPPROTO_IPIP)
 		return PASS_NOT_OURS;
-	if (has_options(t->outer))
-		return PASS_OPTIONS;
-	if (is_fragment(t->outer))
+	w->outer_src = t->outer->saddr;
+	if (t->outer->frag_off & bpf_htons(IP_OFFSET))
 		return PASS_OUTER_FRAGMENT;
+	if (has_options(t->outer))
+		return tunnel_options(t);
 	reason = t->outer->protocol == IPPROTO_UDP ? tunnel_udp(t) : tunnel_ipip(t);
 	if (reason != ONWARD)
 		return reason;
-	if (bpf_ntohs(t->outer->tot_len) < t->len || !ipv4_checksum_ok(t->outer))
+	if (!ipv4_checksum_ok(t->outer))
 		return PASS_MALFORMED;
+	if (w->skb->pkt_type != PACKET_HOST)
+		return DROP_TUNNEL_MALFORMED;
 	t->room = bpf_ntohs(t->outer->tot_len) - t->len;
-	w->outer_src = t->outer->saddr;
+	if (is_fragment(t->outer)) {
+		if (t->room < sizeof(struct iphdr))
+			return DROP_TUNNEL_MALFORMED;
+		t->room = 0xffff; /* the rest is in the other fragments */
+	}
 	return ONWARD;
 }
 

@@ -86,7 +86,10 @@ enum {
 	TC_ACT_REDIRECT = 7,
 };
 
-#define PACKET_HOST 0 /* skb->pkt_type: addressed to the device it came in on */
+/* skb->pkt_type, by the Ethernet destination. */
+#define PACKET_HOST 0
+#define PACKET_OTHERHOST 3
+#define VLAN_VID_MASK 0x0fff
 
 struct bpf_redir_neigh {
 	__u32 nh_family;

@@ -50,6 +50,7 @@ enum __packed reason {
 	DROP_DECAPSULATE = 47,	    /* or to remove it */
 	DROP_REDIRECT = 48,	    /* or to redirect */
 	DROP_UNSENDABLE = 49,	    /* left to bpfnet0, which is no tunnel device in this mode */
+	DROP_TUNNEL_MALFORMED = 50, /* tunnel packet as no node of ours sends it */
 	REASON_MAX = 64,
 };
 

@@ -161,7 +161,7 @@ func (t tunnelled) bytes() []byte {
 	_ = udp.SetNetworkLayerForChecksum(ip)
 	packet := build(ip, udp, gopacket.Payload(payload))
 	if !t.checksum {
-		packet[ipv4Len+6], packet[ipv4Len+7] = 0, 0
+		clear(packet[ipv4Header(packet).len()+6:][:2])
 	}
 	return packet
 }

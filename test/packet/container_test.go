@@ -22,7 +22,7 @@ func tables() map[bpf.DatapathProgram][]packetCase {
 			containerSuperpackets(), containerSecond()),
 		bpf.DatapathProgramPROGRAM_FROM_HOST: concat(hostToRemote(), hostOthers()),
 		bpf.DatapathProgramPROGRAM_FROM_NETWORK: concat(networkDelivers(), networkECN(), networkToHost(),
-			networkNotOurs(), networkMalformed(), networkInner(), networkDrops(), networkDirect(), networkWorlds()),
+			networkNotOurs(), networkMalformed(), networkForgiven(), networkFragments(), networkInner(), networkDrops(), networkDirect(), networkWorlds()),
 	}
 }
 

@@ -37,20 +37,26 @@ func (h ipv4Header) len() int         { return int(h[0]&15) * 4 }
 func (h ipv4Header) totalLen() int    { return int(binary.BigEndian.Uint16(h[2:])) }
 func (h ipv4Header) dontFrag() bool   { return h[6]&0x40 != 0 }
 func (h ipv4Header) isFragment() bool { return binary.BigEndian.Uint16(h[6:])&0x3fff != 0 }
+func (h ipv4Header) offset() uint16   { return binary.BigEndian.Uint16(h[6:]) & 0x1fff }
 func (h ipv4Header) hasOptions() bool { return h.len() > ipv4Len }
 func (h ipv4Header) ttl() uint8       { return h[8] }
 func (h ipv4Header) protocol() uint8  { return h[9] }
 func (h ipv4Header) src() netip.Addr  { return netip.AddrFrom4([4]byte(h[12:16])) }
 func (h ipv4Header) dst() netip.Addr  { return netip.AddrFrom4([4]byte(h[16:20])) }
 
-// plausible says whether b starts with an IPv4 header whose lengths agree with each other and with
-// the bytes there are: the checks of the kernel's ip_rcv_core().
-func plausible(b []byte) bool {
+// plausibleStart is plausible for a packet whose end is not in b.
+func plausibleStart(b []byte) bool {
 	if len(b) < ipv4Len || b[0]>>4 != 4 {
 		return false
 	}
 	h := ipv4Header(b)
-	return h.len() >= ipv4Len && h.totalLen() >= h.len() && h.totalLen() <= len(b)
+	return h.len() >= ipv4Len && h.totalLen() >= h.len()
+}
+
+// plausible says whether b starts with an IPv4 header whose lengths agree with each other and with
+// the bytes there are: the checks of the kernel's ip_rcv_core().
+func plausible(b []byte) bool {
+	return plausibleStart(b) && ipv4Header(b).totalLen() <= len(b)
 }
 
 // internetSum is RFC 1071's sum of a header, not inverted.

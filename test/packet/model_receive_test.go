@@ -16,7 +16,7 @@ func (w *world) fromNetwork(a arrival) fate {
 	switch {
 	case !eth.isIPv4():
 		return a.untouched(bpf.DatapathReasonPASS_PROTOCOL)
-	case eth.dst() != linkAt(a.ifindex).mac: // PACKET_HOST, to the kernel
+	case eth.dst() != linkAt(a.ifindex).mac && eth[0]&1 == 0: // PACKET_OTHERHOST, to the kernel
 		return a.untouched(bpf.DatapathReasonPASS_NOT_ROUTED)
 	case !plausible(ip):
 		return a.untouched(bpf.DatapathReasonPASS_MALFORMED)
@@ -26,19 +26,39 @@ func (w *world) fromNetwork(a arrival) fate {
 	switch {
 	case outer.dst() != w.node || !tunnelled:
 		return w.routeIn(a)
-	case outer.hasOptions():
-		return a.untouched(bpf.DatapathReasonPASS_OPTIONS)
-	case outer.isFragment():
+	case outer.offset() != 0: // only the first fragment tells whose they are
 		return a.untouched(bpf.DatapathReasonPASS_OUTER_FRAGMENT)
+	case outer.hasOptions() && !w.tunnelPort(outer):
+		return a.untouched(bpf.DatapathReasonPASS_OPTIONS)
+	case outer.hasOptions():
+		return a.oddTunnel(outer)
 	}
 	t, reason, ours := w.recognise(a.frame)
 	switch {
+	case ours && eth.dst() != linkAt(a.ifindex).mac, reason == bpf.DatapathReasonDROP_TUNNEL_MALFORMED:
+		return a.oddTunnel(outer)
 	case ours:
 		return w.decapsulate(a, t)
 	case reason == bpf.DatapathReasonPASS_NOT_OURS:
 		return w.routeIn(a)
 	}
 	return a.untouched(reason)
+}
+
+// oddTunnel is the fate of what the kernel's tunnel device would forgive, and no node of ours sends.
+func (a arrival) oddTunnel(outer ipv4Header) fate {
+	f := a.untouched(bpf.DatapathReasonDROP_TUNNEL_MALFORMED)
+	f.outer = outer.src()
+	return f
+}
+
+// tunnelPort: the UDP header behind the options has a port of the tunnels'.
+func (w *world) tunnelPort(outer ipv4Header) bool {
+	if outer.protocol() != protocolUDP || len(outer) < outer.len()+udpLen {
+		return false
+	}
+	port := binary.BigEndian.Uint16(outer[outer.len()+2:])
+	return port != 0 && (port == w.udpPort || port == w.vxlanPort)
 }
 
 // tunnel is a tunnel packet of our network.
@@ -62,7 +82,7 @@ func (w *world) recognise(frame []byte) (tunnel, bpf.DatapathReason, bool) {
 			return t, reason, false
 		}
 	} else {
-		length, reason, ok := w.recogniseUDP(payload, room)
+		length, reason, ok := w.recogniseUDP(payload, room, t.outer.isFragment())
 		if !ok {
 			return t, reason, false
 		}
@@ -75,6 +95,9 @@ func (w *world) recognise(frame []byte) (tunnel, bpf.DatapathReason, bool) {
 		return t, bpf.DatapathReasonPASS_MALFORMED, false
 	}
 	t.inner, t.rest = payload[header:room], payload[header:]
+	if t.outer.isFragment() && room-header < ipv4Len {
+		return t, bpf.DatapathReasonDROP_TUNNEL_MALFORMED, false
+	}
 	return t, 0, true
 }
 
@@ -92,7 +115,7 @@ func (w *world) recogniseIPIP(payload []byte, room int) (bpf.DatapathReason, boo
 }
 
 // recogniseUDP returns how long the headers between outer and inner IP header are.
-func (w *world) recogniseUDP(payload []byte, room int) (int, bpf.DatapathReason, bool) {
+func (w *world) recogniseUDP(payload []byte, room int, fragment bool) (int, bpf.DatapathReason, bool) {
 	if len(payload) < udpLen {
 		return 0, bpf.DatapathReasonPASS_NOT_OURS, false
 	}
@@ -102,17 +125,13 @@ func (w *world) recogniseUDP(payload []byte, room int) (int, bpf.DatapathReason,
 	switch {
 	case !isUDP && !isVXLAN:
 		return 0, bpf.DatapathReasonPASS_NOT_OURS, false
-	case length != room || room < udpLen:
-		return 0, bpf.DatapathReasonPASS_MALFORMED, false
+	case room < udpLen, isVXLAN && room < udpLen+vxlanLen+etherLen, !fragment && length != room:
+		return 0, bpf.DatapathReasonDROP_TUNNEL_MALFORMED, false
 	case isUDP:
 		return udpLen, 0, true
-	case len(payload) < udpLen+vxlanLen+etherLen:
-		return 0, bpf.DatapathReasonPASS_MALFORMED, false
 	case binary.BigEndian.Uint32(payload[udpLen:]) != 0x08000000, // RFC 7348, 5: I and no other bit
 		binary.BigEndian.Uint32(payload[udpLen+4:]) != w.vni<<8:
 		return 0, bpf.DatapathReasonPASS_NOT_OURS, false
-	case room < udpLen+vxlanLen+etherLen:
-		return 0, bpf.DatapathReasonPASS_MALFORMED, false
 	}
 	return udpLen + vxlanLen + etherLen, 0, true
 }
@@ -127,7 +146,7 @@ func (w *world) decapsulate(a arrival, t tunnel) fate {
 		}
 		return f
 	}
-	if !plausible(t.inner) {
+	if !plausible(t.inner) && !(t.outer.isFragment() && plausibleStart(t.inner)) {
 		f.reason = bpf.DatapathReasonDROP_INNER_MALFORMED
 		return f
 	}
@@ -139,6 +158,8 @@ func (w *world) decapsulate(a arrival, t tunnel) fate {
 		f.reason = bpf.DatapathReasonDROP_UNKNOWN_HOST
 	case !w.maySend(f.outer, f.src):
 		f.reason = bpf.DatapathReasonDROP_SPOOFED_SOURCE
+	case t.outer.isFragment():
+		f.reason = bpf.DatapathReasonPASS_OUTER_FRAGMENT
 	case congested:
 		f.reason = bpf.DatapathReasonDROP_ECN
 	case a.gsoSize != 0:
@@ -194,7 +215,8 @@ func (w *world) routeIn(a arrival) fate {
 	to, found := w.endpointAt(ip.dst())
 	peer, known := w.peerBehind(ip.src())
 	plain := known && peer.encap == bpf.DatapathEncapENCAP_NONE
-	if !w.direct || !found || !plain || ip.hasOptions() || ip.ttl() <= 1 || !ip.checksumOK() {
+	unicast := a.frame[0]&1 == 0
+	if !w.direct || !unicast || !found || !plain || ip.hasOptions() || ip.ttl() <= 1 || !ip.checksumOK() {
 		return a.untouched(bpf.DatapathReasonPASS_NOT_OURS)
 	}
 	return fate{reason: bpf.DatapathReasonFORWARD_DELIVERED, frame: routed(a.frame, to)}

@@ -165,8 +165,6 @@ func networkNotOurs() []packetCase {
 	add("ARP", etherType(broadcast, routerMAC, layers.EthernetTypeARP, pattern(46)), bpf.DatapathReasonPASS_PROTOCOL)
 	add("IPv6", etherType(uplink.mac, routerMAC, layers.EthernetTypeIPv6, pattern(80)), bpf.DatapathReasonPASS_PROTOCOL)
 	add("VLAN tag", join(valid[:12], []byte{0x81, 0, 0, 5}, valid[12:]), bpf.DatapathReasonPASS_PROTOCOL)
-	add("Ethernet broadcast", patched(valid, patch{0, broadcast[:]}), bpf.DatapathReasonPASS_NOT_ROUTED)
-	add("Ethernet multicast", patched(valid, patch{0, multicast[:]}), bpf.DatapathReasonPASS_NOT_ROUTED)
 	add("another machine's frame", patched(valid, patch{0, vtep2[:]}), bpf.DatapathReasonPASS_NOT_ROUTED)
 	add("another destination", resum(patched(valid, putAddr(atDst, node2))), bpf.DatapathReasonPASS_NOT_OURS)
 	add("IP multicast", resum(patched(valid, putAddr(atDst, group))), bpf.DatapathReasonPASS_NOT_OURS)
@@ -193,7 +191,12 @@ func networkNotOurs() []packetCase {
 	for _, tun := range tunnels {
 		in := from(tun.node, datagram{src: tun.container, dst: c1}.bytes())
 		in.options = []layers.IPv4Option{{OptionType: 1}, {OptionType: 1}, {OptionType: 1}, {OptionType: 0}}
-		add(tun.name+"/outer options", arrives(in.bytes()).frame, bpf.DatapathReasonPASS_OPTIONS)
+		if tun.name == "ipip" {
+			add("ipip/outer options", arrives(in.bytes()).frame, bpf.DatapathReasonPASS_OPTIONS)
+		}
+		in.dstPort++
+		add(tun.name+"/outer options, another port", arrives(in.bytes()).frame, bpf.DatapathReasonPASS_OPTIONS)
+		in.dstPort--
 		in.options = nil
 		for kind, fragment := range map[string]struct {
 			flags  layers.IPv4Flag
@@ -231,10 +234,61 @@ func networkMalformed() []packetCase {
 		if tun.name == "ipip" {
 			continue
 		}
-		add("total length short", resum(patched(valid, put16(atLen, length-1))))
-		add("UDP length short", patched(valid, put16(atUDPLen, length-ipv4Len-1)))
-		add("UDP length long", patched(valid, put16(atUDPLen, length-ipv4Len+1)))
-		add("UDP length 0", patched(valid, put16(atUDPLen, 0)))
+	}
+	return cases
+}
+
+// networkForgiven: tunnel packets of a peer that no peer sends, and that the kernel's vxlan device
+// would take from anybody.
+func networkForgiven() []packetCase {
+	var cases []packetCase
+	add := func(node netip.Addr, name string, frame []byte) {
+		cases = append(cases, packetCase{
+			name: name, in: arrival{frame: frame, ifindex: uplink.ifindex},
+			reason: bpf.DatapathReasonDROP_TUNNEL_MALFORMED, event: dropEvent{outer: node},
+		})
+	}
+	for _, tun := range tunnels {
+		packet := from(tun.node, datagram{src: tun.container, dst: c1}.bytes())
+		valid := arrives(packet.bytes()).frame
+		length := uint16(len(valid) - etherLen)
+		add(tun.node, tun.name+"/Ethernet broadcast", patched(valid, patch{0, broadcast[:]}))
+		add(tun.node, tun.name+"/Ethernet multicast", patched(valid, patch{0, multicast[:]}))
+		if tun.name == "ipip" {
+			continue // there is no such device for it
+		}
+		first := patched(valid, put8(atIP+6, 0x20)) // more fragments
+		add(tun.node, tun.name+"/first fragment without the inner header",
+			resum(patched(first, put16(atLen, uint16(tun.headerLen)+ipv4Len-4))))
+		add(tun.node, tun.name+"/first fragment, headers in its padding", resum(patched(first, put16(atLen, ipv4Len+8))))
+		add(tun.node, tun.name+"/total length short", resum(patched(valid, put16(atLen, length-1))))
+		add(tun.node, tun.name+"/UDP length short", patched(valid, put16(atUDPLen, length-ipv4Len-1)))
+		add(tun.node, tun.name+"/UDP length long", patched(valid, put16(atUDPLen, length-ipv4Len+1)))
+		add(tun.node, tun.name+"/UDP length 0", patched(valid, put16(atUDPLen, 0)))
+		packet.options = []layers.IPv4Option{{OptionType: 1}, {OptionType: 1}, {OptionType: 1}, {OptionType: 0}}
+		add(tun.node, tun.name+"/outer options", arrives(packet.bytes()).frame)
+	}
+	return cases
+}
+
+// networkFragments: the first fragment of a forged tunnel packet is refused as the whole would be.
+func networkFragments() []packetCase {
+	var cases []packetCase
+	for _, tun := range tunnels {
+		first := func(outer netip.Addr, d datagram) arrival {
+			t := from(tun.node, d.bytes())
+			t.src, t.flags = outer, layers.IPv4MoreFragments
+			return arrives(t.bytes())
+		}
+		forged := datagram{src: internet, dst: c1}
+		mine := datagram{src: tun.container, dst: c1}
+		cases = append(cases, packetCase{
+			name: tun.name + "/first fragment, spoofed", in: first(tun.node, forged),
+			reason: bpf.DatapathReasonDROP_SPOOFED_SOURCE, event: dropEvent{tun.node, forged.src, forged.dst},
+		}, packetCase{
+			name: tun.name + "/first fragment, unknown host", in: first(stranger, mine),
+			reason: bpf.DatapathReasonDROP_UNKNOWN_HOST, event: dropEvent{stranger, mine.src, mine.dst},
+		})
 	}
 	return cases
 }

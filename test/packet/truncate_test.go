@@ -60,7 +60,7 @@ func TestTruncatedInside(t *testing.T) {
 			ends.reason, ends.event = truncatedInside(tun.name, n), dropEvent{outer: tun.node}
 			padded.reason, padded.event = ends.reason, ends.event
 			if padded.reason == bpf.DatapathReasonPASS_NOT_OURS { // with the padding there is a port to read
-				padded.reason = bpf.DatapathReasonPASS_MALFORMED
+				padded.reason = bpf.DatapathReasonDROP_TUNNEL_MALFORMED
 			}
 			t.Run(ends.name, func(t *testing.T) { check(t, bpf.DatapathProgramPROGRAM_FROM_NETWORK, ends) })
 			t.Run(padded.name, func(t *testing.T) { check(t, bpf.DatapathProgramPROGRAM_FROM_NETWORK, padded) })
@@ -73,8 +73,9 @@ func truncatedInside(encap string, n int) bpf.DatapathReason {
 	switch {
 	case encap != "ipip" && n < ipv4Len+udpLen:
 		return bpf.DatapathReasonPASS_NOT_OURS // no port
-	case encap == "vxlan" && n < ipv4Len+udpLen+vxlanLen+etherLen,
-		encap == "ipip" && n < 2*ipv4Len:
+	case encap == "vxlan" && n < ipv4Len+udpLen+vxlanLen+etherLen:
+		return bpf.DatapathReasonDROP_TUNNEL_MALFORMED
+	case encap == "ipip" && n < 2*ipv4Len:
 		return bpf.DatapathReasonPASS_MALFORMED
 	}
 	return bpf.DatapathReasonDROP_INNER_MALFORMED

@@ -17,6 +17,9 @@ func newRootCommand() *cobra.Command {
 			"records in etcd, with encapsulation and routing done by eBPF programs.",
 		SilenceUsage:  true, // an error is one line
 		SilenceErrors: true, // main prints it
+		PersistentPreRunE: func(cmd *cobra.Command, _ []string) error {
+			return flagsFromEnv(cmd.Root().PersistentFlags())
+		},
 	}
 	root.PersistentFlags().String("run-dir", defaultRunDir, "directory of everything a daemon keeps")
 	root.AddCommand(

@@ -118,7 +118,7 @@ func (l *loop) configChanged(raw []byte) {
 		return // what was right before is served on
 	}
 	select {
-	case l.over <- restartError{"the network config in etcd has changed"}:
+	case l.over <- fmt.Errorf("%w: the network config in etcd is another", errRestart):
 	default: // it ends already
 	}
 }
@@ -166,13 +166,14 @@ func (l *loop) checkUplink() error {
 		return nil // while the uplink is away there is nothing better to do than to wait for it
 	}
 	if now != l.uplink {
-		return restartError{fmt.Sprintf("the uplink was %s %s, is %s %s", l.uplink.Name, l.uplink.Addr, now.Name, now.Addr)}
+		return fmt.Errorf("%w: the uplink was %s %s, is %s %s",
+			errRestart, l.uplink.Name, l.uplink.Addr, now.Name, now.Addr)
 	}
 	// The kernel takes a vxlan device away together with its uplink.
 	overlay, err := netlink.EnsureOverlay(l.self)
 	l.reporter.report("overlay", err)
 	if err == nil && overlay != l.overlay {
-		return restartError{"the overlay device had to be made anew"}
+		return fmt.Errorf("%w: the overlay device had to be made anew", errRestart)
 	}
 	return nil
 }

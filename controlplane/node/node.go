@@ -70,6 +70,9 @@ var ErrAlreadyRunning = errors.New("another daemon holds this run directory: sto
 // retryEvery is the pause before what failed is tried again.
 const retryEvery = time.Second
 
+// restartPause lets a burst of changes become one session's.
+const restartPause = 100 * time.Millisecond
+
 // resyncEvery is how often everything is compared again though nothing was
 // heard of: others may remove what is ours from the kernel.
 const resyncEvery = time.Minute
@@ -97,7 +100,8 @@ func Run(ctx context.Context, o Options) (err error) {
 			n.log.Info("stopped; the datapath stays in place (remove it with bpfnet cleanup)")
 			return nil
 		case errors.Is(err, errRestart):
-			n.log.Info("adopting the change", "what", err)
+			n.log.Info(err.Error())
+			sleep(ctx, restartPause)
 		default:
 			n.reporter.report("session", err)
 			n.status.fail(err)
@@ -117,12 +121,7 @@ type node struct {
 }
 
 // errRestart ends a session because the ground it stood on has changed.
-var errRestart = errors.New("session over")
-
-type restartError struct{ what string }
-
-func (e restartError) Error() string        { return e.what }
-func (e restartError) Is(target error) bool { return target == errRestart }
+var errRestart = errors.New("adopting a change")
 
 // Lock takes the run directory for this process, for as long as it lives.
 func Lock(runDir string) (unlock func(), err error) {

@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/netip"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/gopacket/gopacket/layers"
@@ -48,19 +49,23 @@ func testDatagrams(t *testing.T, l *lab.Lab) {
 			for _, size := range sizes {
 				packets += fragmentCount(size, mtu)
 			}
-			in := listenPacket(t, path.to, "udp4", netip.AddrPortFrom(path.addr, 0).String())
-			out, err := path.from.Dial(t.Context(), "udp4", in.LocalAddr().String())
-			noError(t, err)
-			defer out.Close()
-			expectCounters(t, l, packets, want, func() {
-				for _, size := range sizes {
-					payload := randomBytes(size)
-					_, err := out.Write(payload)
-					noError(t, err)
-					receive(t, in, payload)
-				}
-			})
+			expectCounters(t, l, packets, want, func() { sendDatagrams(t, path.from, path.to, path.addr, sizes...) })
 		})
+	}
+}
+
+// sendDatagrams sends a datagram of each size, the next when one has arrived intact.
+func sendDatagrams(t *testing.T, from, to lab.Namespace, addr netip.Addr, sizes ...int) {
+	t.Helper()
+	in := listenPacket(t, to, "udp4", netip.AddrPortFrom(addr, 0).String())
+	out, err := from.Dial(t.Context(), "udp4", in.LocalAddr().String())
+	noError(t, err)
+	defer out.Close()
+	for _, size := range sizes {
+		payload := randomBytes(size)
+		_, err := out.Write(payload)
+		noError(t, err)
+		receive(t, in, payload)
 	}
 }
 
@@ -141,4 +146,14 @@ func testTTL(t *testing.T, l *lab.Lab) {
 func toAddr(ip net.IP) netip.Addr {
 	a, _ := netip.AddrFromSlice(ip)
 	return a.Unmap()
+}
+
+// testOptions sends pings with the IP option record route. The kernel of each
+// host writes itself into it, as routers do.
+func testOptions(t *testing.T, l *lab.Lab) {
+	from, to := l.Hosts[0].Containers[0], l.Hosts[1].Containers[0]
+	out := run(t, from.NS, "ping", "-R", "-c", "1", "-W", "5", to.Addr.String())
+	if !strings.Contains(out, "RR:") || !strings.Contains(out, "\t"+to.Addr.String()+"\n") {
+		t.Errorf("no record of the route:\n%s", out)
+	}
 }

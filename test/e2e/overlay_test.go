@@ -56,6 +56,8 @@ func TestOverlay(t *testing.T) {
 			{"datagrams", testDatagrams},
 			{"fragments", testFragmentsOutOfOrder},
 			{"ttl", testTTL},
+			{"options", testOptions},
+			{"ecn", testECN},
 			{"forged", testForged},
 			{"foreign", testForeign},
 		} {

@@ -7,6 +7,7 @@ package e2e
 import (
 	"encoding/binary"
 	"fmt"
+	"slices"
 	"testing"
 
 	"github.com/gopacket/gopacket/layers"
@@ -82,7 +83,8 @@ func checkStream(t *testing.T, stream []superpacket, size, segment int) {
 	}
 }
 
-// superpackets are the TCP payload among packets of one direction.
+// superpackets are the TCP payload among packets of one direction, in the order
+// of the stream: what two CPUs carry may overtake.
 func superpackets(packets []lab.Packet, outgoing bool) (all []superpacket) {
 	for _, p := range packets {
 		d := lab.Decode(p)
@@ -94,6 +96,7 @@ func superpackets(packets []lab.Packet, outgoing bool) (all []superpacket) {
 			all = append(all, superpacket{tcp.Seq, n, p.GSOSize})
 		}
 	}
+	slices.SortFunc(all, func(a, b superpacket) int { return int(int32(a.Seq - b.Seq)) }) // numbers wrap
 	return all
 }
 

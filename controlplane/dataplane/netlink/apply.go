@@ -33,7 +33,10 @@ func Apply(s topology.State) ([]topology.Problem, error) {
 	if err != nil {
 		return nil, err
 	}
-	w := writer{kernel: k, dev: dev, have: have, want: newTables(), vteps: map[topology.MAC]string{dev.MAC: "this node"}}
+	w := writer{kernel: k, dev: dev, have: have, want: newTables()}
+	for _, p := range s.Peers {
+		w.claim(p)
+	}
 	var problems []topology.Problem
 	for _, p := range s.Peers {
 		if err := w.serve(p); err != nil {
@@ -60,56 +63,63 @@ func (k kernel) overlayFor(s topology.Self) (Device, error) {
 }
 
 // writer carries one Apply: what the kernel held when it began and what was
-// wanted by the peers so far.
+// wanted by the peers.
 type writer struct {
 	kernel
 	dev        Device
 	have, want *tables
-	vteps      map[topology.MAC]string // whose MAC it is, for peers that claim another's
+}
+
+// claim notes the entries that a peer needs. Of several nodes with one VTEP MAC,
+// of which topology.Build tells, only one can have the FDB entry: the one that
+// has it, else the first. The routes of all lead into the overlay, where the
+// eBPF programs tell them apart by their subnets.
+func (w *writer) claim(p topology.Peer) {
+	mac := p.VTEP.MAC
+	if p.Encap == topology.EncapVXLAN && !unicast(mac) {
+		return
+	}
+	w.want.routes[w.route(p)] = true
+	if p.Encap != topology.EncapVXLAN {
+		return
+	}
+	w.want.neighbours[p.VTEP.Addr] = mac
+	if _, taken := w.want.fdb[mac]; mac != w.dev.MAC && (!taken || w.have.fdb[mac] == p.Node) {
+		w.want.fdb[mac] = p.Node
+	}
+}
+
+func (w *writer) route(p topology.Peer) route {
+	switch p.Encap {
+	case topology.EncapNone:
+		return route{dst: p.Subnet, gateway: p.Node, ifindex: p.Path.Ifindex}
+	case topology.EncapVXLAN:
+		return route{dst: p.Subnet, gateway: p.VTEP.Addr, ifindex: w.dev.Ifindex}
+	}
+	return route{dst: p.Subnet, gateway: p.Node, ifindex: w.dev.Ifindex}
 }
 
 // serve writes what one peer lacks, in the order FDB, neighbour, route.
 func (w *writer) serve(p topology.Peer) error {
-	r := route{dst: p.Subnet, gateway: p.Node, ifindex: w.dev.Ifindex}
-	switch p.Encap {
-	case topology.EncapNone:
-		r.ifindex = p.Path.Ifindex
-	case topology.EncapVXLAN:
-		r.gateway = p.VTEP.Addr
-		if err := w.claim(p); err != nil {
-			return err
-		}
-	}
-	w.want.routes[r] = true
 	if p.Encap == topology.EncapVXLAN {
-		if err := w.setFDB(p.VTEP.MAC, p.Node); err != nil {
+		if !unicast(p.VTEP.MAC) {
+			return fmt.Errorf("VTEP MAC %s is not the address of one device: restart the daemon of node %s",
+				hardwareAddr(p.VTEP.MAC), p.Node)
+		}
+		if err := w.setFDB(p.VTEP.MAC); err != nil {
 			return err
 		}
 		if err := w.setNeighbour(p.VTEP); err != nil {
 			return err
 		}
 	}
-	return w.setRoute(r)
+	return w.setRoute(w.route(p))
 }
 
-// claim notes the entries that a VTEP needs, unless they are another's.
-func (w *writer) claim(p topology.Peer) error {
-	mac := p.VTEP.MAC
-	if !unicast(mac) {
-		return fmt.Errorf("VTEP MAC %s is not the address of one device: restart the daemon of node %s", hardwareAddr(mac), p.Node)
-	}
-	if owner, taken := w.vteps[mac]; taken {
-		return fmt.Errorf("VTEP MAC %s is also that of %s: delete the overlay device of node %s and restart its daemon",
-			hardwareAddr(mac), owner, p.Node)
-	}
-	w.vteps[mac] = p.Key
-	w.want.fdb[mac] = p.Node
-	w.want.neighbours[p.VTEP.Addr] = mac
-	return nil
-}
-
-func (w *writer) setFDB(mac topology.MAC, node netip.Addr) error {
-	if w.have.fdb[mac] == node {
+// setFDB writes the entry of a MAC; this node's own has none.
+func (w *writer) setFDB(mac topology.MAC) error {
+	node, wanted := w.want.fdb[mac]
+	if !wanted || w.have.fdb[mac] == node {
 		return nil
 	}
 	if err := w.NeighSet(w.fdbEntry(mac, node)); err != nil {

@@ -42,8 +42,9 @@ type Input struct {
 func Build(in Input) (State, []Problem) {
 	b := builder{in: in}
 	b.judge()
-	b.refuseSharedNode()
+	b.findSharedNodes()
 	b.refuseOverlaps()
+	b.reportSharedNodes()
 	s := State{Network: in.Network, Self: in.Self, Peers: make([]Peer, 0, len(b.candidates))}
 	for _, c := range b.candidates {
 		s.Peers = append(s.Peers, c.peer)
@@ -64,7 +65,21 @@ type builder struct {
 // candidate is a lease that could be served, if it were not for others.
 type candidate struct {
 	Lease
-	peer Peer
+	peer   Peer
+	newest *candidate // of the leases with its PublicIP, the one written last
+}
+
+// rank orders leases that overlap: those that their nodes have given up come last.
+func (c *candidate) rank() int {
+	if c.newest.MAC != c.MAC {
+		return 1
+	}
+	return 0
+}
+
+func (c *candidate) sharedNode() string {
+	return fmt.Sprintf("has the same PublicIP %s as lease %s: two nodes with one address, or an old lease; "+
+		"give each node its own --public-ip, or delete the old lease", c.Node, c.newest.Key)
 }
 
 func (b *builder) problem(key, text string) {
@@ -82,7 +97,7 @@ func (b *builder) judge() {
 			b.problem(l.Key, err.Error()+"; not served")
 			continue
 		}
-		b.candidates = append(b.candidates, &candidate{l, p})
+		b.candidates = append(b.candidates, &candidate{Lease: l, peer: p})
 	}
 	slices.SortFunc(b.candidates, func(x, y *candidate) int { return strings.Compare(x.Key, y.Key) })
 }
@@ -147,44 +162,48 @@ func (b *builder) refuse(why func(*candidate) string) {
 	})
 }
 
-// refuseSharedNode reports leases with one PublicIP. Two VTEP MACs on one
-// address cannot both be right: the one written last is served.
-func (b *builder) refuseSharedNode() {
+// findSharedNodes tells each candidate which lease of its node was written last.
+func (b *builder) findSharedNodes() {
 	newest := make(map[netip.Addr]*candidate, len(b.candidates))
 	for _, c := range b.candidates {
 		if n, ok := newest[c.Node]; !ok || n.Modified < c.Modified {
 			newest[c.Node] = c
 		}
 	}
-	b.refuse(func(c *candidate) string {
-		n := newest[c.Node]
-		if n.Key == c.Key {
-			return ""
+	for _, c := range b.candidates {
+		c.newest = newest[c.Node]
+	}
+}
+
+// reportSharedNodes reports leases with one PublicIP. All are served: what is
+// sent by a wrong one goes to the same address as by the right one, and ends there.
+func (b *builder) reportSharedNodes() {
+	for _, c := range b.candidates {
+		if c.newest != c {
+			b.problem(c.Key, c.sharedNode())
 		}
-		text := fmt.Sprintf("has the same PublicIP %s as lease %s: two nodes with one address, or an old lease; "+
-			"give each node its own --public-ip, or delete the old lease", c.Node, n.Key)
-		if n.MAC != c.MAC {
-			return text
-		}
-		b.problem(c.Key, text)
-		return ""
-	})
+	}
 }
 
 // refuseOverlaps serves, of leases that overlap, the one created first. A lease
-// that is not served takes nothing from others.
+// that is not served takes nothing from others, nor does one that its node has
+// given up: a newer one has another VTEP MAC.
 func (b *builder) refuseOverlaps() {
 	claimed := newClaims(b.candidates)
 	reasons := map[string]string{}
 	byAge := slices.SortedFunc(slices.Values(b.candidates), func(x, y *candidate) int {
-		return cmp.Or(cmp.Compare(x.Created, y.Created), strings.Compare(x.Key, y.Key))
+		return cmp.Or(cmp.Compare(x.rank(), y.rank()), cmp.Compare(x.Created, y.Created), strings.Compare(x.Key, y.Key))
 	})
 	for _, c := range byAge {
-		if owner, taken := claimed.overlap(c.Subnet); taken {
+		owner, taken := claimed.overlap(c.Subnet)
+		switch {
+		case !taken:
+			claimed.add(c.Subnet, c.Key)
+		case c.rank() > 0:
+			reasons[c.Key] = c.sharedNode()
+		default:
 			reasons[c.Key] = fmt.Sprintf("overlaps the older lease %s: delete one of them", owner)
-			continue
 		}
-		claimed.add(c.Subnet, c.Key)
 	}
 	b.refuse(func(c *candidate) string { return reasons[c.Key] })
 }

@@ -249,12 +249,12 @@ func TestBuildProblems(t *testing.T) {
 			served:   []string{"172.246.0.0-24", "172.247.0.0-24"},
 			problems: []Problem{{"172.246.0.0-24", shared}},
 		},
-		"one PublicIP, two MACs: the one written last": {
+		"one PublicIP, two MACs: both": {
 			leases: []Lease{
 				lease("172.246.0.0/24 192.168.32.246", modified(1)), lease("172.247.0.0/24 192.168.32.246", modified(2), mac(macB)),
 			},
-			served:   []string{"172.247.0.0-24"},
-			problems: []Problem{{"172.246.0.0-24", shared + "; not served"}},
+			served:   []string{"172.246.0.0-24", "172.247.0.0-24"},
+			problems: []Problem{{"172.246.0.0-24", shared}},
 		},
 		"one PublicIP, the one written last cannot be served": {
 			leases: []Lease{

@@ -113,9 +113,16 @@ func (l *loop) leaseEvent(e store.Event) {
 // configChanged ends the session for a config that is good and new.
 func (l *loop) configChanged(raw []byte) {
 	cfg, err := store.ParseConfig(raw)
-	l.reporter.report("config", err)
-	if err != nil || cfg == l.config {
-		return // what was right before is served on
+	if raw == nil {
+		err = store.ErrNoConfig
+	}
+	if err != nil {
+		l.reporter.report("config", fmt.Errorf("%w; the network is served as before until it is mended", err))
+		return
+	}
+	l.reporter.report("config", nil)
+	if cfg == l.config {
+		return
 	}
 	select {
 	case l.over <- fmt.Errorf("%w: the network config in etcd is another", errRestart):
@@ -235,7 +242,11 @@ func (l *loop) badRecords() []topology.Problem {
 	defer l.mu.Unlock()
 	var all []topology.Problem
 	for key, err := range l.bad {
-		all = append(all, topology.Problem{Key: key, Text: err.Error()})
+		consequence := "not served: delete it, or restart the node that wrote it"
+		if _, had := l.leases[key]; had {
+			consequence = "what it said before is served: restart the node that wrote it"
+		}
+		all = append(all, topology.Problem{Key: key, Text: err.Error() + "; " + consequence})
 	}
 	return all
 }

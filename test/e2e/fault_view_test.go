@@ -134,14 +134,16 @@ func hostWords(h maps.Host) string {
 	return words
 }
 
-// wantView is the view of a host whose peers hold these leases, each of a node
-// of its own.
+// wantView is the view of a host whose peers hold these leases. Of two with one
+// VTEP MAC, the second keeps it.
 func wantView(h *lab.Host, leases ...store.Lease) view {
 	v := newView()
 	v.MapRoutes[h.Subnet.String()] = "self"
 	v.Hosts = 1
+	var own topology.MAC
 	for _, l := range leases {
 		if l.PublicIP == h.Addr {
+			own = l.MAC
 			continue
 		}
 		v.Hosts++
@@ -154,6 +156,7 @@ func wantView(h *lab.Host, leases ...store.Lease) view {
 			v.Neighbours[first], v.FDB[mac] = mac, at
 			v.MapRoutes[subnet] = at + " 50 " + mac
 			v.MapNeigh[first], v.MapFDB[mac] = mac, at
+			defer func() { delete(v.FDB, own.String()) }() // the device's own has none
 		case topology.EncapNone:
 			v.Routes[subnet] = fmt.Sprintf("via %s dev %s", at, lab.Uplink)
 			v.MapRoutes[subnet] = at + " 0"

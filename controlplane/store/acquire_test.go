@@ -31,7 +31,8 @@ func wantOf(node string) Want {
 }
 
 func vxlanValue(node string) string {
-	return `{"PublicIP":"` + node + `","PublicIPv6":null,"BackendType":"vxlan","BackendData":{"VNI":1,"VtepMAC":"c6:d2:32:6f:8f:44"}}`
+	return `{"PublicIP":"` + node + `","PublicIPv6":null,"BackendType":"vxlan",` +
+		`"BackendData":{"VNI":1,"VtepMAC":"c6:d2:32:6f:8f:44"}}`
 }
 
 func acquire(t *testing.T, s *Store, c Config, w Want) *Held {
@@ -73,11 +74,14 @@ func TestAcquireChoice(t *testing.T) {
 			want: []string{"10.0.1.0-24", "10.0.2.0-24", "10.0.3.0-24"}},
 		{name: "the preferred is the first, which is skipped", prefer: "10.0.0.0/24",
 			want: []string{"10.0.1.0-24", "10.0.2.0-24", "10.0.3.0-24"}},
-		{name: "none that overlaps", there: map[string]string{"10.0.1.128-25": ipip("192.168.32.9"), "10.0.2.0-23": ipip("192.168.32.8")},
-			want: nil},
-		{name: "none whose key is there, whatever its value", there: map[string]string{"10.0.1.0-24": "x", "10.0.3.0-24&fc00::-64": "{}"},
+		{name: "none that overlaps",
+			there: map[string]string{"10.0.1.128-25": ipip("192.168.32.9"), "10.0.2.0-23": ipip("192.168.32.8")},
+			want:  nil},
+		{name: "none whose key is there, whatever its value",
+			there:  map[string]string{"10.0.1.0-24": "x", "10.0.3.0-24&fc00::-64": "{}"},
 			prefer: "10.0.1.0/24", want: []string{"10.0.2.0-24"}},
-		{name: "beside rubbish", there: map[string]string{"rubbish": "x", "10.0.0.0-8": ipip("192.168.32.9"), "10.0.1.0-16": "{}"},
+		{name: "beside rubbish",
+			there:  map[string]string{"rubbish": "x", "10.0.0.0-8": ipip("192.168.32.9"), "10.0.1.0-16": "{}"},
 			prefer: "10.0.2.0/24", want: []string{"10.0.2.0-24"}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {

@@ -37,7 +37,9 @@ type etcd struct {
 
 func newEtcd(t *testing.T) *etcd {
 	t.Helper()
-	e := &etcd{t: t, options: embedded.Options{Dir: t.TempDir(), ClientURLs: []string{"http://127.0.0.1:0"}}}
+	e := &etcd{t: t, options: embedded.Options{
+		Dir: t.TempDir(), ClientURLs: []string{"http://127.0.0.1:0"}, NoSync: true,
+	}}
 	e.start()
 	t.Cleanup(e.stop)
 	e.options.ClientURLs = e.server.Endpoints() // the same ones when started again

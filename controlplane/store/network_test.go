@@ -14,12 +14,14 @@ func TestConfig(t *testing.T) {
 	e := newEtcd(t)
 	s := e.open(Options{})
 	_, err := s.Config(t.Context())
-	if !errors.Is(err, ErrNoConfig) || errors.Is(err, ErrBadConfig) || !strings.Contains(err.Error(), "etcdctl put /coreos.com/network/config") {
+	if !errors.Is(err, ErrNoConfig) || errors.Is(err, ErrBadConfig) ||
+		!strings.Contains(err.Error(), "etcdctl put /coreos.com/network/config") {
 		t.Errorf("no config: error %v", err)
 	}
 	e.put("config", `{"Network":"10.0.0.0/33"}`)
 	_, err = s.Config(t.Context())
-	if !errors.Is(err, ErrBadConfig) || errors.Is(err, ErrNoConfig) || !strings.Contains(err.Error(), "/coreos.com/network/config") {
+	if !errors.Is(err, ErrBadConfig) || errors.Is(err, ErrNoConfig) ||
+		!strings.Contains(err.Error(), "/coreos.com/network/config") {
 		t.Errorf("bad config: error %v", err)
 	}
 	e.put("config", fourSubnets)

@@ -37,7 +37,8 @@ func TestOpenErrors(t *testing.T) {
 		{"no endpoints", Options{}, "no endpoints given"},
 		{"no URL", Options{Endpoints: []string{"127.0.0.1:2379"}}, `endpoint "127.0.0.1:2379" is no URL`},
 		{"mixed", Options{Endpoints: append(plain, secure...)}, "mix http and https"},
-		{"CA for a plain endpoint", Options{Endpoints: plain, CAFile: file}, `endpoint "http://127.0.0.1:1" is plain: write it https://`},
+		{"CA for a plain endpoint", Options{Endpoints: plain, CAFile: file},
+			`endpoint "http://127.0.0.1:1" is plain: write it https://`},
 		{"certificate for a plain endpoint", Options{Endpoints: plain, CertFile: file, KeyFile: file}, "is plain"},
 		{"certificate without key", Options{Endpoints: secure, CertFile: file}, "give both files or none"},
 		{"key without certificate", Options{Endpoints: secure, KeyFile: file}, "give both files or none"},
@@ -115,7 +116,7 @@ func TestTLS(t *testing.T) {
 	ours.issue("client", false)
 	others.issue("client", false)
 	e := &etcd{t: t}
-	e.options.Dir = t.TempDir()
+	e.options.Dir, e.options.NoSync = t.TempDir(), true
 	e.options.ClientURLs = []string{"https://127.0.0.1:0"}
 	e.options.CertFile, e.options.KeyFile = ours.file("server.crt"), ours.file("server.key")
 	e.options.CAFile = ours.file("ca.crt")
@@ -241,7 +242,9 @@ func TestUserBeforeEtcd(t *testing.T) {
 	e.stop()
 	stores, errs := make(chan *Store, 1), make(chan error, 1)
 	go func() {
-		s, err := Open(t.Context(), Options{Endpoints: e.options.ClientURLs, Username: "bpfnet", Password: "secret", Logger: log.logger()})
+		s, err := Open(t.Context(), Options{
+			Endpoints: e.options.ClientURLs, Username: "bpfnet", Password: "secret", Logger: log.logger(),
+		})
 		stores <- s
 		errs <- err
 	}()

@@ -32,6 +32,7 @@ type Options struct {
 	ClientURLs []string // to listen on, "http://192.0.2.1:2379"; port 0 takes a free one; default DefaultClientURL
 	Name       string   // of the member; default "bpfnet"
 	Logger     *slog.Logger
+	NoSync     bool // do not wait for the disk, for data that may be lost with the machine: labs and tests
 
 	// For https URLs: the server's certificate, and what signs those of clients, which then need one.
 	CertFile, KeyFile, CAFile string
@@ -110,6 +111,7 @@ func config(o Options) (*embed.Config, error) {
 	c.InitialClusterToken = rand.Text()
 	c.ClientTLSInfo.CertFile, c.ClientTLSInfo.KeyFile = o.CertFile, o.KeyFile
 	c.ClientTLSInfo.TrustedCAFile, c.ClientTLSInfo.ClientCertAuth = o.CAFile, o.CAFile != ""
+	c.UnsafeNoFsync = o.NoSync
 	// A single member has nobody to wait for when it elects itself.
 	c.TickMs, c.ElectionMs = 10, 100
 	// Old revisions serve watchers that were away for a while; those away for longer list again.

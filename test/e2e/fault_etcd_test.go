@@ -30,8 +30,8 @@ func TestEtcdAway(t *testing.T) {
 		learn(t, h)
 	}
 	c := dialEtcd(t, l.Wire(), etcdURL)
-	putLease(t, c, madeUp("172.244.8.0/24", 8))
-	putLease(t, c, madeUp("172.244.9.0/24", 9))
+	putLeases(t, c, madeUp("172.244.8.0/24", 8))
+	putLeases(t, c, madeUp("172.244.9.0/24", 9))
 	waitEtcd(t, l, c)
 
 	tests := []struct {
@@ -42,13 +42,13 @@ func TestEtcdAway(t *testing.T) {
 		{"nothing meanwhile", true, func(*clientv3.Client) {}},
 		{"a difference meanwhile", true, func(c *clientv3.Client) {
 			remove(t, c, "subnets/172.244.8.0-24")
-			putLease(t, c, madeUp("172.244.9.0/24", 99))
-			putLease(t, c, madeUp("172.244.10.0/24", 10))
+			putLeases(t, c, madeUp("172.244.9.0/24", 99))
+			putLeases(t, c, madeUp("172.244.10.0/24", 10))
 		}},
 		{"a difference and a compaction meanwhile", true, func(c *clientv3.Client) {
 			remove(t, c, "subnets/172.244.9.0-24")
-			putLease(t, c, madeUp("172.244.10.0/24", 100))
-			putLease(t, c, madeUp("172.244.11.0/24", 11))
+			putLeases(t, c, madeUp("172.244.10.0/24", 100))
+			putLeases(t, c, madeUp("172.244.11.0/24", 11))
 			compact(t, c)
 		}},
 		{"a host's lease is lost meanwhile", false, func(c *clientv3.Client) {

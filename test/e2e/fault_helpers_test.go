@@ -240,8 +240,10 @@ func waitProblems(t *testing.T, h *lab.Host, want ...node.Problem) {
 	var d string
 	err := lab.Until(ctx, "", func() (bool, error) {
 		s, err := h.DaemonStatus(ctx)
-		d = cmp.Diff(want, s.Problems, cmpopts.EquateEmpty())
-		return err == nil && d == "", err
+		if d = cmp.Diff(want, s.Problems, cmpopts.EquateEmpty()); err != nil {
+			d = err.Error() // it may not listen yet
+		}
+		return d == "", nil
 	})
 	if err != nil {
 		t.Fatalf("problems of %s (-want +got):\n%s%v", h.Name, d, err)
@@ -261,3 +263,6 @@ func (b background) wait(t *testing.T) {
 	t.Helper()
 	noError(t, <-b.err)
 }
+
+// emptyLog has a host's log begin anew: it is appended to.
+func emptyLog(h *lab.Host) error { return os.Truncate(h.LogFile(), 0) }

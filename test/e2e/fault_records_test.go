@@ -160,7 +160,7 @@ func leaseRecord(name string, l store.Lease, text1, text2 string) badRecord {
 	if err != nil {
 		panic(err)
 	}
-	return badRecord{name: name, key: fmt.Sprintf("subnets/%s-%d", l.Subnet.Addr(), l.Subnet.Bits()), value: string(value), text: [2]string{text1, text2}}
+	return badRecord{name: name, key: leaseKeyOf(l), value: string(value), text: [2]string{text1, text2}}
 }
 
 func badConfigs() []badRecord {

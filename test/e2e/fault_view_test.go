@@ -216,12 +216,24 @@ func madeUp(subnet string, number byte) store.Lease {
 	}
 }
 
-// putLease writes a lease to etcd.
-func putLease(t *testing.T, c *clientv3.Client, l store.Lease) {
+// leaseKeyOf is a lease's key.
+func leaseKeyOf(l store.Lease) string {
+	return fmt.Sprintf("subnets/%s-%d", l.Subnet.Addr(), l.Subnet.Bits())
+}
+
+// putLeases writes leases to etcd, all at once.
+func putLeases(t *testing.T, c *clientv3.Client, all ...store.Lease) {
 	t.Helper()
-	value, err := l.Value()
+	var puts []clientv3.Op
+	for _, l := range all {
+		value, err := l.Value()
+		noError(t, err)
+		puts = append(puts, clientv3.OpPut(store.DefaultPrefix+"/"+leaseKeyOf(l), string(value)))
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), timeout)
+	defer cancel()
+	_, err := c.Txn(ctx).Then(puts...).Commit()
 	noError(t, err)
-	put(t, c, fmt.Sprintf("subnets/%s-%d", l.Subnet.Addr(), l.Subnet.Bits()), string(value))
 }
 
 // subnetEnv is what a host's subnet.env says; the zero one where there is none.

@@ -5,5 +5,6 @@
 #include "from_container.c"
 #include "from_host.c"
 #include "from_network.c"
+#include "from_overlay.c"
 
 char _license[] SEC("license") = "Dual BSD/GPL";

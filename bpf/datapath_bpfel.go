@@ -114,6 +114,7 @@ const (
 	DatapathProgramPROGRAM_FROM_CONTAINER DatapathProgram = 0
 	DatapathProgramPROGRAM_FROM_NETWORK   DatapathProgram = 1
 	DatapathProgramPROGRAM_FROM_HOST      DatapathProgram = 2
+	DatapathProgramPROGRAM_FROM_OVERLAY   DatapathProgram = 3
 	DatapathProgramPROGRAM_MAX            DatapathProgram = 8
 )
 
@@ -138,6 +139,8 @@ const (
 	DatapathReasonPASS_OUTER_FRAGMENT   DatapathReason = 26
 	DatapathReasonPASS_INNER_NOT_ROUTED DatapathReason = 27
 	DatapathReasonPASS_NOT_ENCAPSULABLE DatapathReason = 28
+	DatapathReasonPASS_CHECKED          DatapathReason = 29
+	DatapathReasonPASS_UDP_SUPERPACKET  DatapathReason = 30
 	DatapathReasonDROP_CONTAINER_SOURCE DatapathReason = 40
 	DatapathReasonDROP_NODE_SOURCE      DatapathReason = 41
 	DatapathReasonDROP_UNKNOWN_HOST     DatapathReason = 42
@@ -149,6 +152,7 @@ const (
 	DatapathReasonDROP_REDIRECT         DatapathReason = 48
 	DatapathReasonDROP_UNSENDABLE       DatapathReason = 49
 	DatapathReasonDROP_TUNNEL_MALFORMED DatapathReason = 50
+	DatapathReasonDROP_UNCHECKED        DatapathReason = 51
 	DatapathReasonREASON_MAX            DatapathReason = 64
 )
 
@@ -197,6 +201,7 @@ const (
 	DatapathProgFromContainer = "from_container"
 	DatapathProgFromHost      = "from_host"
 	DatapathProgFromNetwork   = "from_network"
+	DatapathProgFromOverlay   = "from_overlay"
 	DatapathVarConfig         = "config"
 )
 
@@ -245,6 +250,7 @@ type DatapathProgramSpecs struct {
 	FromContainer *ebpf.ProgramSpec `ebpf:"from_container"`
 	FromHost      *ebpf.ProgramSpec `ebpf:"from_host"`
 	FromNetwork   *ebpf.ProgramSpec `ebpf:"from_network"`
+	FromOverlay   *ebpf.ProgramSpec `ebpf:"from_overlay"`
 }
 
 // DatapathMapSpecs contains maps before they are loaded into the kernel.
@@ -328,6 +334,7 @@ type DatapathPrograms struct {
 	FromContainer *ebpf.Program `ebpf:"from_container"`
 	FromHost      *ebpf.Program `ebpf:"from_host"`
 	FromNetwork   *ebpf.Program `ebpf:"from_network"`
+	FromOverlay   *ebpf.Program `ebpf:"from_overlay"`
 }
 
 func (p *DatapathPrograms) Close() error {
@@ -335,6 +342,7 @@ func (p *DatapathPrograms) Close() error {
 		p.FromContainer,
 		p.FromHost,
 		p.FromNetwork,
+		p.FromOverlay,
 	)
 }
 

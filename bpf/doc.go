@@ -11,4 +11,5 @@ const (
 	FromContainer = "from_container"
 	FromNetwork   = "from_network"
 	FromHost      = "from_host"
+	FromOverlay   = "from_overlay"
 )

@@ -8,6 +8,14 @@
 #define NETWORK_HEADERS                                                                            \
 	(2 * (ETH_HLEN + sizeof(struct iphdr)) + sizeof(struct udphdr) + sizeof(struct vxlanhdr))
 
+/* Leaves a packet that has been checked to the kernel's vxlan device. */
+static __always_inline enum reason pass_checked(struct walk *w, enum reason reason)
+{
+	if (config.vxlan_port)
+		w->skb->mark |= MARK_CHECKED;
+	return reason;
+}
+
 /* A tunnel packet of ours. All checks come first; then the outer header is taken off. */
 static __always_inline enum reason decapsulate(struct walk *w, struct tunnel *t)
 {
@@ -19,7 +27,7 @@ static __always_inline enum reason decapsulate(struct walk *w, struct tunnel *t)
 	if (t->inner_eth && (t->inner_eth->h_proto != bpf_htons(ETH_P_IP) ||
 			     !mac_equal(t->inner_eth->h_dest, config.overlay_mac.byte))) {
 		reason = check_source(t->outer->saddr, t->outer->saddr);
-		return reason == ONWARD ? PASS_INNER_NOT_ROUTED : reason;
+		return reason == ONWARD ? pass_checked(w, PASS_INNER_NOT_ROUTED) : reason;
 	}
 	ip = take_ipv4(&t->cursor, t->room);
 	if (!ip)
@@ -30,7 +38,13 @@ static __always_inline enum reason decapsulate(struct walk *w, struct tunnel *t)
 	if (reason != ONWARD)
 		return reason;
 	if (is_fragment(t->outer))
-		return PASS_OUTER_FRAGMENT;
+		return pass_checked(w, PASS_OUTER_FRAGMENT);
+	/*
+	 * Taken out of its tunnel by us, a superpacket keeps the tunnel's marks (skb->encapsulation, bits
+	 * of gso_type). TCP does not mind; UDP has to be cut into datagrams, and would be lost.
+	 */
+	if (ip->protocol == IPPROTO_UDP && t->outer->protocol == IPPROTO_UDP && w->skb->gso_size)
+		return t->inner_eth ? pass_checked(w, PASS_UDP_SUPERPACKET) : DROP_DECAPSULATE;
 	tos = ecn_decapsulate(t->outer->tos, ip->tos);
 	if (tos < 0)
 		return DROP_ECN;

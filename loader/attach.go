@@ -23,6 +23,7 @@ var hooks = []hook{
 	{program: bpf.FromContainer, handle: 1},
 	{program: bpf.FromNetwork, handle: 2},
 	{program: bpf.FromHost, handle: 3, egress: true},
+	{program: bpf.FromOverlay, handle: 4},
 }
 
 // attachment is a hook on an interface.

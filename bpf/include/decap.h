@@ -2,9 +2,9 @@
 /*
  * Recognising tunnel packets of this network, and taking the outer header off.
  *
- * The kernel's vxlan device behind bpfnet0 takes what is passed from anybody: a tunnel packet passed
- * untouched must have been checked all the same, and one too odd to be checked is dropped. Each oddity
- * here is one that the kernel would forgive.
+ * The kernel's vxlan device takes tunnel packets from anybody. What is passed to it on purpose is
+ * marked as checked, and from_overlay drops the rest; what is too odd to be checked is dropped here,
+ * where it can be told apart.
  */
 #ifndef BPFNET_DECAP_H
 #define BPFNET_DECAP_H

@@ -13,6 +13,7 @@ enum __packed program {
 	PROGRAM_FROM_CONTAINER = 0,
 	PROGRAM_FROM_NETWORK = 1,
 	PROGRAM_FROM_HOST = 2,
+	PROGRAM_FROM_OVERLAY = 3,
 	PROGRAM_MAX = 8,
 };
 
@@ -38,6 +39,8 @@ enum __packed reason {
 	PASS_OUTER_FRAGMENT = 26, /* the kernel puts tunnel packets together */
 	PASS_INNER_NOT_ROUTED = 27, /* VXLAN frame that is not IPv4 for our VTEP: the kernel's device */
 	PASS_NOT_ENCAPSULABLE = 28, /* GSO of a kind the kernel cannot encapsulate */
+	PASS_CHECKED = 29,	    /* out of bpfnet0, where from_network let it in */
+	PASS_UDP_SUPERPACKET = 30,  /* the kernel's device makes it one that can be cut again */
 
 	/* Dropped. */
 	DROP_CONTAINER_SOURCE = 40, /* a container used an address that is not its own */
@@ -51,6 +54,7 @@ enum __packed reason {
 	DROP_REDIRECT = 48,	    /* or to redirect */
 	DROP_UNSENDABLE = 49,	    /* left to bpfnet0, which is no tunnel device in this mode */
 	DROP_TUNNEL_MALFORMED = 50, /* tunnel packet as no node of ours sends it */
+	DROP_UNCHECKED = 51,	    /* out of bpfnet0, but not by way of from_network */
 	REASON_MAX = 64,
 };
 

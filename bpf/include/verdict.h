@@ -5,6 +5,13 @@
 
 #include "maps.h"
 
+/*
+ * The bits of skb->mark that say: from_network has checked who sent this. They stay with the packet on
+ * its way through this namespace's stack (with a fragmented one by its first fragment), are gone once a
+ * packet crosses into another (skb_scrub_packet() in net/core/skbuff.c), and from_overlay takes them off.
+ */
+#define MARK_CHECKED 0x00b90000
+
 /* One packet on its way through one program. */
 struct walk {
 	struct __sk_buff *skb;

@@ -13,7 +13,6 @@ import (
 	"github.com/coreos/go-systemd/v22/daemon"
 
 	"github.com/bpfnet/bpfnet/bpf"
-	"github.com/bpfnet/bpfnet/controlplane/containers"
 	"github.com/bpfnet/bpfnet/controlplane/dataplane/netlink"
 	"github.com/bpfnet/bpfnet/controlplane/store"
 	"github.com/bpfnet/bpfnet/controlplane/topology"
@@ -35,9 +34,14 @@ type loop struct {
 	full     bool // the first snapshot has come
 	moved    bool // the underlay changed: look again at what was learned of it
 
-	paths     map[netip.Addr]topology.Path // of run alone
-	attached  bool                         // of run alone: from_network and from_host are in place
-	published bool                         // of containers alone
+	resync time.Duration // how often everything is compared again
+
+	// Of run alone:
+	paths    map[netip.Addr]topology.Path
+	attached bool // the programs of uplink and overlay are in place
+	doubted  bool // the maps may hold other things than were written
+
+	attaching sync.Mutex // of the datapath's programs: run and containers share it
 }
 
 func newLoop(s *session) *loop {
@@ -49,6 +53,7 @@ func newLoop(s *session) *loop {
 		leases:  map[string]topology.Lease{},
 		bad:     map[string]error{},
 		paths:   map[netip.Addr]topology.Path{},
+		resync:  resyncEvery,
 	}
 }
 
@@ -132,8 +137,9 @@ func (l *loop) configChanged(raw []byte) {
 
 // run applies until ctx ends. What fails is tried again.
 func (l *loop) run(ctx context.Context) error {
-	retry := time.NewTimer(0)
-	defer retry.Stop()
+	resync := time.NewTicker(l.resync)
+	defer resync.Stop()
+	var retry <-chan time.Time
 	for {
 		select {
 		case <-ctx.Done():
@@ -141,7 +147,10 @@ func (l *loop) run(ctx context.Context) error {
 		case err := <-l.over:
 			return err
 		case <-l.wake:
-		case <-retry.C:
+		case <-resync.C:
+			l.doubt()
+		case <-retry:
+			l.doubt()
 		}
 		if err := l.checkUplink(); err != nil {
 			return err
@@ -150,11 +159,19 @@ func (l *loop) run(ctx context.Context) error {
 		if !ready {
 			continue
 		}
-		retry.Reset(resyncEvery)
+		retry = nil
 		if err := l.apply(in); err != nil {
-			retry.Reset(retryEvery)
+			retry = time.After(retryEvery)
 		}
 	}
+}
+
+// doubt has everything looked at again, for others may have removed what is ours.
+func (l *loop) doubt() {
+	l.mu.Lock()
+	l.moved = true
+	l.mu.Unlock()
+	l.attached, l.doubted = false, true
 }
 
 // checkUplink ends the session where the node's place on the underlay is another now.
@@ -224,7 +241,11 @@ func (l *loop) apply(in topology.Input) error {
 	defer r.Close()
 	in.Path = l.pathVia(r)
 	state, problems := topology.Build(in)
-	err = l.dataplane.Apply(state)
+	if l.doubted {
+		err = l.dataplane.Reread()
+		l.doubted = err != nil
+	}
+	err = errors.Join(err, l.dataplane.Apply(state))
 	kernelProblems, kernelErr := netlink.Apply(state)
 	// Attached even where some record could not be written: the others are served.
 	err = errors.Join(err, kernelErr, l.attach())
@@ -251,7 +272,7 @@ func (l *loop) badRecords() []topology.Problem {
 	return all
 }
 
-// attach puts the programs in place, once the maps are filled for the first time.
+// attach puts the programs in place, once the maps are filled.
 func (l *loop) attach() error {
 	if l.attached {
 		return nil
@@ -259,8 +280,11 @@ func (l *loop) attach() error {
 	if err := l.attachOnly(bpf.FromNetwork, l.uplink.Ifindex); err != nil {
 		return err
 	}
-	if err := l.attachOnly(bpf.FromHost, l.overlay.Ifindex); err != nil {
-		return err
+	// After from_network, which marks what from_overlay lets through.
+	for _, program := range []string{bpf.FromHost, bpf.FromOverlay} {
+		if err := l.attachOnly(program, l.overlay.Ifindex); err != nil {
+			return err
+		}
 	}
 	l.attached = true
 	return nil
@@ -293,6 +317,8 @@ func (l *loop) isSynced() bool {
 
 // attachOnly has the program on this interface and on no other; on none where ifindex is 0.
 func (l *loop) attachOnly(program string, ifindex int) error {
+	l.attaching.Lock()
+	defer l.attaching.Unlock()
 	if ifindex != 0 {
 		if err := l.datapath.Attach(program, ifindex); err != nil {
 			return err
@@ -319,53 +345,6 @@ func (l *loop) publishStatus(state topology.State) {
 		now.Backend, now.MTU, now.Revision = string(l.self.Encap), l.self.MTU, revision
 		now.Peers = peerStatus(state.Peers)
 	})
-}
-
-// containers follows this node's containers once the network is served.
-func (l *loop) containers(ctx context.Context) error {
-	select {
-	case <-ctx.Done():
-		return nil
-	case <-l.synced:
-	}
-	if !l.FastPath {
-		return l.applyContainers(containers.State{})
-	}
-	o := containers.Options{
-		Subnet: l.self.Subnet, Ignore: []string{l.uplink.Name, netlink.OverlayName, netlink.OverlayPeerName}, Known: l.endpoints.Known(), Logger: l.log,
-	}
-	return containers.Watch(ctx, o, l.applyContainers)
-}
-
-// applyContainers attaches to the containers' links and fills in their
-// addresses; what fails is said, and the kernel delivers meanwhile.
-func (l *loop) applyContainers(state containers.State) error {
-	wanted := map[int]bool{}
-	var errs error
-	for _, link := range state.Links {
-		wanted[link.Ifindex] = true
-		errs = errors.Join(errs, l.datapath.Attach(bpf.FromContainer, link.Ifindex))
-	}
-	errs = errors.Join(errs, l.endpoints.Apply(state.Endpoints), l.detachExcept(wanted))
-	l.reporter.report("containers", errs)
-	l.status.update(func(now *Status) {
-		now.Containers, now.Endpoints = len(state.Links), len(state.Endpoints)
-	})
-	if l.published {
-		return nil
-	}
-	l.published = true
-	return l.ready()
-}
-
-func (l *loop) detachExcept(wanted map[int]bool) error {
-	on, err := l.datapath.Attached(bpf.FromContainer)
-	for _, ifindex := range on {
-		if !wanted[ifindex] {
-			err = errors.Join(err, l.datapath.Detach(bpf.FromContainer, ifindex))
-		}
-	}
-	return err
 }
 
 // ready is everything in place: what is in use becomes what others see, and

@@ -68,6 +68,9 @@ func check(t *testing.T, program bpf.DatapathProgram, c packetCase) {
 	if broken(c.reason) {
 		return
 	}
+	if got := m.checked(); got != expected.checked {
+		t.Errorf("marked as checked: %t, want %t", got, expected.checked)
+	}
 	settled, err := c.world.settle(c.reason, out)
 	if err != nil {
 		t.Errorf("pushed header: %v\n% x", err, out)

@@ -35,8 +35,8 @@ func fuzz(f *testing.F, program bpf.DatapathProgram) {
 		for _, w := range worlds {
 			m := load(t, w)
 			for _, via := range []link{entry[program], link2} {
-				m.mustCompare(t, program, arrival{frame, via.ifindex, gsoSize})
-				m.mustCompare(t, program, arrival{refitted, via.ifindex, gsoSize})
+				m.mustCompare(t, program, arrival{frame: frame, ifindex: via.ifindex, gsoSize: gsoSize})
+				m.mustCompare(t, program, arrival{frame: refitted, ifindex: via.ifindex, gsoSize: gsoSize})
 			}
 		}
 	})

@@ -26,6 +26,7 @@ type machine struct {
 	events     *ringbuf.Reader
 	counted    [counterMax]bpf.DatapathCounter // what the counters are known to hold
 	context    []byte
+	contextOut []byte
 	out        []byte
 }
 
@@ -97,8 +98,9 @@ func emptyMachine(w *world, settings *bpf.DatapathSettings) (*machine, error) {
 			bpf.DatapathProgramPROGRAM_FROM_CONTAINER: all.Programs[bpf.DatapathProgFromContainer],
 			bpf.DatapathProgramPROGRAM_FROM_NETWORK:   all.Programs[bpf.DatapathProgFromNetwork],
 			bpf.DatapathProgramPROGRAM_FROM_HOST:      all.Programs[bpf.DatapathProgFromHost],
+			bpf.DatapathProgramPROGRAM_FROM_OVERLAY:   all.Programs[bpf.DatapathProgFromOverlay],
 		},
-		context: make([]byte, contextLen), out: make([]byte, frameMax+256),
+		context: make([]byte, contextLen), contextOut: make([]byte, contextLen), out: make([]byte, frameMax+256),
 	}, nil
 }
 
@@ -110,6 +112,7 @@ func (m *machine) Close() error {
 // Where struct __sk_buff of include/uapi/linux/bpf.h has what a test may set.
 const (
 	contextLen     = 192
+	contextMark    = 8
 	contextIfindex = 40
 	contextGSOSegs = 164
 	contextGSOSize = 176
@@ -117,6 +120,7 @@ const (
 
 // run runs a program on a packet, once. The bytes are good until the next run.
 func (m *machine) run(program bpf.DatapathProgram, a arrival) (int32, []byte, error) {
+	binary.NativeEndian.PutUint32(m.context[contextMark:], a.mark)
 	binary.NativeEndian.PutUint32(m.context[contextIfindex:], a.ifindex)
 	binary.NativeEndian.PutUint32(m.context[contextGSOSize:], uint32(a.gsoSize))
 	segments := uint32(0)
@@ -124,9 +128,14 @@ func (m *machine) run(program bpf.DatapathProgram, a arrival) (int32, []byte, er
 		segments = (uint32(len(a.frame)) + uint32(a.gsoSize) - 1) / uint32(a.gsoSize)
 	}
 	binary.NativeEndian.PutUint32(m.context[contextGSOSegs:], segments)
-	run := ebpf.RunOptions{Data: a.frame, DataOut: m.out, Context: m.context, Repeat: 1}
+	run := ebpf.RunOptions{Data: a.frame, DataOut: m.out, Context: m.context, ContextOut: m.contextOut, Repeat: 1}
 	verdict, err := m.programs[program].Run(&run)
 	return int32(verdict), run.DataOut, err
+}
+
+// checked is whether the last run left the packet marked as checked.
+func (m *machine) checked() bool {
+	return binary.NativeEndian.Uint32(m.contextOut[contextMark:])&markChecked == markChecked
 }
 
 // counter reads one counter, summed over the CPUs.

@@ -61,6 +61,17 @@ func (w *world) tunnelPort(outer ipv4Header) bool {
 	return port != 0 && (port == w.udpPort || port == w.vxlanPort)
 }
 
+// markChecked is MARK_CHECKED of bpf/include/verdict.h.
+const markChecked = 0x00b90000
+
+// fromOverlay is the walk of what comes out of bpfnet0: only what fromNetwork has checked goes on.
+func (*world) fromOverlay(a arrival) fate {
+	if a.mark&markChecked != markChecked {
+		return a.untouched(bpf.DatapathReasonDROP_UNCHECKED)
+	}
+	return a.untouched(bpf.DatapathReasonPASS_CHECKED)
+}
+
 // tunnel is a tunnel packet of our network.
 type tunnel struct {
 	outer ipv4Header
@@ -140,9 +151,9 @@ func (w *world) decapsulate(a arrival, t tunnel) fate {
 	f := a.untouched(0)
 	f.outer = t.outer.src()
 	if t.frame != nil && (!t.frame.isIPv4() || t.frame.dst() != w.overlay.mac) {
-		f.reason = bpf.DatapathReasonPASS_INNER_NOT_ROUTED
+		f.reason, f.checked = bpf.DatapathReasonPASS_INNER_NOT_ROUTED, true
 		if !w.isNode(f.outer) {
-			f.reason = bpf.DatapathReasonDROP_UNKNOWN_HOST
+			f.reason, f.checked = bpf.DatapathReasonDROP_UNKNOWN_HOST, false
 		}
 		return f
 	}
@@ -159,13 +170,18 @@ func (w *world) decapsulate(a arrival, t tunnel) fate {
 	case !w.maySend(f.outer, f.src):
 		f.reason = bpf.DatapathReasonDROP_SPOOFED_SOURCE
 	case t.outer.isFragment():
-		f.reason = bpf.DatapathReasonPASS_OUTER_FRAGMENT
+		f.reason, f.checked = bpf.DatapathReasonPASS_OUTER_FRAGMENT, w.vxlanPort != 0
+	case a.gsoSize != 0 && inner.protocol() == protocolUDP && t.frame != nil:
+		f.reason, f.checked = bpf.DatapathReasonPASS_UDP_SUPERPACKET, true
+	case a.gsoSize != 0 && inner.protocol() == protocolUDP && t.outer.protocol() == protocolUDP:
+		f.reason = bpf.DatapathReasonDROP_DECAPSULATE
 	case congested:
 		f.reason = bpf.DatapathReasonDROP_ECN
 	case a.gsoSize != 0:
 		f.reason, f.frame = bpf.DatapathReasonDROP_DECAPSULATE, nil // as refused() says
 	default:
 		f.reason, f.frame = w.deliver(a, t, tos)
+		f.checked = f.reason == bpf.DatapathReasonFORWARD_TO_HOST
 	}
 	return f
 }

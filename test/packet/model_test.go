@@ -17,6 +17,7 @@ type arrival struct {
 	frame   []byte
 	ifindex uint32 // where it came in; from_host: where it goes out
 	gsoSize uint16 // of a superpacket's segments, bytes; 0: no superpacket
+	mark    uint32 // skb->mark
 }
 
 // fate is what has to become of a packet.
@@ -25,6 +26,8 @@ type fate struct {
 	// frame is what leaves the program. IP ID and entropy source port of a pushed header are zero
 	// in it. Nil where the reason is a failure in the middle of changing it.
 	frame []byte
+	// checked is whether the packet leaves marked as one whose sender has been checked.
+	checked bool
 	// What the event tells of a drop: the innermost addresses read, and the outer source.
 	outer, src, dst netip.Addr
 }
@@ -34,6 +37,7 @@ var models = map[bpf.DatapathProgram]func(*world, arrival) fate{
 	bpf.DatapathProgramPROGRAM_FROM_CONTAINER: (*world).fromContainer,
 	bpf.DatapathProgramPROGRAM_FROM_NETWORK:   (*world).fromNetwork,
 	bpf.DatapathProgramPROGRAM_FROM_HOST:      (*world).fromHost,
+	bpf.DatapathProgramPROGRAM_FROM_OVERLAY:   (*world).fromOverlay,
 }
 
 // untouched is the fate of what is passed, or dropped before the first change.

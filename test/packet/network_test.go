@@ -367,10 +367,14 @@ func networkDrops() []packetCase {
 			add("source "+kind+", TTL 0, to host", tun.node, datagram{src: src, dst: newborn}.withTTL(0), bpf.DatapathReasonDROP_SPOOFED_SOURCE)
 		}
 		in := superpacket(arrives(from(tun.node, d.bytes()).bytes()), 60)
-		cases = append(cases, packetCase{
+		super := packetCase{
 			name: tun.name + "/superpacket without a type", in: in,
 			reason: bpf.DatapathReasonDROP_DECAPSULATE, event: dropEvent{tun.node, d.src, d.dst},
-		})
+		}
+		if tun.name == "vxlan" { // of UDP, as all datagrams here: before it comes to the type
+			super.reason = bpf.DatapathReasonPASS_UDP_SUPERPACKET
+		}
+		cases = append(cases, super)
 	}
 	return cases
 }

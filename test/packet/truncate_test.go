@@ -55,8 +55,8 @@ func TestTruncatedInside(t *testing.T) {
 			if tun.name != "ipip" {
 				binary.BigEndian.PutUint16(cut[atUDPLen:], uint16(n-ipv4Len))
 			}
-			ends := packetCase{name: fmt.Sprintf("%s/to %d bytes", tun.name, n), in: arrival{cut[:etherLen+n], uplink.ifindex, 0}}
-			padded := packetCase{name: ends.name + ", padded", in: arrival{cut, uplink.ifindex, 0}}
+			ends := packetCase{name: fmt.Sprintf("%s/to %d bytes", tun.name, n), in: arrival{frame: cut[:etherLen+n], ifindex: uplink.ifindex}}
+			padded := packetCase{name: ends.name + ", padded", in: arrival{frame: cut, ifindex: uplink.ifindex}}
 			ends.reason, ends.event = truncatedInside(tun.name, n), dropEvent{outer: tun.node}
 			padded.reason, padded.event = ends.reason, ends.event
 			if padded.reason == bpf.DatapathReasonPASS_NOT_OURS { // with the padding there is a port to read

@@ -99,7 +99,10 @@ func (f *daemonFlags) options(runDir string) (node.Options, error) {
 	if f.renewMargin <= 0 || f.renewMargin >= 24*60 {
 		return o, fmt.Errorf("--subnet-lease-renew-margin %d: must be from 1 to 1439 minutes, for a lease lasts 24 hours", f.renewMargin)
 	}
-	var err error
+	err := checkSizes(f.sizes)
+	if err != nil {
+		return o, err
+	}
 	if o.Underlay.CanReach, err = addrFlag("iface-can-reach", f.ifaceCanReach); err != nil {
 		return o, err
 	}
@@ -117,9 +120,31 @@ func (f *daemonFlags) options(runDir string) (node.Options, error) {
 		return o, err
 	}
 	o.Open = func(s bpf.DatapathSettings) (node.Datapath, error) {
-		return loader.Open(loader.Options{PinDir: pinDir, Settings: s, Sizes: f.sizes, Clsact: f.clsact})
+		d, err := loader.Open(loader.Options{PinDir: pinDir, Settings: s, Sizes: f.sizes, Clsact: f.clsact})
+		if err != nil {
+			return nil, err // not a nil *Datapath in an interface that is none
+		}
+		return d, nil
 	}
 	return o, nil
+}
+
+// checkSizes refuses maps without room for what every node has.
+func checkSizes(s loader.Sizes) error {
+	for _, size := range []struct {
+		flag       string
+		value, min uint32
+	}{
+		{"max-routes", s.Routes, 1},
+		{"max-hosts", s.Hosts, uint32(bpf.DatapathHostIndexHOST_FIRST) + 1}, // none, this node, and one more
+		{"max-neighbours", s.Neighbours, 1},
+		{"max-endpoints", s.Endpoints, 1},
+	} {
+		if size.value < size.min {
+			return fmt.Errorf("--%s %d: must be at least %d", size.flag, size.value, size.min)
+		}
+	}
+	return nil
 }
 
 func addrFlag(name, value string) (netip.Addr, error) {

@@ -26,6 +26,8 @@ func TestDaemonRefusesFlags(t *testing.T) {
 		"log level":               {[]string{"--log-level=loud"}, `--log-level "loud": debug, info, warn or error`},
 		"log format":              {[]string{"--log-format=xml"}, `--log-format "xml": text or json`},
 		"size that is no number":  {[]string{"--max-hosts=-1"}, `invalid argument "-1" for "--max-hosts" flag`},
+		"no room for a peer":      {[]string{"--max-hosts=2"}, "--max-hosts 2: must be at least 3"},
+		"no room for containers":  {[]string{"--max-endpoints=0"}, "--max-endpoints 0: must be at least 1"},
 		"unknown flag":            {[]string{"--kube-subnet-mgr"}, "unknown flag: --kube-subnet-mgr"},
 		"argument":                {[]string{"eth0"}, `unknown command "eth0" for "bpfnet daemon"`},
 	}

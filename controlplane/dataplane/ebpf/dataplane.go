@@ -38,6 +38,17 @@ func New(set *maps.Set, network, vni uint32) (*Dataplane, error) {
 	return d, errors.Join(d.readHosts(), d.readRoutes(), d.readNodes(), d.readNeigh(), d.readFDB())
 }
 
+// Reread forgets what is known of the maps and reads what they hold: others
+// may have written to them. After an error what was known before is kept.
+func (d *Dataplane) Reread() error {
+	fresh, err := New(d.set, d.network, d.vni)
+	if err != nil {
+		return fmt.Errorf("read maps: %w", err)
+	}
+	*d = *fresh
+	return nil
+}
+
 // Apply makes the maps equal to the state. What cannot be written is in the
 // error; everything else is served, and a peer that changed keeps what it had.
 func (d *Dataplane) Apply(s topology.State) error {

@@ -11,14 +11,17 @@ import (
 	"github.com/bpfnet/bpfnet/maps"
 )
 
-// Endpoints is the writer of the endpoints map: this node's containers.
+// Endpoints is the writer of the endpoints map: this node's containers. Not for
+// concurrent use.
 type Endpoints struct {
-	table table[netip.Addr, maps.Endpoint]
+	set     *maps.Set
+	network uint32
+	table   table[netip.Addr, maps.Endpoint]
 }
 
 // NewEndpoints reads what the map holds for a network.
 func NewEndpoints(set *maps.Set, network uint32) (*Endpoints, error) {
-	e := &Endpoints{table[netip.Addr, maps.Endpoint]{
+	e := &Endpoints{set, network, table[netip.Addr, maps.Endpoint]{
 		have:    map[netip.Addr]maps.Endpoint{},
 		compare: netip.Addr.Compare,
 		set:     func(a netip.Addr, ep maps.Endpoint) error { return set.Endpoints.Put(network, a, ep) },
@@ -34,6 +37,17 @@ func NewEndpoints(set *maps.Set, network uint32) (*Endpoints, error) {
 		}
 	}
 	return e, nil
+}
+
+// Reread forgets what is known of the map and reads what it holds: others may
+// have written to it. After an error what was known before is kept.
+func (e *Endpoints) Reread() error {
+	fresh, err := NewEndpoints(e.set, e.network)
+	if err != nil {
+		return err
+	}
+	*e = *fresh
+	return nil
 }
 
 // Known is what the map holds.

@@ -235,25 +235,3 @@ func TestKilledBeforePublish(t *testing.T) {
 		t.Error("the program on unpublished maps is still attached")
 	}
 }
-
-func TestCleanupLeavesNothing(t *testing.T) {
-	nstest.Enter(t)
-	eth := nstest.AddVeth(t, "eth0", 1500)
-	runDir := t.TempDir()
-	o := testOptions(t)
-	var err error
-	if o.PinDir, err = EnsurePinDir(runDir); err != nil {
-		t.Fatal(err)
-	}
-	start(t, o, bpf.FromNetwork, eth)
-	if err := Cleanup(runDir); err != nil {
-		t.Fatal(err)
-	}
-	waitDetached(t, eth, ebpf.AttachTCXIngress)
-	if ok, err := isBPFFS(filepath.Join(runDir, "bpf")); err != nil || ok {
-		t.Errorf("bpffs still mounted (%v)", err)
-	}
-	if err := Cleanup(runDir); err != nil {
-		t.Errorf("second cleanup: %v", err)
-	}
-}

@@ -10,19 +10,25 @@ import (
 	"runtime"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/bpfnet/bpfnet/maps"
 )
+
+// bpffsDir is where a run directory has its bpffs.
+const bpffsDir = "bpf"
 
 // PinDir returns the directory of a bpffs that holds a daemon's pins, if
 // there is one: runDir/bpf, here or in the machine's own mount namespace. A
 // daemon started by `ip netns exec` lives in a mount namespace that ends with
-// it, so its bpffs is mounted in the machine's.
+// it, so its bpffs is mounted in the machine's. The error is maps.ErrNoDatapath
+// where there is none, and another where that cannot be told.
 func PinDir(runDir string) (string, error) {
 	runDir, err := filepath.Abs(runDir)
 	if err != nil {
 		return "", fmt.Errorf("resolve run directory: %w", err)
 	}
-	local := filepath.Join(runDir, "bpf")
-	if _, err := isBPFFS(local); errors.Is(err, os.ErrPermission) {
+	local := filepath.Join(runDir, bpffsDir)
+	if _, err := isBPFFS(local); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return "", fmt.Errorf("look for pins in %s: %w", local, err)
 	}
 	for _, root := range append([]string{""}, machineRoots()...) {
@@ -30,7 +36,7 @@ func PinDir(runDir string) (string, error) {
 			return root + local, nil
 		}
 	}
-	return "", fmt.Errorf("no datapath under %s: is the daemon's --run-dir another?", runDir)
+	return "", fmt.Errorf("%w under %s: is the daemon's --run-dir another?", maps.ErrNoDatapath, runDir)
 }
 
 // machineProcs are the processes taken to live in the machine's (or the
@@ -70,13 +76,13 @@ func EnsurePinDir(runDir string) (string, error) {
 	if err != nil {
 		return "", fmt.Errorf("resolve run directory: %w", err)
 	}
-	if err := os.MkdirAll(filepath.Join(runDir, "bpf"), 0o700); err != nil {
+	if err := os.MkdirAll(filepath.Join(runDir, bpffsDir), 0o700); err != nil {
 		return "", fmt.Errorf("create run directory: %w", err)
 	}
 	if dir, err := PinDir(runDir); err == nil {
 		return dir, nil
 	}
-	if err := mountForAll(filepath.Join(runDir, "bpf")); err != nil {
+	if err := mountForAll(filepath.Join(runDir, bpffsDir)); err != nil {
 		return "", fmt.Errorf("mount bpffs for pins (needs CAP_SYS_ADMIN, or mount one there yourself): %w", err)
 	}
 	return PinDir(runDir)

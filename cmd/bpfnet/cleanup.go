@@ -6,8 +6,10 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 
 	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
 
 	"github.com/bpfnet/bpfnet/controlplane/dataplane/netlink"
 	"github.com/bpfnet/bpfnet/controlplane/node"
@@ -41,5 +43,21 @@ func cleanup(runDir string) error {
 		return err
 	}
 	defer unlock()
-	return errors.Join(loader.Cleanup(runDir), netlink.Cleanup(), os.RemoveAll(runDir))
+	return errors.Join(loader.Cleanup(runDir), netlink.Cleanup(), removeRunDir(runDir))
+}
+
+// removeRunDir removes what a daemon has made in its run directory, and the
+// directory where that was all: it may be anybody's (--run-dir /run), and
+// others' files (an etcd's, subnet.env) lie beside ours.
+func removeRunDir(runDir string) error {
+	for _, name := range []string{node.SocketName, node.LockName} {
+		if err := os.Remove(filepath.Join(runDir, name)); err != nil && !errors.Is(err, os.ErrNotExist) {
+			return fmt.Errorf("clean run directory: %w", err)
+		}
+	}
+	err := os.Remove(runDir)
+	if err == nil || errors.Is(err, unix.ENOTEMPTY) || errors.Is(err, unix.EBUSY) { // EBUSY: a mount of others
+		return nil
+	}
+	return fmt.Errorf("remove run directory: %w", err)
 }

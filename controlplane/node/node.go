@@ -64,6 +64,9 @@ type Embedded struct {
 	Listen []string // client URLs; the uplink's address and loopback where empty
 }
 
+// LockName is the lock's name in the run directory.
+const LockName = "lock"
+
 // ErrAlreadyRunning is the error of a second daemon on one run directory.
 var ErrAlreadyRunning = errors.New("another daemon holds this run directory: stop it, or choose another --run-dir")
 
@@ -128,7 +131,7 @@ func Lock(runDir string) (unlock func(), err error) {
 	if err = os.MkdirAll(runDir, 0o700); err != nil {
 		return nil, fmt.Errorf("create run directory: %w", err)
 	}
-	f, err := os.OpenFile(filepath.Join(runDir, "lock"), os.O_CREATE|os.O_RDWR, 0o600)
+	f, err := os.OpenFile(filepath.Join(runDir, LockName), os.O_CREATE|os.O_RDWR, 0o600)
 	if err != nil {
 		return nil, fmt.Errorf("open lock: %w", err)
 	}

@@ -35,7 +35,7 @@ func removePins(runDir string) error {
 	case err != nil:
 		return err
 	}
-	for _, sub := range []string{linksDir, mapsDir, mapsStageDir, settingsNew} {
+	for _, sub := range []string{linksDir, mapsDir, mapsStageDir, mapsOldDir, settingsNew} {
 		if e := os.RemoveAll(filepath.Join(dir, sub)); e != nil {
 			err = errors.Join(err, fmt.Errorf("remove pins: %w", e))
 		}

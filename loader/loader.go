@@ -8,6 +8,7 @@
 //
 //	maps/NAME               the maps; "settings" is the programs' read-only data
 //	maps-new/               maps of another layout, being filled; becomes maps/ by one exchange
+//	maps-old/               what maps/ was, for a moment, where the kernel cannot exchange (before 5.16)
 //	links/PROGRAM-IFINDEX   tcx links (kernels without tcx keep clsact filters instead)
 package loader
 
@@ -19,7 +20,6 @@ import (
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/rlimit"
-	"golang.org/x/sys/unix"
 
 	"github.com/bpfnet/bpfnet/bpf"
 )
@@ -30,6 +30,7 @@ const (
 	settingsNew  = "settings-new"
 	mapsDir      = "maps"
 	mapsStageDir = "maps-new"
+	mapsOldDir   = "maps-old"
 )
 
 // Sizes are the maps' capacities, in entries.
@@ -72,8 +73,8 @@ func Open(o Options) (*Datapath, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err = os.RemoveAll(filepath.Join(o.PinDir, mapsStageDir)); err != nil {
-		return nil, fmt.Errorf("remove staged maps: %w", err)
+	if err = recoverMaps(o.PinDir); err != nil {
+		return nil, err
 	}
 	pinned, err := pinnedMaps(filepath.Join(o.PinDir, mapsDir))
 	if err != nil {
@@ -226,33 +227,18 @@ func (d *Datapath) Publish() error {
 	if err := detachAll(d.otherAttacher()); err != nil {
 		return err
 	}
-	dir := filepath.Join(d.pinDir, mapsDir)
 	switch {
 	case d.staged:
-		if err := exchange(filepath.Join(d.pinDir, mapsStageDir), dir); err != nil {
+		if err := publishMaps(d.pinDir); err != nil {
 			return err
 		}
 	case d.resetup:
-		if err := os.Rename(filepath.Join(d.pinDir, settingsNew), filepath.Join(dir, settingsPin)); err != nil {
+		pin := filepath.Join(d.pinDir, mapsDir, settingsPin)
+		if err := os.Rename(filepath.Join(d.pinDir, settingsNew), pin); err != nil {
 			return fmt.Errorf("publish settings: %w", err)
 		}
 	}
 	d.staged, d.resetup = false, false
-	return nil
-}
-
-// exchange puts the directory staged in the place of dir and removes what was there.
-func exchange(staged, dir string) error {
-	err := os.Rename(staged, dir) // works where dir is missing
-	if err == nil {
-		return nil
-	}
-	if err := unix.Renameat2(unix.AT_FDCWD, staged, unix.AT_FDCWD, dir, unix.RENAME_EXCHANGE); err != nil {
-		return fmt.Errorf("publish maps: %w", err)
-	}
-	if err := os.RemoveAll(staged); err != nil {
-		return fmt.Errorf("remove replaced maps: %w", err)
-	}
 	return nil
 }
 

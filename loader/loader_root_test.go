@@ -207,7 +207,13 @@ func TestChangedLayout(t *testing.T) {
 
 func pinnedHosts(t *testing.T, pinDir string) uint32 {
 	t.Helper()
-	m, err := ebpf.LoadPinnedMap(filepath.Join(pinDir, mapsDir, "hosts"), nil)
+	return hostsIn(t, filepath.Join(pinDir, mapsDir))
+}
+
+// hostsIn is the size of the hosts map pinned in a directory.
+func hostsIn(t *testing.T, dir string) uint32 {
+	t.Helper()
+	m, err := ebpf.LoadPinnedMap(filepath.Join(dir, "hosts"), nil)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -1,0 +1,86 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build root
+
+package loader
+
+import (
+	"os"
+	"path/filepath"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/bpfnet/bpfnet/test/nstest"
+)
+
+// pinned are the map directories of a pin directory with the sizes of their hosts map.
+func pinned(t *testing.T, pinDir string) map[string]uint32 {
+	t.Helper()
+	entries, err := os.ReadDir(pinDir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	all := map[string]uint32{}
+	for _, e := range entries {
+		if e.IsDir() { // not the kernel's maps.debug
+			all[e.Name()] = hostsIn(t, filepath.Join(pinDir, e.Name()))
+		}
+	}
+	return all
+}
+
+// Kernels before 5.16 cannot exchange directories of a bpffs.
+func TestReplaceMaps(t *testing.T) {
+	nstest.Enter(t)
+	o := testOptions(t)
+	if err := open(t, o).Publish(); err != nil {
+		t.Fatal(err)
+	}
+	o.Sizes.Hosts = 32
+	open(t, o)
+	if diff := cmp.Diff(map[string]uint32{mapsDir: 16, mapsStageDir: 32}, pinned(t, o.PinDir)); diff != "" {
+		t.Fatalf("hosts maps before (-want +got):\n%s", diff)
+	}
+	if err := replaceMaps(o.PinDir); err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(map[string]uint32{mapsDir: 32}, pinned(t, o.PinDir)); diff != "" {
+		t.Errorf("hosts maps after (-want +got):\n%s", diff)
+	}
+}
+
+// A daemon killed at any step of replaceMaps leaves the next one a datapath to adopt.
+func TestKilledWhileReplacingMaps(t *testing.T) {
+	for name, test := range map[string]struct {
+		renames [][2]string
+		hosts   uint32 // of the datapath adopted
+	}{
+		"before the first rename":    {nil, 16},
+		"between the renames":        {[][2]string{{mapsDir, mapsOldDir}}, 16},
+		"before the old one is gone": {[][2]string{{mapsDir, mapsOldDir}, {mapsStageDir, mapsDir}}, 32},
+	} {
+		t.Run(name, func(t *testing.T) {
+			nstest.Enter(t)
+			o := testOptions(t)
+			if err := open(t, o).Publish(); err != nil {
+				t.Fatal(err)
+			}
+			bigger := o
+			bigger.Sizes.Hosts = 32
+			open(t, bigger)
+			for _, r := range test.renames {
+				if err := os.Rename(filepath.Join(o.PinDir, r[0]), filepath.Join(o.PinDir, r[1])); err != nil {
+					t.Fatal(err)
+				}
+			}
+			o.Sizes.Hosts = test.hosts
+			if d := open(t, o); d.staged {
+				t.Error("maps were made anew, want the pinned ones adopted")
+			}
+			if diff := cmp.Diff(map[string]uint32{mapsDir: test.hosts}, pinned(t, o.PinDir)); diff != "" {
+				t.Errorf("hosts maps (-want +got):\n%s", diff)
+			}
+		})
+	}
+}

@@ -112,7 +112,7 @@ func (s *session) acquire(ctx context.Context) error {
 		MTU: b.MTU,
 	}
 	if s.self.MTU == 0 {
-		s.self.MTU = s.uplink.MTU - ebpf.Overhead(b.Type)
+		s.self.MTU = s.uplink.MTU - b.Type.Overhead()
 	}
 	if b.Type == topology.EncapVXLAN {
 		s.self.VTEP.MAC = vtepMAC(s.uplink.Addr, b.VNI)

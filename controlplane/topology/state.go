@@ -28,6 +28,16 @@ const (
 	EncapUDP   Encap = "udp"
 )
 
+// overheads holds the bytes of the outer headers over IPv4.
+var overheads = map[Encap]int{
+	EncapVXLAN: 20 + 8 + 8 + 14, // IPv4, UDP, VXLAN, the inner Ethernet header (RFC 7348 section 5)
+	EncapIPIP:  20,
+	EncapUDP:   20 + 8,
+}
+
+// Overhead is what the encapsulation adds to each packet over IPv4, bytes.
+func (e Encap) Overhead() int { return overheads[e] }
+
 // Path is the way through the underlay to a node.
 type Path struct {
 	Ifindex int        // the uplink
@@ -64,6 +74,15 @@ type Self struct {
 	VNI    uint32 // 24 bits
 	Port   uint16 // UDP destination port of the encapsulation, host byte order; 0 where it has none
 	MTU    int    // largest inner IP packet a container may send
+}
+
+// MTUTo is the largest inner IP packet that reaches a peer in one piece. By a
+// tunnel it is no larger than the network's, though the path may carry more.
+func (s Self) MTUTo(p Peer) int {
+	if p.Encap == EncapNone {
+		return p.Path.MTU
+	}
+	return min(s.MTU, p.Path.MTU-p.Encap.Overhead())
 }
 
 // State is the desired state: what is right, whatever the dataplane holds now.

@@ -58,19 +58,11 @@ func Defaults() Options {
 	}
 }
 
-// overhead is what each backend adds to a packet, bytes.
-var overhead = map[topology.Encap]int{
-	topology.EncapVXLAN: 50,
-	topology.EncapIPIP:  20,
-	topology.EncapUDP:   28,
-	topology.EncapNone:  0,
-}
-
 // ContainerMTU is the largest IP packet a container may send, bytes.
 func (o Options) ContainerMTU() int { return o.MTU - o.Overhead() }
 
 // Overhead is what the backend adds to a packet, bytes.
-func (o Options) Overhead() int { return overhead[o.Backend] }
+func (o Options) Overhead() int { return o.Backend.Overhead() }
 
 const (
 	maxHosts      = 200
@@ -81,7 +73,6 @@ const (
 var validName = regexp.MustCompile(`^[a-z0-9]{1,32}$`)
 
 func (o Options) validate() error {
-	_, known := overhead[o.Backend]
 	switch {
 	case !validName.MatchString(o.Name):
 		return fmt.Errorf("lab name %q: use 1 to 32 small letters and digits", o.Name)
@@ -89,7 +80,7 @@ func (o Options) validate() error {
 		return fmt.Errorf("%d hosts: a lab has 1 to %d", o.Hosts, maxHosts)
 	case o.Containers < 0 || o.Containers > maxContainers:
 		return fmt.Errorf("%d containers: a host has 0 to %d", o.Containers, maxContainers)
-	case !known:
+	case !slices.Contains([]topology.Encap{topology.EncapVXLAN, topology.EncapIPIP, topology.EncapUDP, topology.EncapNone}, o.Backend):
 		return fmt.Errorf("backend %q: use vxlan, ipip, udp or host-gw", o.Backend)
 	case !slices.Contains([]Underlay{Flat, Routed}, o.Underlay):
 		return fmt.Errorf("underlay %q: use flat or routed", o.Underlay)

@@ -68,15 +68,6 @@ var modes = map[topology.Encap]mode{
 	},
 }
 
-// Overhead is the bytes an encapsulation adds to each packet over IPv4.
-func Overhead(e topology.Encap) int {
-	m, ok := modes[e]
-	if !ok {
-		return 0
-	}
-	return ipv4Len + len(m.body(topology.Self{}, topology.Peer{}))
-}
-
 // hostEntry is the finished entry of the hosts map for a peer.
 func hostEntry(self topology.Self, p topology.Peer) (maps.Host, error) {
 	for _, a := range []netip.Addr{self.Node, p.Node, p.Path.NextHop} {
@@ -86,7 +77,7 @@ func hostEntry(self topology.Self, p topology.Peer) (maps.Host, error) {
 	}
 	h := maps.Host{
 		Node: p.Node, NextHop: p.Path.NextHop, Ifindex: uint32(p.Path.Ifindex),
-		MTU: uint16(min(max(p.Path.MTU-Overhead(p.Encap), 0), math.MaxUint16)),
+		MTU: uint16(min(max(self.MTUTo(p), 0), math.MaxUint16)),
 	}
 	if p.Encap == topology.EncapNone {
 		return h, nil

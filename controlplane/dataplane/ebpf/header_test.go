@@ -30,7 +30,7 @@ var (
 func testSelf(e topology.Encap) topology.Self {
 	s := topology.Self{
 		Subnet: netip.MustParsePrefix("172.245.0.0/24"), Node: netip.MustParseAddr("192.168.32.245"), Uplink: 2,
-		Encap: e, MTU: 1500 - Overhead(e),
+		Encap: e, MTU: 1500 - e.Overhead(),
 	}
 	switch e {
 	case topology.EncapVXLAN:
@@ -156,9 +156,9 @@ func TestHeader(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if h.Encap != test.wire || h.Flags != test.flags || int(h.HeaderLen) != Overhead(test.encap) {
+			if h.Encap != test.wire || h.Flags != test.flags || int(h.HeaderLen) != test.encap.Overhead() {
 				t.Errorf("encap %d, flags %d, header of %d bytes; want %d, %d, %d",
-					h.Encap, h.Flags, h.HeaderLen, test.wire, test.flags, Overhead(test.encap))
+					h.Encap, h.Flags, h.HeaderLen, test.wire, test.flags, test.encap.Overhead())
 			}
 			header := complete(h, in)
 			if !checksumOK(header[:ipv4Len]) {
@@ -241,6 +241,7 @@ func TestHostEntry(t *testing.T) {
 	}{
 		"on the link":            {topology.EncapVXLAN, topology.Path{Ifindex: 7, NextHop: node, MTU: 1500}, 1450, node},
 		"behind a router":        {topology.EncapIPIP, topology.Path{Ifindex: 7, NextHop: router, MTU: 1400}, 1380, router},
+		"above the network's":    {topology.EncapVXLAN, topology.Path{Ifindex: 7, NextHop: router, MTU: 9000}, 1450, router},
 		"udp":                    {topology.EncapUDP, topology.Path{Ifindex: 7, NextHop: router, MTU: 1500}, 1472, router},
 		"plain":                  {topology.EncapNone, topology.Path{Ifindex: 7, NextHop: router, MTU: 1500}, 1500, router},
 		"loopback's MTU":         {topology.EncapNone, topology.Path{Ifindex: 7, NextHop: router, MTU: 65536}, 65535, router},
@@ -295,17 +296,5 @@ func TestHostEntryRefused(t *testing.T) {
 				t.Errorf("error %v, want %q", err, test.want)
 			}
 		})
-	}
-}
-
-// TestOverhead holds the bytes of DESIGN's table "on the wire".
-func TestOverhead(t *testing.T) {
-	want := map[topology.Encap]int{
-		topology.EncapVXLAN: 50, topology.EncapIPIP: 20, topology.EncapUDP: 28, topology.EncapNone: 0, "gre": 0,
-	}
-	for e, bytes := range want {
-		if got := Overhead(e); got != bytes {
-			t.Errorf("Overhead(%s) = %d, want %d", e, got, bytes)
-		}
 	}
 }

@@ -33,7 +33,7 @@ func Apply(s topology.State) ([]topology.Problem, error) {
 	if err != nil {
 		return nil, err
 	}
-	w := writer{kernel: k, dev: dev, have: have, want: newTables()}
+	w := writer{kernel: k, self: s.Self, dev: dev, have: have, want: newTables()}
 	for _, p := range s.Peers {
 		w.claim(p)
 	}
@@ -66,6 +66,7 @@ func (k kernel) overlayFor(s topology.Self) (Device, error) {
 // wanted by the peers.
 type writer struct {
 	kernel
+	self       topology.Self
 	dev        Device
 	have, want *tables
 }
@@ -79,7 +80,7 @@ func (w *writer) claim(p topology.Peer) {
 	if p.Encap == topology.EncapVXLAN && !unicast(mac) {
 		return
 	}
-	w.want.routes[w.route(p)] = true
+	w.want.routes[w.route(p)] = w.mtu(p)
 	if p.Encap != topology.EncapVXLAN {
 		return
 	}
@@ -97,6 +98,17 @@ func (w *writer) route(p topology.Peer) route {
 		return route{dst: p.Subnet, gateway: p.VTEP.Addr, ifindex: w.dev.Ifindex}
 	}
 	return route{dst: p.Subnet, gateway: p.Node, ifindex: w.dev.Ifindex}
+}
+
+// mtu is that of the route to a peer where the path carries less than the
+// network's packets, else 0. The kernel then cuts what is too big, or tells its
+// sender: behind the overlay device it would be dropped, and at a gateway the
+// kernel does not look at the MTU of the route to that.
+func (w *writer) mtu(p topology.Peer) int {
+	if p.Path.MTU >= w.self.MTU+w.self.Encap.Overhead() {
+		return 0
+	}
+	return max(w.self.MTUTo(p), minMTU)
 }
 
 // serve writes what one peer lacks, in the order FDB, neighbour, route.
@@ -138,20 +150,25 @@ func (w *writer) setNeighbour(v topology.VTEP) error {
 	return nil
 }
 
-// setRoute puts a missing route in front of any other to the same destination:
+// setRoute changes the MTU of a route in place, and puts a missing route in front of any other to the same destination:
 // NLM_F_CREATE without EXCL, REPLACE or APPEND, which the library calls
 // RouteAddEcmp and iproute2 "prepend" (fib_table_insert, net/ipv4/fib_trie.c).
 // So it is in force at once, and one that is not ours, such as flannel's, is
 // back in force when ours goes.
 func (w *writer) setRoute(r route) error {
-	if w.have.routes[r] {
+	mtu, there := w.have.routes[r]
+	if there && mtu == w.want.routes[r] {
 		return nil
 	}
 	if ifindex, own := w.have.connected[r.dst]; own {
 		return fmt.Errorf("%s is also the network of this node's own %s: remove the address there, or release the lease",
 			r.dst, w.linkName(ifindex))
 	}
-	if err := w.RouteAddEcmp(r.netlink()); err != nil {
+	write := w.RouteAddEcmp
+	if there {
+		write = w.RouteReplace
+	}
+	if err := write(r.netlink(w.want.routes[r])); err != nil {
 		return fmt.Errorf("add route %s dev %s: %w", r, w.linkName(r.ifindex), err)
 	}
 	return nil
@@ -161,7 +178,7 @@ func (w *writer) setRoute(r route) error {
 func (w *writer) prune() error {
 	var errs []error
 	for r := range w.have.routes {
-		if !w.want.routes[r] {
+		if _, wanted := w.want.routes[r]; !wanted {
 			errs = append(errs, w.delRoute(r))
 		}
 	}
@@ -178,7 +195,7 @@ func (w *writer) prune() error {
 	return errors.Join(errs...)
 }
 
-func (k kernel) delRoute(r route) error { return removal("route", r, k.RouteDel(r.netlink())) }
+func (k kernel) delRoute(r route) error { return removal("route", r, k.RouteDel(r.netlink(0))) }
 
 func removal(what string, which fmt.Stringer, err error) error {
 	if err == nil || gone(err) {

@@ -165,6 +165,11 @@ func TestApplyFollowsAPeer(t *testing.T) {
 			"neighbours": {"172.246.0.0 lladdr c6:00:00:00:00:02 PERMANENT"},
 			"fdb":        {"c6:00:00:00:00:02 dst 192.168.32.22 self permanent"},
 		}, []string{"new fdb"}},
+		"path MTU": {func(p *topology.Peer) { p.Path.MTU = 1400 }, map[string][]string{
+			"routes":     {"172.246.0.0/24 via 172.246.0.0 dev bpfnet0 onlink mtu 1350"},
+			"neighbours": {"172.246.0.0 lladdr c6:00:00:00:00:02 PERMANENT"},
+			"fdb":        {"c6:00:00:00:00:02 dst 192.168.32.246 self permanent"},
+		}, []string{"new route"}},
 		"to direct routing": {func(p *topology.Peer) { p.Encap = topology.EncapNone }, map[string][]string{
 			"routes": {"172.246.0.0/24 via 192.168.32.246 dev eth0 onlink"}, "neighbours": nil, "fdb": nil,
 		}, []string{"new route", "del route", "failed neigh", "del neigh", "del fdb"}},
@@ -241,6 +246,49 @@ func TestApplySharedMAC(t *testing.T) {
 	}
 	if len(got["routes"]) != 3 || len(got["neighbours"]) != 3 {
 		t.Errorf("not all three are served: %v", got)
+	}
+}
+
+// The route to a peer carries what the path does, where that is less than the
+// network's packets: in place, in front of another's, written once, and back.
+func TestApplyPathMTU(t *testing.T) {
+	for encap, want := range map[topology.Encap]string{
+		topology.EncapVXLAN: "via 172.246.0.0 dev bpfnet0 proto 98 onlink mtu 1350",
+		topology.EncapIPIP:  "via 192.168.32.246 dev bpfnet0 proto 98 onlink mtu 1380",
+		topology.EncapUDP:   "via 192.168.32.246 dev bpfnet0 proto 98 onlink mtu 1372",
+		topology.EncapNone:  "via 192.168.32.246 dev eth0 proto 98 onlink mtu 1400",
+	} {
+		t.Run(string(encap), func(t *testing.T) {
+			s := host1(t, encap)
+			s.MTU = 1500 - encap.Overhead()
+			ensure(t, s)
+			nstest.AddRoute(t, "172.246.0.0/24", "192.168.32.9")
+			routes := func() []string { return ip(t, "ip", "route", "show", "172.246.0.0/24") }
+			const foreign = "172.246.0.0/24 via 192.168.32.9 dev eth0"
+			p := peer(2, encap, s.Uplink)
+			apply(t, topology.State{Self: s, Peers: []topology.Peer{p}})
+			wide := routes()
+			p.Path.MTU = 1400
+			narrow := topology.State{Self: s, Peers: []topology.Peer{p}}
+			apply(t, narrow)
+			if diff := cmp.Diff([]string{"172.246.0.0/24 " + want, foreign}, routes()); diff != "" {
+				t.Errorf("routes (-want +got):\n%s", diff)
+			}
+			if seen := events(t, func() { apply(t, narrow) }); len(seen) != 0 {
+				t.Errorf("the second Apply wrote:\n%s", strings.Join(seen, "\n"))
+			}
+			p.Path.MTU = 1500
+			apply(t, topology.State{Self: s, Peers: []topology.Peer{p}})
+			if diff := cmp.Diff(wide, routes()); diff != "" {
+				t.Errorf("routes once the path is wide again (-want +got):\n%s", diff)
+			}
+			p.Path.MTU = 60
+			apply(t, topology.State{Self: s, Peers: []topology.Peer{p}})
+			apply(t, topology.State{Self: s})
+			if diff := cmp.Diff([]string{foreign}, routes()); diff != "" {
+				t.Errorf("routes after ours went (-want +got):\n%s", diff)
+			}
+		})
 	}
 }
 

@@ -17,8 +17,13 @@ import (
 // the letter b; neither iproute2's rt_protos nor a routing daemon uses it.
 const RouteProtocol = 0x62
 
+// minMTU is the smallest of an IPv4 link (RFC 791), bytes.
+const minMTU = 68
+
 // route is a route of ours. There may be two to one destination for the moment
 // in which a peer moves, hence the gateway and the device are part of the key.
+// The MTU is not: it is changed in place, for the kernel cannot be told to remove
+// the one of two routes that has none (fib_metrics_match, net/ipv4/fib_semantics.c).
 type route struct {
 	dst     netip.Prefix
 	gateway netip.Addr
@@ -27,7 +32,8 @@ type route struct {
 
 func (r route) String() string { return fmt.Sprintf("%s via %s", r.dst, r.gateway) }
 
-func (r route) netlink() *netlink.Route {
+// netlink is the route with that MTU; 0 leaves it to the device, and in a removal matches any.
+func (r route) netlink(mtu int) *netlink.Route {
 	return &netlink.Route{
 		Dst:       rtnl.IPNet(r.dst),
 		Gw:        r.gateway.AsSlice(),
@@ -35,6 +41,7 @@ func (r route) netlink() *netlink.Route {
 		Protocol:  RouteProtocol,
 		Table:     unix.RT_TABLE_MAIN,
 		Flags:     int(netlink.FLAG_ONLINK),
+		MTU:       mtu,
 	}
 }
 
@@ -42,15 +49,15 @@ func (r route) netlink() *netlink.Route {
 type tables struct {
 	fdb        map[topology.MAC]netip.Addr // VTEP MAC -> node
 	neighbours map[netip.Addr]topology.MAC // VTEP address -> VTEP MAC
-	routes     map[route]bool
-	connected  map[netip.Prefix]int // networks this node has an address in -> ifindex; not ours
+	routes     map[route]int               // -> MTU; 0 where it is the device's
+	connected  map[netip.Prefix]int        // networks this node has an address in -> ifindex; not ours
 }
 
 func newTables() *tables {
 	return &tables{
 		fdb:        map[topology.MAC]netip.Addr{},
 		neighbours: map[netip.Addr]topology.MAC{},
-		routes:     map[route]bool{},
+		routes:     map[route]int{},
 		connected:  map[netip.Prefix]int{},
 	}
 }
@@ -96,7 +103,7 @@ func (k kernel) listRoutes(t *tables) error {
 	for _, r := range routes {
 		switch r.Protocol {
 		case RouteProtocol:
-			t.routes[route{rtnl.Prefix(r.Dst), rtnl.Addr(r.Gw), r.LinkIndex}] = true
+			t.routes[route{rtnl.Prefix(r.Dst), rtnl.Addr(r.Gw), r.LinkIndex}] = r.MTU
 		case unix.RTPROT_KERNEL:
 			t.connected[rtnl.Prefix(r.Dst)] = r.LinkIndex
 		}

@@ -1,0 +1,69 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build root
+
+package e2e
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+
+	"github.com/bpfnet/bpfnet/test/lab"
+)
+
+// TestNarrowPath has the way from h1 to h2 carry less than the uplink (topology
+// as TestOverlay). What a container sends without DF is cut and arrives; with DF
+// its sender is told, by the host, what fits, and that arrives.
+func TestNarrowPath(t *testing.T) {
+	const underlay = 1400
+	forEach(t, backends, nil, func(t *testing.T, l *lab.Lab) {
+		h1, h2 := l.Hosts[0], l.Hosts[1]
+		run(t, h1.NS, "ip", "route", "add", h2.Addr.String()+"/32", "dev", lab.Uplink, "mtu", fmt.Sprint(underlay))
+		mtu := underlay - l.Options.Overhead()
+		waitPathMTU(t, h1, h2, mtu, fmt.Sprintf(" mtu %d", mtu))
+		from, to := h1.Containers[0], h2.Containers[0]
+		full, fits := l.Options.ContainerMTU()-28, mtu-28 // less IPv4 and ICMP headers
+		run(t, from.NS, "ping", "-M", "dont", "-c", "1", "-W", "5", "-s", fmt.Sprint(full), to.Addr.String())
+		ping(t, from.NS, to.Addr, lab.PingOptions{Count: 3, Size: fits, DF: true})
+		c := capture(t, from.NS, "eth0")
+		if r, err := from.NS.Ping(t.Context(), to.Addr, lab.PingOptions{Count: 1, Size: fits + 1, DF: true}); err != nil || r.Received != 0 {
+			t.Errorf("a byte too many with DF: %+v, %v", r, err)
+		}
+		var told []string
+		for _, p := range stop(t, c) {
+			if d := lab.Decode(p); !p.Outgoing && len(d.ICMP) > 0 {
+				told = append(told, fmt.Sprintf("%v, MTU %d", d.ICMP[0].TypeCode, d.ICMP[0].Seq))
+			}
+		}
+		equal(t, "ICMP to the sender", []string{fmt.Sprintf("DestinationUnreachable(FragmentationNeeded), MTU %d", mtu)}, told)
+
+		run(t, h1.NS, "ip", "route", "del", h2.Addr.String()+"/32")
+		waitPathMTU(t, h1, h2, l.Options.ContainerMTU(), "")
+		ping(t, h1.Containers[1].NS, to.Addr, lab.PingOptions{Count: 3, Size: full, DF: true})
+	})
+}
+
+// waitPathMTU waits until both the kernel and the fast path of a host know what
+// fits on the way to a peer's containers, the kernel by its route's metric.
+func waitPathMTU(t *testing.T, h, peer *lab.Host, mtu int, metric string) {
+	t.Helper()
+	until(t, fmt.Sprintf("the way from %s to %s has MTU %d", h.Name, peer.Name, mtu), func() (bool, error) {
+		route, err := h.NS.Run(t.Context(), "ip", "route", "get", peer.Containers[0].Addr.String())
+		if err != nil || !strings.Contains(route, metric) {
+			return false, err
+		}
+		set, err := h.Maps()
+		if err != nil {
+			return false, err
+		}
+		defer set.Close() //nolint:errcheck // only read
+		hosts, err := set.Hosts.All()
+		for _, host := range hosts {
+			if host.Node == peer.Addr && int(host.MTU) == mtu {
+				return true, err
+			}
+		}
+		return false, err
+	})
+}

@@ -115,12 +115,14 @@ func (l *loop) leaseEvent(e store.Event) {
 	}
 }
 
-// configChanged ends the session for a config that is good and new.
+// configChanged ends the session for a config that is good and new; nil is none.
 func (l *loop) configChanged(raw []byte) {
-	cfg, err := store.ParseConfig(raw)
 	if raw == nil {
-		err = store.ErrNoConfig
+		l.reporter.report("config",
+			errors.New("the network config was removed from etcd; the last one is served until there is another"))
+		return
 	}
+	cfg, err := store.ParseConfig(raw)
 	if err != nil {
 		l.reporter.report("config", fmt.Errorf("%w; the network is served as before until it is mended", err))
 		return

@@ -190,6 +190,20 @@ func TestConfigChanged(t *testing.T) {
 	}
 }
 
+func TestConfigRemoved(t *testing.T) {
+	l, lines := testLoop(t, labConfig)
+	for range 2 {
+		l.configChanged(nil)
+	}
+	checkLines(t, "removed", lines(), `level=WARN msg="the network config was removed from etcd; `+
+		`the last one is served until there is another" source=config`)
+	l.configChanged([]byte(labConfig))
+	checkLines(t, "written again", lines(), `level=INFO msg=mended source=config`)
+	if len(l.over) > 0 {
+		t.Error("the session ends")
+	}
+}
+
 func TestLeaseEvent(t *testing.T) {
 	l, lines := testLoop(t, labConfig)
 	lease := store.Lease{Key: "172.245.0.0-24"}

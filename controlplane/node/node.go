@@ -97,7 +97,7 @@ func Run(ctx context.Context, o Options) (err error) {
 	defer control.close()
 	defer func() { err = errors.Join(err, n.stopEtcd()) }()
 	for {
-		err := n.session(ctx)
+		err = n.session(ctx)
 		switch {
 		case ctx.Err() != nil:
 			n.log.Info("stopped; the datapath stays in place (remove it with bpfnet cleanup)")
@@ -107,7 +107,7 @@ func Run(ctx context.Context, o Options) (err error) {
 			sleep(ctx, restartPause)
 		default:
 			n.reporter.report("session", err)
-			n.status.fail(err)
+			n.status.fail()
 			if !sleep(ctx, retryEvery) {
 				return nil
 			}

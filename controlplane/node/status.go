@@ -99,7 +99,7 @@ func (s *status) update(f func(*Status)) {
 	f(&s.now)
 }
 
-func (s *status) fail(error) { s.update(func(now *Status) { now.Ready = false }) }
+func (s *status) fail() { s.update(func(now *Status) { now.Ready = false }) }
 
 func (s *status) get() Status {
 	s.mu.Lock()

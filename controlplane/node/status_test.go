@@ -156,7 +156,7 @@ func TestStatusBeforeTheNetworkIsServed(t *testing.T) {
 	if code, _, _ = get(t, n, "/status"); code != http.StatusOK {
 		t.Errorf("code %d once served, want 200", code)
 	}
-	n.status.fail(errors.New("uplink gone"))
+	n.status.fail()
 	code, _, body = get(t, n, "/status")
 	if code != http.StatusServiceUnavailable || !strings.Contains(body, `"subnet": "172.245.0.0/24"`) {
 		t.Errorf("code %d once a session failed, body %s; want 503, and what was served", code, body)

@@ -22,7 +22,7 @@ import (
 func wantAttached(l *lab.Lab, h *lab.Host, way string) []string {
 	want := []string{lab.Uplink + " " + way + " ingress from_network"}
 	if l.Options.Backend != topology.EncapNone {
-		want = append(want, "bpfnet0 "+way+" egress from_host")
+		want = append(want, "bpfnet0 "+way+" egress from_host", "bpfnet0 "+way+" ingress from_overlay")
 	}
 	for _, c := range h.Containers {
 		want = append(want, c.Veth+" "+way+" ingress from_container")

@@ -7,6 +7,7 @@ package e2e
 import (
 	"errors"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -131,8 +132,12 @@ func hostState(t *testing.T, h *lab.Host) (all []string) {
 			all = append(all, mount)
 		}
 	}
-	if _, err := os.Lstat(h.Dir); !errors.Is(err, os.ErrNotExist) {
-		all = append(all, h.Dir+" exists")
+	files, err := filepath.Glob(filepath.Join(h.Dir, "*"))
+	noError(t, err)
+	for _, file := range files {
+		if file != h.LogFile() && file != h.SubnetFile() { // the lab's
+			all = append(all, file)
+		}
 	}
 	return all
 }

@@ -35,7 +35,7 @@ func testDatagrams(t *testing.T, l *lab.Lab) {
 		{"container to container", from.NS, to.NS, to.Addr,
 			[2][]string{{containerEncapsulated}, {networkDelivered}}, [2][]string{{containerRouted}, {networkDelivered}}},
 		{"container to bridge", from.NS, h2.NS, h2.Gateway(),
-			[2][]string{{containerEncapsulated}, {networkToHost}}, [2][]string{{containerRouted}, {networkNotOurs}}},
+			[2][]string{{containerEncapsulated}, {networkToHost, overlayChecked}}, [2][]string{{containerRouted}, {networkNotOurs}}},
 		{"host to container", h1.NS, to.NS, to.Addr,
 			[2][]string{{hostEncapsulated}, {networkDelivered}}, [2][]string{nil, {networkNotOurs}}},
 		{"container to container of its host", from.NS, h1.Containers[1].NS, h1.Containers[1].Addr,

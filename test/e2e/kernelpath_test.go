@@ -19,8 +19,8 @@ import (
 // kernel has seen, and the same ping takes the fast path.
 func TestFirstPackets(t *testing.T) {
 	unknown := map[bool][2][]string{
-		true: {{containerUnknownSource, hostEncapsulated, networkToHost},
-			{networkToHost, containerUnknownSource, hostEncapsulated}},
+		true: {{containerUnknownSource, hostEncapsulated, networkToHost, overlayChecked},
+			{networkToHost, overlayChecked, containerUnknownSource, hostEncapsulated}},
 		false: {{containerUnknownSource, networkNotOurs}, {networkNotOurs, containerUnknownSource}},
 	}
 	known := map[bool][2][]string{
@@ -65,7 +65,7 @@ func TestNoFastPath(t *testing.T) {
 			l := up(t, func(o *lab.Options) { o.Backend = backend })
 			startDaemons(t, l, "--fast-path=false")
 			h1, h2 := l.Hosts[0], l.Hosts[1]
-			want := [2][]string{{hostEncapsulated, networkToHost}, {networkToHost, hostEncapsulated}}
+			want := [2][]string{{hostEncapsulated, networkToHost, overlayChecked}, {networkToHost, overlayChecked, hostEncapsulated}}
 			if backend == topology.EncapNone {
 				want = [2][]string{{networkNotOurs}, {networkNotOurs}}
 			}

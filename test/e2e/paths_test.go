@@ -28,6 +28,7 @@ const (
 	networkOuterFragment   = "from_network pass/outer_fragment"
 	networkNotOurs         = "from_network pass/not_ours"
 	networkProtocol        = "from_network pass/protocol"
+	overlayChecked         = "from_overlay pass/checked" // every packet to the host has come in by bpfnet0
 	hostEncapsulated       = "from_host forward/encapsulated"
 )
 
@@ -53,17 +54,17 @@ func testPaths(t *testing.T, l *lab.Lab) {
 			[2][]string{{containerEncapsulated, networkDelivered}, {networkDelivered, containerEncapsulated}},
 			[2][]string{{containerRouted, networkDelivered}, {networkDelivered, containerRouted}}},
 		{"container to remote bridge", c1.NS, h2.Gateway(), 63,
-			[2][]string{{containerEncapsulated, networkDelivered}, {networkToHost, hostEncapsulated}},
+			[2][]string{{containerEncapsulated, networkDelivered}, {networkToHost, overlayChecked, hostEncapsulated}},
 			[2][]string{{containerRouted, networkDelivered}, {networkNotOurs}}},
 		// The request leaves as it is, for a node is no address of the overlay; the answer is for a container.
 		{"container to remote node", c1.NS, h2.Addr, 63,
 			[2][]string{{containerNoRoute, networkDelivered}, {networkNotOurs, hostEncapsulated}},
 			[2][]string{{containerNoRoute, networkNotOurs}, {networkNotOurs}}},
 		{"host to remote container", h1.NS, remote.Addr, 63,
-			[2][]string{{hostEncapsulated, networkToHost}, {networkDelivered, containerEncapsulated}},
+			[2][]string{{hostEncapsulated, networkToHost, overlayChecked}, {networkDelivered, containerEncapsulated}},
 			[2][]string{{networkNotOurs}, {networkNotOurs, containerNoRoute}}},
 		{"host to remote bridge", h1.NS, h2.Gateway(), 64,
-			[2][]string{{hostEncapsulated, networkToHost}, {networkToHost, hostEncapsulated}},
+			[2][]string{{hostEncapsulated, networkToHost, overlayChecked}, {networkToHost, overlayChecked, hostEncapsulated}},
 			[2][]string{{networkNotOurs}, {networkNotOurs}}},
 		{"host to remote node", h1.NS, h2.Addr, bare,
 			[2][]string{{networkNotOurs}, {networkNotOurs}}, [2][]string{{networkNotOurs}, {networkNotOurs}}},

@@ -124,7 +124,7 @@ func TestRoutedLinks(t *testing.T) {
 		equal(t, "programs on h1", wantAttached(l, h1, "tcx"), attached(t, h1))
 		c1, c2, remote := h1.Containers[0], h1.Containers[1], h2.Containers[0]
 		fast, host := containerEncapsulated, hostEncapsulated
-		toHost := [2][]string{{host, networkToHost}, {networkDelivered, fast}}
+		toHost := [2][]string{{host, networkToHost, overlayChecked}, {networkDelivered, fast}}
 		if !slices.Contains(tunnels, l.Options.Backend) {
 			fast = containerRouted
 			toHost = [2][]string{{networkNotOurs}, {networkNotOurs, containerNoRoute}}
@@ -163,7 +163,7 @@ func TestOuterFragments(t *testing.T) {
 	run(t, l.Wire(), "ip", "link", "set", "seg2", "mtu", "1400") // of the way to h2, not of the way back
 	want := [2][]string{
 		{containerEncapsulated, networkDelivered},
-		{networkOuterFragment, networkOuterFragment, containerEncapsulated},
+		{networkOuterFragment, networkOuterFragment, overlayChecked, containerEncapsulated},
 	}
 	const count = 3
 	expectCounters(t, l, count, want, func() {

@@ -88,6 +88,39 @@ func TestAttachAfterInterfaceWasReplaced(t *testing.T) {
 	}
 }
 
+// Interfaces of two network namespaces have the same numbers.
+func TestAttachInAnotherNamespace(t *testing.T) {
+	nstest.Enter(t)
+	eth := nstest.AddVeth(t, "eth0", 1500)
+	o := testOptions(t)
+	start(t, o, bpf.FromNetwork, eth)
+	first := attached(t, eth, ebpf.AttachTCXIngress)
+
+	t.Run("another", func(t *testing.T) {
+		nstest.Enter(t)
+		if same := nstest.AddVeth(t, "eth0", 1500); same != eth {
+			t.Fatalf("interface %d, want the number %d again", same, eth)
+		}
+		o.Settings.Vni++ // another program
+		d := open(t, o)
+		if on, err := d.Attached(bpf.FromNetwork); err != nil || len(on) != 0 {
+			t.Errorf("attached to %v, %v before anything is here", on, err)
+		}
+		if err := d.Detach(bpf.FromNetwork, eth); err != nil {
+			t.Error(err)
+		}
+		if err := d.Attach(bpf.FromNetwork, eth); err != nil {
+			t.Fatal(err)
+		}
+		if attached(t, eth, ebpf.AttachTCXIngress) == 0 {
+			t.Error("nothing attached in this namespace")
+		}
+	})
+	if now := attached(t, eth, ebpf.AttachTCXIngress); now != first {
+		t.Errorf("program %d is now %d: changed from another namespace", first, now)
+	}
+}
+
 // replaceInterface deletes an interface and makes another of the same name and number.
 func replaceInterface(t *testing.T, name string) {
 	t.Helper()

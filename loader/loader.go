@@ -9,7 +9,9 @@
 //	maps/NAME               the maps; "settings" is the programs' read-only data
 //	maps-new/               maps of another layout, being filled; becomes maps/ by one exchange
 //	maps-old/               what maps/ was, for a moment, where the kernel cannot exchange (before 5.16)
-//	links/PROGRAM-IFINDEX   tcx links (kernels without tcx keep clsact filters instead)
+//	links/NETNS/PROGRAM-IFINDEX
+//	                        tcx links (kernels without tcx keep clsact filters instead) of the network
+//	                        namespace with that inode number
 package loader
 
 import (

@@ -12,28 +12,47 @@ import (
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/link"
+	"golang.org/x/sys/unix"
 )
 
 const linksDir = "links"
 
-// tcx attaches by pinned tcx links (kernel 6.6), which outlive the daemon.
+// tcx attaches by pinned tcx links (kernel 6.6), which outlive the daemon. A
+// link tells its interface's number but not its network namespace, so each
+// namespace has a directory of its own: another's links are left alone.
 type tcx struct {
 	pinDir string
 }
 
-func (t *tcx) path(a attachment) string {
-	return filepath.Join(t.pinDir, linksDir, fmt.Sprintf("%s-%d", a.hook.program, a.ifindex))
+// dir holds the links of the network namespace we are in, named by the inode
+// of its file, as `readlink /proc/self/ns/net` shows it. A number that comes
+// back after its namespace is gone finds links without interface, see openLink.
+func (t *tcx) dir() (string, error) {
+	var ns unix.Stat_t
+	if err := unix.Stat("/proc/thread-self/ns/net", &ns); err != nil {
+		return "", fmt.Errorf("identify network namespace: %w", err)
+	}
+	return filepath.Join(t.pinDir, linksDir, strconv.FormatUint(ns.Ino, 10)), nil
+}
+
+func (t *tcx) path(a attachment) (string, error) {
+	dir, err := t.dir()
+	return filepath.Join(dir, fmt.Sprintf("%s-%d", a.hook.program, a.ifindex)), err
 }
 
 func (t *tcx) attach(a attachment, prog *ebpf.Program) error {
-	l, err := t.pinned(a)
+	pin, err := t.path(a)
+	if err != nil {
+		return err
+	}
+	l, err := openLink(pin, a.ifindex)
 	if err != nil {
 		return err
 	}
 	if l != nil {
 		return errors.Join(replace(l, prog), l.Close())
 	}
-	if err = os.MkdirAll(filepath.Join(t.pinDir, linksDir), 0o700); err != nil {
+	if err = os.MkdirAll(filepath.Dir(pin), 0o700); err != nil {
 		return err
 	}
 	side := ebpf.AttachTCXIngress
@@ -44,7 +63,7 @@ func (t *tcx) attach(a attachment, prog *ebpf.Program) error {
 	if err != nil {
 		return err
 	}
-	if err := l.Pin(t.path(a)); err != nil {
+	if err := l.Pin(pin); err != nil {
 		return errors.Join(fmt.Errorf("pin link: %w", err), l.Close())
 	}
 	return l.Close() // the pin holds it
@@ -70,10 +89,10 @@ func replace(l link.Link, prog *ebpf.Program) error {
 	return nil
 }
 
-// pinned opens the attachment's link. A link whose interface is gone is
+// openLink opens the pinned link of an interface. A link whose interface is gone is
 // removed: the number may come back for another interface. nil if there is none.
-func (t *tcx) pinned(a attachment) (link.Link, error) {
-	l, err := link.LoadPinnedLink(t.path(a), nil)
+func openLink(pin string, ifindex int) (link.Link, error) {
+	l, err := link.LoadPinnedLink(pin, nil)
 	if errors.Is(err, os.ErrNotExist) {
 		return nil, nil
 	}
@@ -84,21 +103,29 @@ func (t *tcx) pinned(a attachment) (link.Link, error) {
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("read link info: %w", err), l.Close())
 	}
-	if on := info.TCX(); on != nil && int(on.Ifindex) == a.ifindex {
+	if on := info.TCX(); on != nil && int(on.Ifindex) == ifindex {
 		return l, nil
 	}
 	return nil, errors.Join(l.Unpin(), l.Close())
 }
 
 func (t *tcx) detach(a attachment) error {
-	if err := os.Remove(t.path(a)); err != nil && !errors.Is(err, os.ErrNotExist) {
+	pin, err := t.path(a)
+	if err != nil {
+		return err
+	}
+	if err := os.Remove(pin); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return fmt.Errorf("unpin link: %w", err)
 	}
 	return nil
 }
 
 func (t *tcx) list() ([]attachment, error) {
-	entries, err := os.ReadDir(filepath.Join(t.pinDir, linksDir))
+	dir, err := t.dir()
+	if err != nil {
+		return nil, err
+	}
+	entries, err := os.ReadDir(dir)
 	if errors.Is(err, os.ErrNotExist) {
 		return nil, nil
 	}

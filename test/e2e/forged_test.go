@@ -58,6 +58,10 @@ func testForged(t *testing.T, l *lab.Lab) {
 	container := func(src netip.Addr) func(*testing.T) {
 		return func(t *testing.T) { sendFromContainer(t, h1, c1, datagram(src, remote.Addr, 0)) }
 	}
+	ownTunnel := func(t *testing.T) {
+		packet := tunnelPacket(t, l, h2, h1, datagram(remote.Addr, c2.Addr, 0), from(c1.Addr))
+		sendFromContainer(t, h1, c1, packet)
+	}
 	outerLen := 14 + l.Options.Overhead() + 28 + payload
 	innerLen := 14 + 28 + payload
 	for _, test := range []struct {
@@ -78,7 +82,13 @@ func testForged(t *testing.T, l *lab.Lab) {
 			event{Program: "from_container", Reason: "container_source", Length: innerLen, Source: c2.Addr, Destination: remote.Addr}},
 		{"container as another node's", container(elsewhere), containerUnknownSource,
 			event{Program: "from_host", Reason: "node_source", Length: innerLen, Source: elsewhere, Destination: remote.Addr}},
+		// To the kernel's own device, past from_network.
+		{"container as a node", ownTunnel, containerNoRoute,
+			event{Program: "from_overlay", Reason: "unchecked", Length: innerLen}},
 	} {
+		if test.event.Program == "from_overlay" && l.Options.Backend != topology.EncapVXLAN {
+			continue // nobody listens for tunnel packets
+		}
 		if test.event.Program != "from_container" && l.Options.Backend == topology.EncapNone {
 			continue // there is no tunnel to forge
 		}

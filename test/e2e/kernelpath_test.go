@@ -5,6 +5,7 @@
 package e2e
 
 import (
+	"net/netip"
 	"slices"
 	"testing"
 	"time"
@@ -55,6 +56,40 @@ func TestFirstPackets(t *testing.T) {
 			expectCounters(t, l, count, known[tunnel], pings)
 		})
 	}
+}
+
+// TestUnresolvedNextHop (topology as TestOverlay) sends while the MAC of the other
+// node is not known, from a container and from the host. The packet waits for
+// ARP, and leaves as it should.
+func TestUnresolvedNextHop(t *testing.T) {
+	forEach(t, backends, nil, func(t *testing.T, l *lab.Lab) {
+		h1, h2 := l.Hosts[0], l.Hosts[1]
+		for _, h := range []*lab.Host{h2, h1} {
+			noError(t, h.StopDaemon(t.Context())) // no word to etcd either
+		}
+		container, to := h1.Containers[0], h2.Containers[0]
+		host := h1.Subnet.Addr()
+		if l.Options.Backend == topology.EncapNone {
+			host = h1.Addr
+		}
+		for _, test := range []struct {
+			name string
+			from lab.Namespace
+			addr netip.Addr
+			ttl  int // of the request on the wire
+		}{{"container", container.NS, container.Addr, 63}, {"host", h1.NS, host, 64}} {
+			t.Run(test.name, func(t *testing.T) {
+				for _, h := range l.Hosts {
+					run(t, h.NS, "ip", "neigh", "flush", "dev", lab.Uplink)
+				}
+				request, reply := pingOnWire(t, l, test.from, to.Addr)
+				in := inner{src: test.addr, dst: to.Addr, icmp: "EchoRequest", ttl: test.ttl, df: true, length: 84}
+				equal(t, "request", wireLines(t, l, h1, h2, in, 0), describe(request))
+				in = inner{src: to.Addr, dst: test.addr, icmp: "EchoReply", ttl: 63, length: 84}
+				equal(t, "reply", wireLines(t, l, h2, h1, in, 0), describe(reply))
+			})
+		}
+	})
 }
 
 // TestNoFastPath: with --fast-path=false containers' packets go through the

@@ -52,6 +52,7 @@ func TestOverlay(t *testing.T) {
 			{"bare", testBare},
 			{"paths", testPaths},
 			{"stream", testStream},
+			{"datagram superpackets", testDatagramSuperpackets},
 			{"segmented", testSegmented},
 			{"datagrams", testDatagrams},
 			{"fragments", testFragmentsOutOfOrder},

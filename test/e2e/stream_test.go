@@ -100,6 +100,33 @@ func superpackets(packets []lab.Packet, outgoing bool) (all []superpacket) {
 	return all
 }
 
+// testDatagramSuperpackets sends datagrams that the sender hands to its kernel 20
+// at a time (UDP GSO). They leave the host as they are, and arrive as datagrams.
+func testDatagramSuperpackets(t *testing.T, l *lab.Lab) {
+	if l.Options.Backend == topology.EncapUDP {
+		return // what comes out of UDP in UDP cannot be cut any more: between hosts a NIC has cut it
+	}
+	h1, h2 := l.Hosts[0], l.Hosts[1]
+	to := h2.Containers[0]
+	for name, from := range map[string]lab.Namespace{"container": h1.Containers[0].NS, "host": h1.NS} {
+		t.Run(name, func(t *testing.T) {
+			wire := capture(t, h1.NS, lab.Uplink)
+			o := lab.UDPOptions{Count: 40, Size: 1000, Segments: 20}
+			n, err := lab.TransferUDP(t.Context(), from, to.NS, to.Addr, o)
+			noError(t, err)
+			equal(t, "datagrams that arrived", o.Count, n)
+			var sizes [][2]int
+			packets := traffic(stop(t, wire))
+			verify(t, h1.Name, packets)
+			for _, p := range packets {
+				sizes = append(sizes, [2]int{p.Len, p.GSOSize})
+			}
+			whole := [2]int{14 + l.Options.Overhead() + 28 + 20*1000, 1000}
+			equal(t, "lengths on the wire, and of segments", [][2]int{whole, whole}, sizes)
+		})
+	}
+}
+
 // testSegmented does without the offloads of the uplinks, as a NIC does that knows
 // no tunnels: the kernel then cuts each superpacket and fills in every checksum
 // behind our encapsulation, and all of that has to be right on the wire.

@@ -109,10 +109,11 @@ func (s *session) acquire(ctx context.Context) error {
 	b := s.config.Backend
 	s.self = topology.Self{
 		Node: s.uplink.Addr, Uplink: s.uplink.Ifindex, Encap: b.Type, VNI: b.VNI, Port: b.Port,
-		MTU: b.MTU,
+		MTU: containerMTU(b, s.uplink.MTU),
 	}
-	if s.self.MTU == 0 {
-		s.self.MTU = s.uplink.MTU - b.Type.Overhead()
+	if b.Type == topology.EncapVXLAN && b.MTU > s.uplink.MTU {
+		s.log.Warn("Backend.MTU is more than the uplink carries, whose own is used: lower it, or raise the uplink's",
+			"mtu", b.MTU, "uplink", s.uplink.Name, "uplink mtu", s.uplink.MTU)
 	}
 	if b.Type == topology.EncapVXLAN {
 		s.self.VTEP.MAC = vtepMAC(s.uplink.Addr, b.VNI)
@@ -129,6 +130,16 @@ func (s *session) acquire(ctx context.Context) error {
 	s.log.Info("lease acquired", "subnet", s.self.Subnet, "node", s.self.Node, "uplink", s.uplink.Name,
 		"backend", s.self.Encap, "mtu", s.self.MTU)
 	return nil
+}
+
+// containerMTU is what the underlay carries less the outer headers. With vxlan
+// that may be configured where it is less than the uplink's; flannel reads
+// Backend.MTU in no other of these backends (pkg/backend/vxlan/vxlan.go).
+func containerMTU(b store.Backend, uplink int) int {
+	if b.Type == topology.EncapVXLAN && b.MTU != 0 {
+		uplink = min(uplink, b.MTU)
+	}
+	return uplink - b.Type.Overhead()
 }
 
 // vtepMAC is the node's VTEP MAC: the same after every restart and reboot with

@@ -44,7 +44,7 @@ type Backend struct {
 	Type          topology.Encap
 	VNI           uint32 // 24 bits; vxlan only
 	Port          uint16 // UDP destination port, host byte order; 0 where Type has none
-	MTU           int    // bytes of IP packet the underlay carries, outer header included; 0: the uplink's MTU
+	MTU           int    // bytes of IP packet the underlay carries, outer header included; 0: the uplink's MTU; vxlan only
 	DirectRouting bool   // no encapsulation to nodes on the same link
 	Learning      bool   // vxlan device option of flannel's
 	GBP           bool   // vxlan device option of flannel's
@@ -144,8 +144,8 @@ func parseBackend(data json.RawMessage) (Backend, error) {
 		return Backend{}, fmt.Errorf("Backend.VNI %d is not within 0 to %d", raw.VNI, vniMax)
 	case raw.Port < 0 || raw.Port > 65535:
 		return Backend{}, fmt.Errorf("Backend.Port %d is not within 0 to 65535", raw.Port)
-	case raw.MTU != 0 && (raw.MTU < mtuMin || raw.MTU > mtuMax):
-		return Backend{}, fmt.Errorf("Backend.MTU %d is not within %d to %d", raw.MTU, mtuMin, mtuMax)
+	case raw.MTU != 0 && (raw.MTU < mtuMin+b.Type.Overhead() || raw.MTU > mtuMax):
+		return Backend{}, fmt.Errorf("Backend.MTU %d is not within %d to %d", raw.MTU, mtuMin+b.Type.Overhead(), mtuMax)
 	}
 	if b.Type == topology.EncapVXLAN {
 		b.VNI = uint32(raw.VNI)
@@ -168,6 +168,9 @@ func (c Config) Warnings() []string {
 	}
 	if c.Backend.Learning {
 		out = append(out, "Backend.Learning is set, but addresses come from etcd alone: nothing is learned from packets")
+	}
+	if c.Backend.MTU != 0 && c.Backend.Type != topology.EncapVXLAN {
+		out = append(out, fmt.Sprintf("Backend.MTU is set, but %s follows the uplink's MTU, as with flannel: set that", c.Backend.Type))
 	}
 	return out
 }

@@ -138,7 +138,10 @@ func TestParseConfigErrors(t *testing.T) {
 		{`{"Network":"10.3.0.0/16","Backend":{"Type":"vxlan","VNI":"1"}}`,
 			"Backend.VNI is of type string, not a whole number"},
 		{`{"Network":"10.3.0.0/16","Backend":{"Type":"udp","Port":65536}}`, "Backend.Port 65536 is not within 0 to 65535"},
-		{`{"Network":"10.3.0.0/16","Backend":{"Type":"vxlan","MTU":67}}`, "Backend.MTU 67 is not within 68 to 65535"},
+		{`{"Network":"10.3.0.0/16","Backend":{"Type":"vxlan","MTU":67}}`, "Backend.MTU 67 is not within 118 to 65535"},
+		{`{"Network":"10.3.0.0/16","Backend":{"Type":"vxlan","MTU":117}}`, "Backend.MTU 117 is not within 118 to 65535"},
+		{`{"Network":"10.3.0.0/16","Backend":{"Type":"vxlan","MTU":-1}}`, "Backend.MTU -1 is not within 118 to 65535"},
+		{`{"Network":"10.3.0.0/16","Backend":{"Type":"vxlan","MTU":"1450"}}`, "Backend.MTU is of type string, not a whole number"},
 	} {
 		_, err := ParseConfig([]byte(tt.json))
 		if !errors.Is(err, ErrBadConfig) {
@@ -155,9 +158,9 @@ func TestConfigWarnings(t *testing.T) {
 	if w := (Config{EnableIPv4: true, Backend: vxlan}).Warnings(); len(w) != 0 {
 		t.Errorf("plain config warns of %q", w)
 	}
-	w := Config{EnableIPv4: true, EnableIPv6: true, Backend: Backend{GBP: true, Learning: true}}.Warnings()
-	if len(w) != 3 || !strings.HasPrefix(w[0], "EnableIPv6 is set") {
-		t.Errorf("got warnings %q, want three", w)
+	w := Config{EnableIPv4: true, EnableIPv6: true, Backend: Backend{Type: topology.EncapIPIP, MTU: 1400, GBP: true, Learning: true}}.Warnings()
+	if len(w) != 4 || !strings.HasPrefix(w[0], "EnableIPv6 is set") {
+		t.Errorf("got warnings %q, want four", w)
 	}
 }
 

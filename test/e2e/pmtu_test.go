@@ -6,9 +6,12 @@ package e2e
 
 import (
 	"fmt"
+	"os"
 	"strings"
 	"testing"
 
+	"github.com/bpfnet/bpfnet/controlplane/store"
+	"github.com/bpfnet/bpfnet/controlplane/topology"
 	"github.com/bpfnet/bpfnet/test/lab"
 )
 
@@ -42,6 +45,35 @@ func TestNarrowPath(t *testing.T) {
 		waitPathMTU(t, h1, h2, l.Options.ContainerMTU(), "")
 		ping(t, h1.Containers[1].NS, to.Addr, lab.PingOptions{Count: 3, Size: full, DF: true})
 	})
+}
+
+// TestBackendMTU configures what the underlay carries, outer headers included, as
+// with flannel. What the uplink cannot carry is said, and the uplink's MTU served.
+func TestBackendMTU(t *testing.T) {
+	l := serve(t, func(o *lab.Options) { o.Backend = topology.EncapVXLAN })
+	c := etcd(t, l)
+	for _, step := range []struct{ backend, container int }{{1400, 1350}, {1500, 1450}, {1300, 1250}, {9000, 1450}} {
+		_, err := c.Put(t.Context(), store.DefaultPrefix+"/config", fmt.Sprintf(
+			`{"Network":%q,"SubnetLen":%d,"Backend":{"Type":"vxlan","MTU":%d}}`, lab.Network, lab.SubnetLen, step.backend))
+		noError(t, err)
+		h1, h2 := l.Hosts[0], l.Hosts[1]
+		for _, h := range l.Hosts {
+			until(t, fmt.Sprintf("%s serves MTU %d", h.Name, step.container), func() (bool, error) {
+				s, err := h.DaemonStatus(t.Context())
+				return err == nil && s.MTU == step.container && len(s.Peers) == 1, err
+			})
+		}
+		waitPathMTU(t, h1, h2, step.container, " dev bpfnet0 ")
+		if link := run(t, h1.NS, "ip", "link", "show", "bpfnet0"); !strings.Contains(link, fmt.Sprintf(" mtu %d ", step.container)) {
+			t.Errorf("Backend.MTU %d: %s", step.backend, link)
+		}
+		ping(t, h1.NS, h2.Containers[0].Addr, lab.PingOptions{Count: 3, Size: step.container - 28, DF: true})
+	}
+	log, err := os.ReadFile(l.Hosts[0].LogFile())
+	noError(t, err)
+	if n := strings.Count(string(log), "Backend.MTU is more than the uplink carries"); n != 1 {
+		t.Errorf("said %d times that 9000 is too much, want once", n)
+	}
 }
 
 // waitPathMTU waits until both the kernel and the fast path of a host know what

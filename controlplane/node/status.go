@@ -17,6 +17,8 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/bpfnet/bpfnet/controlplane/topology"
 )
 
@@ -125,8 +127,15 @@ type controlSocket struct {
 	done   chan struct{}
 }
 
+// maxSocketPath is the longest path of a unix socket, in bytes: a NUL follows it (unix(7)).
+const maxSocketPath = len(unix.RawSockaddrUnix{}.Path) - 1
+
 func (n *node) listen() (*controlSocket, error) {
 	path := filepath.Join(n.RunDir, SocketName)
+	if len(path) > maxSocketPath {
+		return nil, fmt.Errorf("listen on control socket %s: %d bytes, and %d is the most for a socket: choose a shorter --run-dir",
+			path, len(path), maxSocketPath)
+	}
 	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return nil, fmt.Errorf("remove old control socket: %w", err)
 	}

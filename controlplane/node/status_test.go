@@ -236,3 +236,27 @@ func TestListenReplacesAnOldSocket(t *testing.T) {
 		t.Errorf("the socket is left behind: %v", err)
 	}
 }
+
+// The kernel's own word on a path that is too long is "invalid argument".
+func TestSocketPathLength(t *testing.T) {
+	t.Chdir(t.TempDir()) // relative paths: a temporary directory's own may be too long
+	log := slog.New(slog.DiscardHandler)
+	for _, length := range []int{maxSocketPath, maxSocketPath + 1} {
+		dir := strings.Repeat("d", length-len("/"+SocketName))
+		if err := os.Mkdir(dir, 0o700); err != nil {
+			t.Fatal(err)
+		}
+		n := &node{Options: Options{RunDir: dir}, log: log, reporter: newReporter(log)}
+		control, err := n.listen()
+		if length <= maxSocketPath {
+			if err != nil {
+				t.Fatalf("path of %d bytes: %v", length, err)
+			}
+			control.close()
+			continue
+		}
+		if err == nil || !strings.Contains(err.Error(), "choose a shorter --run-dir") {
+			t.Errorf("path of %d bytes: %v", length, err)
+		}
+	}
+}

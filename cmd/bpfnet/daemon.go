@@ -23,6 +23,9 @@ type daemonFlags struct {
 	ifaceCanReach string
 	publicIP      string
 	renewMargin   int // minutes
+	ipMasq        bool
+	healthzIP     string
+	healthzPort   uint16
 	sizes         loader.Sizes
 	clsact        bool
 	logLevel      string
@@ -51,6 +54,7 @@ func newDaemonCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
+			f.warn(o.Logger)
 			return node.Run(cmd.Context(), o)
 		},
 	}
@@ -80,6 +84,10 @@ func (f *daemonFlags) register(flags *pflag.FlagSet) {
 	flags.StringVar(&f.publicIP, "public-ip", "", "address other nodes reach this one by (default: the uplink's)")
 	flags.StringVar(&o.SubnetFile, "subnet-file", "/run/flannel/subnet.env", "file that tells others the subnet and MTU")
 	flags.IntVar(&f.renewMargin, "subnet-lease-renew-margin", 60, "renew the lease this many minutes before it ends")
+	flags.BoolVar(&f.ipMasq, "ip-masq", false,
+		"flanneld's; taken but without effect for now: nothing is masqueraded, and the subnet file says so")
+	flags.StringVar(&f.healthzIP, "healthz-ip", "0.0.0.0", "address on which GET /healthz is answered")
+	flags.Uint16Var(&f.healthzPort, "healthz-port", 0, "port on which GET /healthz is answered; 0: on none")
 	flags.BoolVar(&o.FastPath, "fast-path", true,
 		"take containers' packets past the host's FORWARD chain and conntrack; false sends all through the kernel's path")
 	flags.Uint32Var(&f.sizes.Routes, "max-routes", 65536, "capacity for subnets of other lengths than the network's SubnetLen")
@@ -109,6 +117,11 @@ func (f *daemonFlags) options(runDir string) (node.Options, error) {
 	if o.Underlay.PublicIP, err = addrFlag("public-ip", f.publicIP); err != nil {
 		return o, err
 	}
+	healthzIP, err := addrFlag("healthz-ip", f.healthzIP)
+	if err != nil {
+		return o, err
+	}
+	o.Healthz = netip.AddrPortFrom(healthzIP, f.healthzPort)
 	if o.Logger, err = newLogger(f.logLevel, f.logFormat); err != nil {
 		return o, err
 	}
@@ -145,6 +158,14 @@ func checkSizes(s loader.Sizes) error {
 		}
 	}
 	return nil
+}
+
+// warn tells of flags that do not do what their names say.
+func (f *daemonFlags) warn(log *slog.Logger) {
+	if f.ipMasq {
+		log.Warn("--ip-masq has no effect: bpfnet does not masquerade yet; the subnet file says FLANNEL_IPMASQ=false, " +
+			"so leave masquerading to Docker (without its --ip-masq=false) or to a rule of your own")
+	}
 }
 
 func addrFlag(name, value string) (netip.Addr, error) {

@@ -3,6 +3,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"log/slog"
 	"net/netip"
@@ -10,6 +11,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/spf13/pflag"
 )
 
 // TestDaemonRefusesFlags before anything is touched: the run directory is not even made.
@@ -23,6 +26,8 @@ func TestDaemonRefusesFlags(t *testing.T) {
 		"margin of the whole day": {[]string{"--subnet-lease-renew-margin=1440"}, "--subnet-lease-renew-margin 1440: must be from 1 to"},
 		"public IP":               {[]string{"--public-ip=host1"}, "--public-ip: "},
 		"address to reach":        {[]string{"--iface-can-reach=8.8.8"}, "--iface-can-reach: "},
+		"health address":          {[]string{"--healthz-ip=any"}, "--healthz-ip: "},
+		"health port":             {[]string{"--healthz-port=65536"}, `invalid argument "65536" for "--healthz-port" flag`},
 		"log level":               {[]string{"--log-level=loud"}, `--log-level "loud": debug, info, warn or error`},
 		"log format":              {[]string{"--log-format=xml"}, `--log-format "xml": text or json`},
 		"size that is no number":  {[]string{"--max-hosts=-1"}, `invalid argument "-1" for "--max-hosts" flag`},
@@ -44,6 +49,33 @@ func TestDaemonRefusesFlags(t *testing.T) {
 				t.Errorf("the run directory was made: %v", err)
 			}
 		})
+	}
+}
+
+// TestFlanneldUnit: what a unit file gives flanneld is understood.
+func TestFlanneldUnit(t *testing.T) {
+	f := &daemonFlags{}
+	flags := pflag.NewFlagSet("daemon", pflag.ContinueOnError)
+	f.register(flags)
+	args := []string{
+		"--etcd-endpoints=http://192.0.2.1:2379", "--etcd-prefix=/coreos.com/network", "--iface=eth0",
+		"--ip-masq", "--healthz-ip=127.0.0.1", "--healthz-port=10254",
+	}
+	if err := flags.Parse(args); err != nil {
+		t.Fatal(err)
+	}
+	if !f.ipMasq || f.healthzIP != "127.0.0.1" || f.healthzPort != 10254 {
+		t.Errorf("flags %+v", f)
+	}
+}
+
+func TestIPMasqIsSaidToDoNothing(t *testing.T) {
+	for given, lines := range map[bool]int{true: 1, false: 0} {
+		var out bytes.Buffer
+		(&daemonFlags{ipMasq: given}).warn(slog.New(slog.NewTextHandler(&out, nil)))
+		if got := strings.Count(out.String(), "FLANNEL_IPMASQ=false"); got != lines {
+			t.Errorf("--ip-masq=%t: log %q, want %d lines", given, out.String(), lines)
+		}
 	}
 }
 

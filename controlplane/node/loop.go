@@ -298,9 +298,8 @@ func (l *loop) announce() error {
 	if !l.attached {
 		return nil
 	}
-	env := store.SubnetEnv{
-		Network: l.config.Network, Subnet: l.self.Subnet, MTU: l.self.MTU, IPMasq: l.IPMasq,
-	}
+	// IPMasq false: nothing masquerades here, and others go by it.
+	env := store.SubnetEnv{Network: l.config.Network, Subnet: l.self.Subnet, MTU: l.self.MTU}
 	err := env.Write(l.SubnetFile)
 	if !l.isSynced() {
 		close(l.synced)

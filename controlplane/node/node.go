@@ -52,7 +52,8 @@ type Options struct {
 	// FastPath off: containers' packets all take the kernel's path (FORWARD
 	// chain, conntrack), only tunnelling is eBPF's.
 	FastPath bool
-	IPMasq   bool
+	// Healthz is where GET /healthz is answered; nowhere where its port is 0.
+	Healthz netip.AddrPort
 	// Open loads the datapath with these settings.
 	Open   func(bpf.DatapathSettings) (Datapath, error)
 	Logger *slog.Logger
@@ -95,6 +96,11 @@ func Run(ctx context.Context, o Options) (err error) {
 		return err
 	}
 	defer control.close()
+	healthz, err := n.listenHealthz()
+	if err != nil {
+		return err
+	}
+	defer healthz.close()
 	defer func() { err = errors.Join(err, n.stopEtcd()) }()
 	for {
 		err = n.session(ctx)

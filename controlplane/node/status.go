@@ -15,7 +15,6 @@ import (
 	"path/filepath"
 	"slices"
 	"sync"
-	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -121,16 +120,11 @@ func peerStatus(peers []topology.Peer) []PeerStatus {
 	return all
 }
 
-// controlSocket serves the status.
-type controlSocket struct {
-	server *http.Server
-	done   chan struct{}
-}
-
 // maxSocketPath is the longest path of a unix socket, in bytes: a NUL follows it (unix(7)).
 const maxSocketPath = len(unix.RawSockaddrUnix{}.Path) - 1
 
-func (n *node) listen() (*controlSocket, error) {
+// listen serves the status on the control socket.
+func (n *node) listen() (*httpServer, error) {
 	path := filepath.Join(n.RunDir, SocketName)
 	if len(path) > maxSocketPath {
 		return nil, fmt.Errorf("listen on control socket %s: %d bytes, and %d is the most for a socket: choose a shorter --run-dir",
@@ -143,24 +137,7 @@ func (n *node) listen() (*controlSocket, error) {
 	if err != nil {
 		return nil, fmt.Errorf("listen on control socket: %w", err)
 	}
-	mux := http.NewServeMux()
-	mux.HandleFunc("GET /status", n.serveStatus)
-	c := &controlSocket{
-		server: &http.Server{Handler: mux, ReadHeaderTimeout: 5 * time.Second},
-		done:   make(chan struct{}),
-	}
-	go func() {
-		defer close(c.done)
-		if err := c.server.Serve(l); !errors.Is(err, http.ErrServerClosed) {
-			n.log.Error("control socket ended", "error", err)
-		}
-	}()
-	return c, nil
-}
-
-func (c *controlSocket) close() {
-	_ = c.server.Close() // the listener's error tells nothing new
-	<-c.done
+	return n.serveHTTP(l, "GET /status", n.serveStatus), nil
 }
 
 func (n *node) serveStatus(w http.ResponseWriter, _ *http.Request) {

@@ -7,6 +7,7 @@ package e2e
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"testing"
@@ -40,16 +41,17 @@ func freezeMaps(t *testing.T, h *lab.Host) {
 	})
 }
 
-// forEachPin calls f for each pin in a directory of a host's bpffs.
+// forEachPin calls f for each pin in a directory of a host's bpffs and below.
 func forEachPin(t *testing.T, h *lab.Host, dir string, f func(name, path string)) {
 	t.Helper()
 	root, err := loader.PinDir(h.Dir)
 	noError(t, err)
-	entries, err := os.ReadDir(filepath.Join(root, dir))
-	noError(t, err)
-	for _, e := range entries {
-		f(e.Name(), filepath.Join(root, dir, e.Name()))
-	}
+	noError(t, filepath.WalkDir(filepath.Join(root, dir), func(path string, e fs.DirEntry, err error) error {
+		if err == nil && !e.IsDir() {
+			f(e.Name(), path)
+		}
+		return err
+	}))
 }
 
 // kernelEvents hears what changes in a host's kernel: links, addresses, routes,

@@ -216,6 +216,7 @@ func (s *session) run(ctx context.Context) error {
 	g.Go(func() error { return s.held.Keep(ctx, s.RenewMargin, l.leaseEvent) })
 	g.Go(func() error { return s.store.WatchConfig(ctx, l.configChanged) })
 	g.Go(func() error { return underlay.Watch(ctx, l.underlayChanged) })
+	g.Go(func() error { return s.watchEtcd(ctx) })
 	g.Go(func() error { return l.run(ctx) })
 	g.Go(func() error { return l.containers(ctx) })
 	return g.Wait()

@@ -45,6 +45,8 @@ type Server struct {
 
 	mu   sync.Mutex
 	grpc []*grpc.Server // one a listener
+
+	closeOnce func() error
 }
 
 // Start runs a server and returns when it serves. A server started again on
@@ -65,6 +67,7 @@ func Start(ctx context.Context, o Options) (*Server, error) {
 		return nil, fmt.Errorf("start embedded etcd in %s: %w", o.Dir, err)
 	}
 	s.etcd = e
+	s.closeOnce = sync.OnceValue(s.close)
 	select {
 	case <-e.Server.ReadyNotify():
 		return s, nil
@@ -134,8 +137,27 @@ func (s *Server) Endpoints() []string {
 	return out
 }
 
-// Close stops the server and returns what went wrong while it ran.
-func (s *Server) Close() error {
+// Wait returns when the server has ended, by Close or by a failure that it
+// could not go on with, and says why, or with ctx. Close is due all the same.
+func (s *Server) Wait(ctx context.Context) error {
+	var err error
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case err = <-s.etcd.Err(): // nil once closed
+	case <-s.etcd.Server.StopNotify():
+	}
+	if err == nil {
+		return errors.New("embedded etcd: stopped")
+	}
+	return fmt.Errorf("embedded etcd: %w", err)
+}
+
+// Close stops the server and returns what went wrong while it ran. To close it
+// again is to be told the same.
+func (s *Server) Close() error { return s.closeOnce() }
+
+func (s *Server) close() error {
 	var errs []error
 	for len(s.etcd.Err()) != 0 {
 		errs = append(errs, fmt.Errorf("embedded etcd: %w", <-s.etcd.Err()))

@@ -100,7 +100,7 @@ func adjustRoom(flags int64) (err error) {
 	packet[12], packet[13] = 0x08, 0x00 // ETH_P_IP
 	packet[ethLen] = 0x45               // IPv4, header of 20 bytes
 	answer, err := prog.Run(&ebpf.RunOptions{Data: packet})
-	switch errno := unix.Errno(-int32(answer)); { //nolint:gosec // r0 is a negative errno
+	switch errno := unix.Errno(-int32(answer)); { // r0 is a negative errno
 	case err != nil:
 		return err
 	case errno == unix.EINVAL:

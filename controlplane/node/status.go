@@ -127,7 +127,7 @@ const maxSocketPath = len(unix.RawSockaddrUnix{}.Path) - 1
 func (n *node) listen() (*httpServer, error) {
 	path := filepath.Join(n.RunDir, SocketName)
 	if len(path) > maxSocketPath {
-		return nil, fmt.Errorf("listen on control socket %s: %d bytes, and %d is the most for a socket: choose a shorter --run-dir",
+		return nil, fmt.Errorf("listen on control socket %s: path of %d bytes, the most is %d: choose a shorter --run-dir",
 			path, len(path), maxSocketPath)
 	}
 	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {

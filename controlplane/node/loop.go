@@ -3,6 +3,7 @@
 package node
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -38,6 +39,7 @@ type loop struct {
 
 	// Of run alone:
 	paths    map[netip.Addr]topology.Path
+	stranded bool // the uplink is down
 	attached bool // the programs of uplink and overlay are in place
 	doubted  bool // the maps may hold other things than were written
 
@@ -158,7 +160,7 @@ func (l *loop) run(ctx context.Context) error {
 			return err
 		}
 		in, ready := l.input()
-		if !ready {
+		if !ready || l.stranded {
 			continue
 		}
 		retry = nil
@@ -176,7 +178,9 @@ func (l *loop) doubt() {
 	l.attached, l.doubted = false, true
 }
 
-// checkUplink ends the session where the node's place on the underlay is another now.
+// checkUplink ends the session where the node's place on the underlay is
+// another now. While the uplink is down nothing is touched, for nothing else is
+// wrong, and all has to be as it was when it is up again.
 func (l *loop) checkUplink() error {
 	l.mu.Lock()
 	moved := l.moved
@@ -187,13 +191,15 @@ func (l *loop) checkUplink() error {
 	}
 	clear(l.paths)
 	now, err := underlay.Find(l.Underlay)
-	l.reporter.report("uplink", err)
-	if err != nil {
-		return nil // while the uplink is away there is nothing better to do than to wait for it
-	}
-	if now != l.uplink {
+	if err == nil && now != l.uplink {
 		return fmt.Errorf("%w: the uplink was %s %s, is %s %s",
 			errRestart, l.uplink.Name, l.uplink.Addr, now.Name, now.Addr)
+	}
+	down := l.uplink.Check()
+	l.stranded = down != nil
+	l.reporter.report("uplink", cmp.Or(down, err)) // the first is the second's cause
+	if l.stranded {
+		return nil
 	}
 	// The kernel takes a vxlan device away together with its uplink.
 	overlay, err := netlink.EnsureOverlay(l.self)

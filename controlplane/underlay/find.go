@@ -5,9 +5,15 @@ package underlay
 import (
 	"errors"
 	"fmt"
+	"net"
 	"net/netip"
+	"slices"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
 
 	"github.com/bpfnet/bpfnet/controlplane/topology"
+	"github.com/bpfnet/bpfnet/controlplane/underlay/rtnl"
 )
 
 // Uplink is the interface that leads to the other nodes.
@@ -54,6 +60,34 @@ func Find(o Options) (Uplink, error) {
 		failed = join(failed, err)
 	}
 	return Uplink{}, fmt.Errorf("find uplink: %w", failed)
+}
+
+// Check tells why nothing can go by the uplink just now: it is gone, down or
+// without its address.
+func (u Uplink) Check() error {
+	h, err := rtnl.Open()
+	if err != nil {
+		return err
+	}
+	defer h.Close()
+	link, err := h.LinkByIndex(u.Ifindex)
+	if errors.As(err, new(netlink.LinkNotFoundError)) {
+		return fmt.Errorf("uplink %s is gone", u.Name)
+	}
+	if err != nil {
+		return fmt.Errorf("get uplink %s: %w", u.Name, err)
+	}
+	if link.Attrs().Flags&net.FlagUp == 0 {
+		return fmt.Errorf("uplink %s is down: set it up", u.Name)
+	}
+	addrs, err := rtnl.List("addresses", func() ([]netlink.Addr, error) { return h.AddrList(link, unix.AF_INET) })
+	if err != nil {
+		return err
+	}
+	if !slices.ContainsFunc(addrs, func(a netlink.Addr) bool { return rtnl.Addr(a.IP) == u.Addr }) {
+		return fmt.Errorf("uplink %s has lost its address %s: give it one", u.Name, u.Addr)
+	}
+	return nil
 }
 
 type choice func(*view) (Uplink, error)

@@ -141,3 +141,31 @@ func TestFindTakesTheFirstHopOfAMultipathRoute(t *testing.T) {
 		t.Errorf("got %s, %v, want eth1", up.Name, err)
 	}
 }
+
+func TestCheck(t *testing.T) {
+	for name, tc := range map[string]struct {
+		change func(netlink.Link) error
+		want   string
+	}{
+		"as it was": {func(netlink.Link) error { return nil }, "<nil>"},
+		"down":      {netlink.LinkSetDown, "uplink eth1 is down: set it up"},
+		"gone":      {netlink.LinkDel, "uplink eth1 is gone"},
+		"without its address": {func(l netlink.Link) error {
+			return netlink.AddrDel(l, &netlink.Addr{IPNet: rtnl.IPNet(netip.MustParsePrefix("10.0.0.5/24"))})
+		}, "uplink eth1 has lost its address 10.0.0.5: give it one"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			node(t)
+			up, err := Find(Options{Iface: []string{"eth1"}})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := tc.change(nstest.Link(t, "eth1")); err != nil {
+				t.Fatal(err)
+			}
+			if got := fmt.Sprint(up.Check()); got != tc.want {
+				t.Errorf("got %q, want %q", got, tc.want)
+			}
+		})
+	}
+}

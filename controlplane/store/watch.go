@@ -6,7 +6,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"strings"
+	"time"
 
 	"go.etcd.io/etcd/api/v3/mvccpb"
 	clientv3 "go.etcd.io/etcd/client/v3"
@@ -36,7 +38,8 @@ type cursor struct {
 // It returns when ctx ends, when f returns an error, with just that, or when
 // etcd refuses.
 func (s *Store) Watch(ctx context.Context, f func(Update) error) error {
-	for {
+	for wait := retryMin; ; wait = min(2*wait, retryMax) {
+		began := time.Now()
 		t, at, err := s.snapshot(ctx)
 		if err == nil {
 			u := t.flush(at.revision)
@@ -52,6 +55,14 @@ func (s *Store) Watch(ctx context.Context, f func(Update) error) error {
 			return ours.error
 		case !errors.Is(err, errListAgain):
 			return fmt.Errorf("watch %s in etcd: %w", s.subnets, err)
+		}
+		if time.Since(began) > retryMax {
+			wait = retryMin
+		}
+		select { // for where two clusters answer by turns it would go on and on
+		case <-time.After(wait/2 + rand.N(wait/2)):
+		case <-ctx.Done():
+		case <-s.ctx.Done():
 		}
 	}
 }
@@ -119,8 +130,12 @@ func (s *Store) stream(ctx context.Context, t *table, at *cursor, ok func(), f f
 				return errListAgain
 			case resp.Err() != nil:
 				return resp.Err()
-			case resp.Header.ClusterId != at.cluster || resp.Header.Revision < at.revision:
-				return errListAgain // another etcd, or this one restored from a backup
+			case resp.Header.ClusterId != at.cluster:
+				return errListAgain
+			case resp.Header.Revision < at.revision:
+				if err := s.confirm(ctx, *at); err != nil {
+					return err
+				}
 			}
 			ok()
 			if err := s.deliver(resp, t, at, f); err != nil {
@@ -134,12 +149,23 @@ func (s *Store) stream(ctx context.Context, t *table, at *cursor, ok func(), f f
 	}
 }
 
+// confirm tells an etcd restored from a backup, whose leases must be listed
+// again, from a member that lags behind the others, whose watch begins once it
+// has come as far: the members have to agree on the answer to a read.
+func (s *Store) confirm(ctx context.Context, at cursor) error {
+	resp, err := s.cli.Get(ctx, s.config)
+	if err == nil && (resp.Header.ClusterId != at.cluster || resp.Header.Revision < at.revision) {
+		err = errListAgain
+	}
+	return err
+}
+
 // deliver takes over the changes that resp tells of. When a watch catches up,
 // etcd answers in parts whose header is ahead of the events they carry; a
 // revision is never split.
 func (s *Store) deliver(resp clientv3.WatchResponse, t *table, at *cursor, f func(Update) error) error {
 	if resp.IsProgressNotify() {
-		at.revision = resp.Header.Revision
+		at.revision = max(at.revision, resp.Header.Revision) // a member that lags is behind
 	}
 	for _, e := range resp.Events {
 		key := strings.TrimPrefix(string(e.Kv.Key), s.subnets)

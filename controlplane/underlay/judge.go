@@ -35,7 +35,7 @@ func (s *suspects) add(kind uint16, data []byte) {
 	case unix.RTM_NEWADDR, unix.RTM_DELADDR:
 		s.addAddr(data)
 	case unix.RTM_NEWROUTE, unix.RTM_DELROUTE:
-		s.addRoute(data)
+		s.addRoute(kind, data)
 	default:
 		s.certain = true
 	}
@@ -72,8 +72,9 @@ func (s *suspects) addAddr(data []byte) {
 }
 
 // addRoute: the table of local addresses says what the addresses said already;
-// a route to one host without a gateway may be a container's.
-func (s *suspects) addRoute(data []byte) {
+// a route to one host without a gateway may be a container's. That a route of
+// ours is gone matters, for others may have removed it.
+func (s *suspects) addRoute(kind uint16, data []byte) {
 	if len(data) < unix.SizeofRtMsg {
 		s.certain = true
 		return
@@ -82,7 +83,9 @@ func (s *suspects) addRoute(data []byte) {
 	attrs := attributes(data, unix.SizeofRtMsg)
 	oif, gateway := attrs[unix.RTA_OIF], attrs[unix.RTA_GATEWAY]
 	switch {
-	case msg.Protocol == dataplane.RouteProtocol, msg.Table == unix.RT_TABLE_LOCAL, msg.Flags&unix.RTM_F_CLONED != 0:
+	case msg.Protocol == dataplane.RouteProtocol:
+		s.certain = s.certain || kind == unix.RTM_DELROUTE
+	case msg.Table == unix.RT_TABLE_LOCAL, msg.Flags&unix.RTM_F_CLONED != 0:
 	case msg.Dst_len == 32 && gateway == nil && len(oif) == 4:
 		s.suspect(int(binary.NativeEndian.Uint32(oif)))
 	default:

@@ -59,6 +59,7 @@ func TestSuspects(t *testing.T) {
 		"container's route":     {unix.RTM_NEWROUTE, routeMessage(unix.RTPROT_BOOT, unix.RT_TABLE_MAIN, 32, oif), false, 7},
 		"local table":           {unix.RTM_NEWROUTE, routeMessage(unix.RTPROT_KERNEL, unix.RT_TABLE_LOCAL, 32, oif), false, 0},
 		"overlay's route":       {unix.RTM_NEWROUTE, routeMessage(0x62, unix.RT_TABLE_MAIN, 24, oif, gateway), false, 0},
+		"overlay's route goes":  {unix.RTM_DELROUTE, routeMessage(0x62, unix.RT_TABLE_MAIN, 24, oif, gateway), true, 0},
 		"routing rule":          {unix.RTM_NEWRULE, nil, true, 0},
 		"next hop object":       {unix.RTM_NEWNEXTHOP, nil, true, 0},
 	} {

@@ -26,8 +26,8 @@ var watched = []uint{
 // once for a burst of changes, and a first time as soon as it listens, so that
 // nothing between the caller's own look and Watch is missed. Where the kernel
 // had to drop announcements, changed is called as well. Not counted are
-// containers' veths with their routes, the overlay's routes, and the overlay
-// device as long as it is up.
+// containers' veths with their routes, what the overlay gets (but what it loses,
+// whoever removed it), and the overlay device as long as it is up.
 //
 // It works in the calling goroutine, changed included, and returns nil once ctx
 // is done. The namespace is that of the thread that calls it.

@@ -89,7 +89,7 @@ func waitPathMTU(t *testing.T, h, peer *lab.Host, mtu int, metric string) {
 		if err != nil {
 			return false, err
 		}
-		defer set.Close() //nolint:errcheck // only read
+		defer set.Close()
 		hosts, err := set.Hosts.All()
 		for _, host := range hosts {
 			if host.Node == peer.Addr && int(host.MTU) == mtu {

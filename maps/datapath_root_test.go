@@ -210,6 +210,21 @@ func TestOpenPinned(t *testing.T) {
 	}
 }
 
+// TestAdoptPinned: what is written through the pins is in the maps.
+func TestAdoptPinned(t *testing.T) {
+	maps := newMaps(t, settingsFor(testNetwork, testBits), nil)
+	set, err := AdoptPinned(pinAll(t, maps))
+	must(t, err)
+	node := netip.MustParseAddr("192.168.32.246")
+	must(t, set.Nodes.Put(node, 2))
+	must(t, set.Close())
+	all, err := setOf(t, maps).Nodes.All()
+	must(t, err)
+	if all[node] != 2 {
+		t.Errorf("nodes %v, want %s in them", all, node)
+	}
+}
+
 func TestNewSetRefuses(t *testing.T) {
 	maps := newMaps(t, settingsFor(testNetwork, testBits), nil)
 	nodes := maps["nodes"]

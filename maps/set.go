@@ -88,7 +88,12 @@ func checkLayout(name string, want *ebpf.MapSpec, have *ebpf.Map) error {
 // OpenPinned opens the maps pinned in a directory, to read them: no daemon
 // need run. The error is ErrNoDatapath where there are none, and
 // fs.ErrPermission where they may not be read. Close the set.
-func OpenPinned(dir string) (*Set, error) {
+func OpenPinned(dir string) (*Set, error) { return openPinned(dir, true) }
+
+// AdoptPinned is OpenPinned to write, for who holds the run directory's lock.
+func AdoptPinned(dir string) (*Set, error) { return openPinned(dir, false) }
+
+func openPinned(dir string, readOnly bool) (*Set, error) {
 	spec, err := datapathSpec()
 	if err != nil {
 		return nil, err
@@ -103,7 +108,7 @@ func OpenPinned(dir string) (*Set, error) {
 			name = settingsName
 		}
 		// Who reads the ring also writes how far it got.
-		options := &ebpf.LoadPinOptions{ReadOnly: ms.Type != ebpf.RingBuf}
+		options := &ebpf.LoadPinOptions{ReadOnly: readOnly && ms.Type != ebpf.RingBuf}
 		maps[name], err = ebpf.LoadPinnedMap(filepath.Join(dir, name), options)
 		if err != nil {
 			return nil, errors.Join(fmt.Errorf("open pinned map %s: %w", name, err), closeAll(owned))

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net/netip"
 	"os"
+	"path/filepath"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -15,6 +16,7 @@ import (
 	"github.com/bpfnet/bpfnet/bpf"
 	"github.com/bpfnet/bpfnet/controlplane/node"
 	"github.com/bpfnet/bpfnet/loader"
+	"github.com/bpfnet/bpfnet/maps"
 )
 
 // daemonFlags are flanneld's, by its names and defaults, and our own.
@@ -139,6 +141,7 @@ func (f *daemonFlags) options(runDir string) (node.Options, error) {
 		}
 		return d, nil
 	}
+	o.AdoptPinned = func() (*maps.Set, error) { return maps.AdoptPinned(filepath.Join(pinDir, "maps")) }
 	return o, nil
 }
 

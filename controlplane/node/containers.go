@@ -11,7 +11,6 @@ import (
 
 	"github.com/bpfnet/bpfnet/bpf"
 	"github.com/bpfnet/bpfnet/controlplane/containers"
-	"github.com/bpfnet/bpfnet/controlplane/dataplane/netlink"
 )
 
 // containers follows this node's containers once the network is served.
@@ -29,7 +28,7 @@ func (l *loop) containers(ctx context.Context) error {
 		return g.Wait()
 	}
 	o := containers.Options{
-		Subnet: l.self.Subnet, Ignore: []string{l.uplink.Name, netlink.OverlayName, netlink.OverlayPeerName},
+		Subnet: l.self.Subnet, Ignore: ignored(l.uplink.Name),
 		Known: l.endpoints.Known(), Logger: l.log,
 	}
 	g.Go(func() error {

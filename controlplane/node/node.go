@@ -24,6 +24,7 @@ import (
 	"github.com/bpfnet/bpfnet/bpf"
 	"github.com/bpfnet/bpfnet/controlplane/store"
 	"github.com/bpfnet/bpfnet/controlplane/underlay"
+	"github.com/bpfnet/bpfnet/maps"
 )
 
 // Datapath is what the daemon asks of the loaded programs.
@@ -55,8 +56,11 @@ type Options struct {
 	// Healthz is where GET /healthz is answered; nowhere where its port is 0.
 	Healthz netip.AddrPort
 	// Open loads the datapath with these settings.
-	Open   func(bpf.DatapathSettings) (Datapath, error)
-	Logger *slog.Logger
+	Open func(bpf.DatapathSettings) (Datapath, error)
+	// AdoptPinned opens the maps an earlier daemon left, without the programs;
+	// the error is maps.ErrNoDatapath where there are none.
+	AdoptPinned func() (*maps.Set, error)
+	Logger      *slog.Logger
 }
 
 // Embedded is the etcd this daemon serves itself; none where Dir is empty.
@@ -102,6 +106,7 @@ func Run(ctx context.Context, o Options) (err error) {
 	}
 	defer healthz.close()
 	defer func() { err = errors.Join(err, n.stopEtcd()) }()
+	defer n.endCare()
 	for {
 		err = n.session(ctx)
 		switch {
@@ -123,10 +128,11 @@ func Run(ctx context.Context, o Options) (err error) {
 
 type node struct {
 	Options
-	log      *slog.Logger
-	reporter *reporter
-	status   status
-	etcd     *embeddedEtcd
+	log       *slog.Logger
+	reporter  *reporter
+	status    status
+	etcd      *embeddedEtcd
+	caretaker *caretaker // while there is no session that follows the containers itself
 }
 
 // errRestart ends a session because the ground it stood on has changed.

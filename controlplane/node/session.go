@@ -56,6 +56,7 @@ func (s *session) open(ctx context.Context) error {
 	if !ipv4(s.uplink.Addr) {
 		return fmt.Errorf("find uplink: %s has no IPv4 address: bpfnet needs one on the underlay", s.uplink.Name)
 	}
+	s.beginCare(ctx, s.uplink.Name)
 	if err = s.openStore(ctx); err != nil {
 		return err
 	}
@@ -68,6 +69,7 @@ func (s *session) open(ctx context.Context) error {
 	if err := s.openOverlay(); err != nil {
 		return err
 	}
+	s.endCare()
 	return s.openDatapath()
 }
 

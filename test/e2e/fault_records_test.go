@@ -164,13 +164,14 @@ func leaseRecord(name string, l store.Lease, text1, text2 string) badRecord {
 }
 
 func badConfigs() []badRecord {
+	const removed = "the network config was removed from etcd; the last one is served until there is another"
 	record := func(name, value, text string) badRecord {
 		text += "; the network is served as before until it is mended"
 		return badRecord{name: "config " + name, key: "config", value: value, text: [2]string{text, text}}
 	}
 	return []badRecord{
 		record("not JSON", `{`, "bad network config: not JSON: unexpected end of JSON input"),
-		record("emptied", ``, "no network config"),
+		{name: "config emptied", key: "config", text: [2]string{removed, removed}},
 		record("without Network", `{"Backend":{"Type":"vxlan"}}`, `bad network config: Network is missing: give one such as "10.244.0.0/16"`),
 		record("of another type", `{"Network":5}`, "bad network config: Network is of type number, not a string"),
 		record("with a bad Network", `{"Network":"172.244.0.0/33"}`, `bad network config: Network "172.244.0.0/33" is no network: give one such as "10.244.0.0/16"`),

@@ -192,8 +192,7 @@ func (l *loop) checkUplink() error {
 	clear(l.paths)
 	now, err := underlay.Find(l.Underlay)
 	if err == nil && now != l.uplink {
-		return fmt.Errorf("%w: the uplink was %s %s, is %s %s",
-			errRestart, l.uplink.Name, l.uplink.Addr, now.Name, now.Addr)
+		return fmt.Errorf("%w: the uplink was %s, is %s", errRestart, l.uplink, now)
 	}
 	down := l.uplink.Check()
 	l.stranded = down != nil

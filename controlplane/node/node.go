@@ -132,7 +132,8 @@ type node struct {
 	reporter  *reporter
 	status    status
 	etcd      *embeddedEtcd
-	caretaker *caretaker // while there is no session that follows the containers itself
+	had       store.Lease // of the last session
+	caretaker *caretaker  // while there is no session that follows the containers itself
 }
 
 // errRestart ends a session because the ground it stood on has changed.

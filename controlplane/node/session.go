@@ -122,10 +122,12 @@ func (s *session) acquire(ctx context.Context) error {
 	}
 	s.held, err = s.store.Acquire(ctx, s.config, store.Want{
 		PublicIP: s.uplink.PublicIP, Backend: b.Type, VNI: b.VNI, MAC: s.self.VTEP.MAC, Prefer: env.Subnet.Masked(),
+		Had: s.had,
 	})
 	if err != nil {
 		return err
 	}
+	s.had = s.held.Lease()
 	s.reporter.report("lease", nil)
 	s.self.Subnet = s.held.Lease().Subnet
 	s.self.VTEP.Addr = s.self.Subnet.Addr()

@@ -3,6 +3,7 @@
 package store
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -33,9 +34,10 @@ type Want struct {
 	VNI      uint32       // vxlan only
 	MAC      topology.MAC // vxlan only
 	Prefer   netip.Prefix // the subnet the node had before, from subnet.env; the zero Prefix if none
+	Had      Lease        // what this process held until now, perhaps by another PublicIP; the zero Lease if nothing
 }
 
-// Acquire leases a subnet: the one etcd has for Want.PublicIP, else
+// Acquire leases a subnet: that of Want.Had, else the one etcd has for Want.PublicIP, else
 // Want.Prefer if it is free, else one at random among the first free ones.
 // Losing it to another node while asking only means to ask for another. Its
 // error matches ErrNoSubnet where there is none left.
@@ -68,7 +70,11 @@ func (s *Store) tryAcquire(ctx context.Context, c Config, w Want) (*Held, error)
 	if err != nil {
 		return nil, err
 	}
-	if i := slices.IndexFunc(claims, func(c claim) bool { return c.isOf(w.PublicIP) }); i >= 0 {
+	i := slices.IndexFunc(claims, func(c claim) bool { return c.says(w.Had) })
+	if i < 0 {
+		i = slices.IndexFunc(claims, func(c claim) bool { return c.isOf(w.PublicIP) })
+	}
+	if i >= 0 {
 		if r.fits(claims[i].subnet) {
 			return s.reuse(ctx, c.Network, w, claims[i])
 		}
@@ -131,6 +137,12 @@ func (c claim) isOf(publicIP netip.Addr) bool {
 	return json.Unmarshal(c.kv.Value, &v) == nil && v.PublicIP == publicIP
 }
 
+// says reports whether the claim is just this lease.
+func (c claim) says(l Lease) bool {
+	value, err := l.Value()
+	return err == nil && c.key == l.Key && bytes.Equal(c.kv.Value, value)
+}
+
 // within reports whether the claim counts in network. Others nobody serves, and
 // a single one that is too large would else leave no subnet to anyone.
 func (c claim) within(network netip.Prefix) bool {
@@ -160,7 +172,7 @@ func (s *Store) reuse(ctx context.Context, network netip.Prefix, w Want, c claim
 	if err := h.write(ctx, c.kv.ModRevision); err != nil {
 		return nil, err
 	}
-	if old.MAC != h.lease.MAC && old.Backend == h.lease.Backend {
+	if old.MAC != h.lease.MAC && old.Backend == h.lease.Backend && !c.says(w.Had) {
 		s.log.Warn("took over a lease with another VTEP MAC; where two nodes have one PublicIP, give each its own",
 			"lease", c.key, "publicIP", w.PublicIP,
 			"was", old.MAC.String(), "is", h.lease.MAC.String())

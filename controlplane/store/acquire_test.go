@@ -117,6 +117,29 @@ func TestAcquireChoice(t *testing.T) {
 	}
 }
 
+// TestAcquireMoved has a node change its address: it keeps the lease it had,
+// whatever else carries the new address, unless another has written it since.
+func TestAcquireMoved(t *testing.T) {
+	e := newEtcd(t)
+	s := e.open(Options{})
+	c := mustParseConfig(t, fourSubnets)
+	w := wantOf("192.168.32.245")
+	w.Prefer = netip.MustParsePrefix("10.0.1.0/24")
+	had := acquire(t, s, c, w).Lease()
+	e.put("subnets/10.0.2.0-24", vxlanValue("192.168.32.200"))
+
+	w.PublicIP, w.Had = addr("192.168.32.200"), had
+	held := acquire(t, s, c, w).Lease()
+	if held.Key != had.Key || held.PublicIP != w.PublicIP || held.CreateRevision != had.CreateRevision {
+		t.Errorf("%+v became %+v", had, held)
+	}
+	e.put("subnets/"+held.Key, vxlanValue("192.168.32.9"))
+	w.PublicIP, w.Had = addr("192.168.32.201"), held
+	if other := acquire(t, s, c, w).Lease(); other.Key != "10.0.3.0-24" {
+		t.Errorf("took %s, want the free one", other.Key)
+	}
+}
+
 // TestAcquireGrants checks the time a lease is given to live.
 func TestAcquireGrants(t *testing.T) {
 	e := newEtcd(t)

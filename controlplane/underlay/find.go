@@ -26,6 +26,10 @@ type Uplink struct {
 	PublicIP netip.Addr   // where other nodes send to: Addr, unless Options.PublicIP says otherwise
 }
 
+func (u Uplink) String() string {
+	return fmt.Sprintf("%s %s (%s), MTU %d", u.Name, u.Addr, u.MAC, u.MTU)
+}
+
 // Options say which interface to take, in flanneld's terms and with its rules
 // (main.go, pkg/ipmatch/match.go): the values of Iface in order, then those of
 // IfaceRegex, then CanReach; the first that fits is taken. Without any of the

@@ -77,7 +77,7 @@ func attachForeign(t *testing.T, h *lab.Host) {
 			return err
 		}
 		attrs := netlink.QdiscAttrs{LinkIndex: eth0.Attrs().Index, Handle: netlink.MakeHandle(0xffff, 0), Parent: netlink.HANDLE_CLSACT}
-		if err := netlink.QdiscAdd(&netlink.Clsact{QdiscAttrs: attrs}); err != nil {
+		if err = netlink.QdiscAdd(&netlink.Clsact{QdiscAttrs: attrs}); err != nil {
 			return err
 		}
 		filter := netlink.FilterAttrs{

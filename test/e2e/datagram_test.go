@@ -119,10 +119,22 @@ func randomBytes(size int) []byte {
 	return b
 }
 
-// testTTL: where a TTL ends, the host there answers, as a router does.
+// testTTL: a container sees what two hops leave of a container's TTL, and one
+// of a host's. Where a TTL ends, the host there answers, as a router does.
 func testTTL(t *testing.T, l *lab.Lab) {
 	h1, h2 := l.Hosts[0], l.Hosts[1]
 	from, to := h1.Containers[0], h2.Containers[1]
+	for sender, ttl := range map[lab.Namespace]uint8{from.NS: 62, h1.NS: 63} {
+		c := capture(t, to.NS, "eth0")
+		ping(t, sender, to.Addr, lab.PingOptions{Count: 1})
+		var got []uint8
+		for _, p := range stop(t, c) {
+			if d := lab.Decode(p); !p.Outgoing && len(d.ICMP) > 0 {
+				got = append(got, d.IPv4[0].TTL)
+			}
+		}
+		equal(t, "TTL of what arrived from "+string(sender), []uint8{ttl}, got)
+	}
 	for ttl, answers := range map[int][]netip.Addr{
 		1: {h1.Gateway()},
 		2: {h2.Gateway(), h2.Addr, h2.Subnet.Addr()}, // whichever of its addresses the kernel chooses

@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"strings"
 	"testing"
 	"time"
 
@@ -34,6 +35,40 @@ func testForeign(t *testing.T, l *lab.Lab) {
 	}
 	t.Run("protocol 4", func(t *testing.T) { testForeignIPIP(t, l) })
 	t.Run("UDP", func(t *testing.T) { testForeignUDP(t, l) })
+	t.Run("the world outside", func(t *testing.T) { testOutside(t, l) })
+}
+
+// testOutside pings the underlay's router, which is outside of the overlay and
+// routes back by the host.
+func testOutside(t *testing.T, l *lab.Lab) {
+	h1 := l.Hosts[0]
+	run(t, l.Wire(), "ip", "route", "add", h1.Subnet.String(), "via", h1.Addr.String())
+	defer run(t, l.Wire(), "ip", "route", "delete", h1.Subnet.String())
+	expectCounters(t, l, 5, [2][]string{{containerNoRoute, networkNotOurs}}, func() {
+		o := lab.PingOptions{Count: 5, Interval: time.Millisecond}
+		if ttl := ping(t, h1.Containers[0].NS, netip.MustParseAddr("192.168.32.1"), o); ttl != 63 {
+			t.Errorf("TTL %d, want 63", ttl)
+		}
+	})
+}
+
+// TestIPv6LeftAlone: containers of one host go on talking IPv6, which bpfnet does
+// not carry, over their bridge (topology as TestOverlay).
+func TestIPv6LeftAlone(t *testing.T) {
+	l := serve(t, func(o *lab.Options) { o.IPv6 = true })
+	h1 := l.Hosts[0]
+	eth0, err := h1.Containers[1].NS.Run(t.Context(), "ip", "-6", "-o", "address", "show", "dev", "eth0", "scope", "link")
+	noError(t, err)
+	_, rest, _ := strings.Cut(eth0, " inet6 ")
+	addr, _, _ := strings.Cut(rest, "/")
+	before := counters(t, h1)
+	until(t, "IPv6 addresses are in use", func() (bool, error) { // not before the kernel has made sure that they are unique
+		_, err := h1.Containers[0].NS.Run(t.Context(), "ping", "-6", "-c", "1", "-W", "1", addr+"%eth0")
+		return err == nil, nil
+	})
+	if n := counters(t, h1).Since(before)[counterKey(containerProtocol)]; n < 2 {
+		t.Errorf("from_container passed %d packets that are not IPv4, want request and reply at least", n)
+	}
 }
 
 // testForeignVXLAN makes a VXLAN by the kernel alone beside ours and pings through it.

@@ -27,7 +27,6 @@ const (
 	networkToHost          = "from_network forward/to_host"
 	networkOuterFragment   = "from_network pass/outer_fragment"
 	networkNotOurs         = "from_network pass/not_ours"
-	networkProtocol        = "from_network pass/protocol"
 	overlayChecked         = "from_overlay pass/checked" // every packet to the host has come in by bpfnet0
 	hostEncapsulated       = "from_host forward/encapsulated"
 )

@@ -12,6 +12,7 @@ import (
 	"net/netip"
 	"os"
 	"strconv"
+	"strings"
 	"testing"
 	"time"
 
@@ -206,6 +207,14 @@ func leases(t *testing.T, c *clientv3.Client) (all []store.Lease) {
 		}
 	}
 	return all
+}
+
+// leaseOf is the lease that a host holds.
+func leaseOf(t *testing.T, c *clientv3.Client, h *lab.Host) store.Lease {
+	t.Helper()
+	l, err := store.ParseLease(strings.TrimPrefix(leaseKey(h), "subnets/"), []byte(get(t, c, leaseKey(h))))
+	noError(t, err)
+	return l
 }
 
 // madeUp is the lease of a node that does not exist.

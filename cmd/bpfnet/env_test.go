@@ -108,7 +108,7 @@ func TestFlagsFromEnvTellsOfAll(t *testing.T) {
 
 // TestEveryFlagHasItsVariables, one by each prefix.
 func TestEveryFlagHasItsVariables(t *testing.T) {
-	values := map[string]string{"string": "x", "stringSlice": "x,y", "int": "7", "uint32": "7", "bool": ""}
+	values := map[string]string{"string": "x", "stringSlice": "x,y", "int": "7", "uint16": "7", "uint32": "7", "bool": ""}
 	daemonFlagSet(t).VisitAll(func(f *pflag.Flag) {
 		value, ok := values[f.Value.Type()]
 		if !ok {

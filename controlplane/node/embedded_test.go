@@ -44,7 +44,7 @@ func answers(t *testing.T, n *node) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer s.Close() //nolint:errcheck // the test's answer is in
+	defer s.Close()
 	if _, err := s.Config(ctx); !errors.Is(err, store.ErrNoConfig) {
 		t.Errorf("error %v of etcd served anew, want %v", err, store.ErrNoConfig)
 	}

@@ -34,6 +34,20 @@ type hooked struct {
 	fail map[int]error // of Attach, by ifindex
 }
 
+// open loads the programs, which the stand-in does not attach.
+func (h *hooked) open(s bpf.DatapathSettings) (Datapath, error) {
+	spec, err := bpf.LoadDatapath()
+	if err != nil {
+		return nil, err
+	}
+	if err = spec.Variables[bpf.DatapathVarConfig].Set(&s); err != nil {
+		return nil, err
+	}
+	spec.Maps["route_index"].MaxEntries = s.IndexCount
+	h.coll, err = ebpf.NewCollection(spec)
+	return h, err
+}
+
 func (h *hooked) Maps() map[string]*ebpf.Map { return h.coll.Maps }
 func (h *hooked) Publish() error             { return nil }
 func (h *hooked) Close() error               { h.coll.Close(); return nil }
@@ -87,11 +101,12 @@ func servedLoop(t *testing.T) (*loop, *hooked, *maps.Set) {
 	nstest.Enter(t)
 	nstest.AddVeth(t, "eth0", 1500, "192.168.32.245/24")
 	l, _ := testLoop(t, labConfig)
-	var err error
 	l.Underlay.Iface = []string{"eth0"}
-	if l.uplink, err = underlay.Find(l.Underlay); err != nil {
+	uplink, err := underlay.Find(l.Underlay)
+	if err != nil {
 		t.Fatal(err)
 	}
+	l.uplink = uplink
 	l.SubnetFile = filepath.Join(t.TempDir(), "subnet.env")
 	subnet := netip.MustParsePrefix("172.245.0.0/24")
 	l.self = topology.Self{
@@ -99,24 +114,13 @@ func servedLoop(t *testing.T) (*loop, *hooked, *maps.Set) {
 		Subnet: subnet, VTEP: topology.VTEP{Addr: subnet.Addr(), MAC: topology.MAC{2, 0, 0, 0, 0, 9}},
 	}
 	on := &hooked{on: attachments{}, fail: map[int]error{}}
-	l.Open = func(s bpf.DatapathSettings) (Datapath, error) {
-		spec, err := bpf.LoadDatapath()
-		if err != nil {
-			return nil, err
-		}
-		if err := spec.Variables[bpf.DatapathVarConfig].Set(&s); err != nil {
-			return nil, err
-		}
-		spec.Maps["route_index"].MaxEntries = s.IndexCount
-		on.coll, err = ebpf.NewCollection(spec)
-		return on, err
-	}
-	if err := errors.Join(l.openOverlay(), l.openDatapath()); err != nil {
+	l.Open = on.open
+	if err = errors.Join(l.openOverlay(), l.openDatapath()); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		if err := l.close(); err != nil {
-			t.Error(err)
+		if closeErr := l.close(); closeErr != nil {
+			t.Error(closeErr)
 		}
 	})
 	set, err := maps.NewSet(on.Maps())

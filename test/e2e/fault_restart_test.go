@@ -162,7 +162,7 @@ func datapathOf(t *testing.T, h *lab.Host) datapath {
 	forEachPin(t, h, "maps", func(name, path string) {
 		m, err := ebpf.LoadPinnedMap(path, &ebpf.LoadPinOptions{ReadOnly: name != "events"})
 		noError(t, err)
-		defer m.Close() //nolint:errcheck // read only
+		defer m.Close()
 		info, err := m.Info()
 		noError(t, err)
 		d.Maps[name], _ = info.ID()
@@ -170,7 +170,7 @@ func datapathOf(t *testing.T, h *lab.Host) datapath {
 	forEachPin(t, h, "links", func(name, path string) {
 		l, err := link.LoadPinnedLink(path, nil)
 		noError(t, err)
-		defer l.Close() //nolint:errcheck // read only
+		defer l.Close()
 		info, err := l.Info()
 		noError(t, err)
 		d.Links[name], d.Programs[name] = info.ID, info.Program

@@ -33,7 +33,7 @@ func freezeMaps(t *testing.T, h *lab.Host) {
 		}
 		m, err := ebpf.LoadPinnedMap(path, nil)
 		noError(t, err)
-		defer m.Close() //nolint:errcheck // nothing to lose
+		defer m.Close()
 		noError(t, m.Freeze())
 		if err := m.Put(make([]byte, m.KeySize()), make([]byte, m.ValueSize())); !errors.Is(err, os.ErrPermission) {
 			t.Fatalf("map %s can still be written: %v", name, err)

@@ -157,7 +157,7 @@ func (w *world) decapsulate(a arrival, t tunnel) fate {
 		}
 		return f
 	}
-	if !plausible(t.inner) && !(t.outer.isFragment() && plausibleStart(t.inner)) {
+	if whole := !t.outer.isFragment(); whole && !plausible(t.inner) || !plausibleStart(t.inner) {
 		f.reason = bpf.DatapathReasonDROP_INNER_MALFORMED
 		return f
 	}

@@ -28,7 +28,7 @@ func TestWait(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			defer s.Close() //nolint:errcheck // it failed
+			defer s.Close()
 			ended, end := context.WithCancel(ctx)
 			end()
 			if err := s.Wait(ended); !errors.Is(err, context.Canceled) {

@@ -67,9 +67,9 @@ func (v *view) readKernel() error {
 		return fmt.Errorf("list routes: %w", err)
 	}
 	for _, r := range routes {
-		link, err := netlink.LinkByIndex(r.LinkIndex)
-		if err != nil {
-			return fmt.Errorf("get link %d: %w", r.LinkIndex, err)
+		link, linkErr := netlink.LinkByIndex(r.LinkIndex)
+		if linkErr != nil {
+			return fmt.Errorf("get link %d: %w", r.LinkIndex, linkErr)
 		}
 		v.Routes[r.Dst.String()] = fmt.Sprintf("via %s dev %s", r.Gw, link.Attrs().Name)
 	}

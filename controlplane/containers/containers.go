@@ -1,8 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
 // Package containers finds this node's containers from what the kernel says
-// over rtnetlink, without being told by a container runtime and without sending
-// a packet. Container links are the veths that are ports of the node's bridge,
+// over rtnetlink, without being told by a container runtime. Container links are the veths that are ports of the node's bridge,
 // and the veths that carry a host route into the node's subnet (as Calico routes
 // to its workloads). Their addresses come from the neighbour tables and, behind
 // a bridge, from its forwarding database (FDB).
@@ -14,7 +13,8 @@
 // Packets that take the eBPF fast path are not seen by the bridge, so its FDB
 // entry ages out and the neighbour entry may be collected while the container
 // is well. Forgetting is therefore no news: an endpoint stays until its link is
-// out of service or the kernel has learned something else.
+// out of service or the kernel has learned something else. So that it does,
+// Watch now and then has it ask the containers for their addresses.
 package containers
 
 import (

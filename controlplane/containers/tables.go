@@ -26,6 +26,7 @@ type tables struct {
 type neigh struct {
 	mac    topology.MAC
 	failed bool // nobody answers there
+	fixed  bool // set by hand: the kernel never asks
 	age    uint64
 }
 
@@ -181,14 +182,15 @@ func (t *tables) applyNeighbour(n neighbour, gone bool) bool {
 		t.dropNeigh(n.addr, n.ifindex)
 		return had
 	}
-	if had && old.mac == n.mac && old.failed == failed {
+	fixed := n.state&(unix.NUD_PERMANENT|unix.NUD_NOARP) != 0
+	if had && old.mac == n.mac && old.failed == failed && old.fixed == fixed {
 		return false
 	}
 	if t.neighs[n.addr] == nil {
 		t.neighs[n.addr] = make(map[int]neigh)
 	}
 	t.learned++
-	t.neighs[n.addr][n.ifindex] = neigh{mac: n.mac, failed: failed, age: t.learned}
+	t.neighs[n.addr][n.ifindex] = neigh{mac: n.mac, failed: failed, fixed: fixed, age: t.learned}
 	return true
 }
 

@@ -44,6 +44,7 @@ func Watch(ctx context.Context, o Options, deliver func(State) error) error {
 		log:     o.Logger,
 		deliver: deliver,
 		buffer:  receiveBuffer,
+		every:   verifyEvery,
 	}
 	return w.run(ctx)
 }
@@ -56,6 +57,8 @@ type watcher struct {
 	deliver   func(State) error
 	delivered *State // nil before the first time
 	buffer    int    // of the socket, bytes
+	every     time.Duration
+	verifyAt  time.Time
 }
 
 func (w *watcher) run(ctx context.Context) error {
@@ -92,10 +95,12 @@ func (w *watcher) session(ctx context.Context) error {
 	w.machine.reset(tables)
 	w.machine.adopt(w.known)
 	w.known = nil
+	w.verifyAt = time.Now().Add(w.every)
 	for {
 		if err := w.publish(); err != nil {
 			return err
 		}
+		w.verify()
 		if err := w.gather(socket); err != nil {
 			return err
 		}
@@ -124,9 +129,10 @@ func (w *watcher) subscribe() (*nl.NetlinkSocket, error) {
 	return socket, nil
 }
 
-// gather waits for a change and takes in what follows it within coalesce.
+// gather waits for a change and takes in what follows it within coalesce, or
+// until it is time to verify.
 func (w *watcher) gather(socket *nl.NetlinkSocket) error {
-	var wait time.Duration // 0: as long as it takes
+	wait := max(time.Until(w.verifyAt), time.Microsecond)
 	var deadline time.Time
 	for {
 		timeout := unix.NsecToTimeval(int64(wait))
@@ -166,6 +172,9 @@ func (w *watcher) publish() error {
 	s := w.machine.state()
 	if w.delivered != nil && w.delivered.equal(s) {
 		return nil
+	}
+	if w.delivered != nil && moved(w.delivered.Endpoints, s.Endpoints) {
+		w.verifyAt = time.Now()
 	}
 	w.delivered = &s
 	return w.deliver(s)

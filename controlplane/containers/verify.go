@@ -1,0 +1,58 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package containers
+
+import (
+	"net/netip"
+	"time"
+
+	"github.com/vishvananda/netlink"
+
+	"github.com/bpfnet/bpfnet/controlplane/topology"
+)
+
+// verifyEvery is how often the kernel makes sure of a neighbour that it sends
+// to, on the average (base_reachable_time, Documentation/networking/ip-sysctl).
+const verifyEvery = 30 * time.Second
+
+// verify, when it is time, has the kernel ask the containers for their
+// addresses, as it would if it sent to them itself. Without that it would not
+// find out that an address has moved to a container that did not announce it;
+// nor would the containers learn of another MAC of their gateway, which the
+// kernel's requests tell them.
+func (w *watcher) verify() {
+	if time.Now().Before(w.verifyAt) {
+		return
+	}
+	w.verifyAt = time.Now().Add(w.every)
+	for addr, p := range w.machine.endpoints {
+		if w.machine.neighs[addr][p.dev].fixed {
+			continue
+		}
+		if err := use(addr, p.dev); err != nil { // mostly a link that is just going
+			w.log.Debug("cannot have a container asked for its address", "address", addr, "error", err)
+		}
+	}
+}
+
+// use has the kernel treat a neighbour as if it had a packet for it (NTF_USE,
+// neigh_add in net/core/neighbour.c). A permanent one would cease to be one.
+func use(addr netip.Addr, ifindex int) error {
+	return netlink.NeighSet(&netlink.Neigh{
+		LinkIndex: ifindex, IP: addr.AsSlice(), Flags: netlink.NTF_USE, State: netlink.NUD_NONE,
+	})
+}
+
+// moved reports whether a container that stayed has another gateway MAC.
+func moved(before, now []Endpoint) bool {
+	was := make(map[netip.Addr]topology.MAC, len(before))
+	for _, e := range before {
+		was[e.Addr] = e.Gateway
+	}
+	for _, e := range now {
+		if mac, stayed := was[e.Addr]; stayed && mac != e.Gateway {
+			return true
+		}
+	}
+	return false
+}

@@ -1,0 +1,135 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build root
+
+package containers
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/netip"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+)
+
+// follow is a watcher of the node's containers until the test ends; its states come by the channel.
+func follow(n *space, every time.Duration) <-chan State {
+	states := make(chan State, 100)
+	w := watcher{
+		machine: newMachine(subnet, nil), log: slog.New(slog.DiscardHandler), buffer: receiveBuffer, every: every,
+		deliver: func(s State) error { states <- s; return nil },
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	ended := make(chan error, 1)
+	go func() { ended <- n.do(func() error { return w.run(ctx) }) }()
+	n.t.Cleanup(func() {
+		cancel()
+		if err := <-ended; !errors.Is(err, context.Canceled) {
+			n.t.Error(err)
+		}
+	})
+	return states
+}
+
+// awaitPlaces waits until the endpoints are one of these lists, each endpoint
+// as "address at ifindex".
+func awaitPlaces(t *testing.T, states <-chan State, what string, want ...[]string) {
+	t.Helper()
+	var got []string
+	for deadline := time.After(patience); ; {
+		select {
+		case s := <-states:
+			got = nil
+			for _, e := range s.Endpoints {
+				got = append(got, fmt.Sprintf("%s at %d", e.Addr, e.Ifindex))
+			}
+		case <-deadline:
+			t.Fatalf("%s: endpoints %s, want one of %s", what, got, want)
+		}
+		if slices.ContainsFunc(want, func(w []string) bool { return slices.Equal(w, got) }) {
+			return
+		}
+	}
+}
+
+// An address moves to another container, and neither says a word: the first is
+// asked, does not answer, and is no longer where the address is looked for.
+func TestVerifyFindsAnAddressGone(t *testing.T) {
+	n, a, b := bridged(t)
+	for name, value := range map[string]string{"delay_first_probe_time": "1", "ucast_solicit": "1"} {
+		n.sysctl("ipv4/neigh/br245/"+name, value)
+	}
+	states := follow(n, 10*time.Millisecond)
+	two, three := fmt.Sprintf("172.245.0.2 at %d", n.index("vethA")), fmt.Sprintf("172.245.0.3 at %d", n.index("vethB"))
+	found := []string{two, fmt.Sprintf("172.245.0.3 at %d", n.index("vethA"))}
+	awaitPlaces(t, states, "before", []string{two, three})
+	b.must(b.AddrDel(b.link("eth0"), ipAddr("172.245.0.3/24")))
+	a.must(a.AddrAdd(a.link("eth0"), ipAddr("172.245.0.3/24")))
+	// Nowhere, until there is a packet for it; the last request may be one already.
+	awaitPlaces(t, states, "moved", []string{two}, found)
+	n.speak("172.245.0.3")
+	awaitPlaces(t, follow(n, time.Hour), "looked for", found) // a second Watch, for the first may have told already
+}
+
+// The kernel is made to doubt what it has learned, but not what was set by hand.
+func TestVerifyLeavesFixedNeighboursAlone(t *testing.T) {
+	n, a, b := bridged(t)
+	set := func(addr string, c *space, state int) {
+		n.must(n.NeighSet(&netlink.Neigh{LinkIndex: n.index("br245"), State: state,
+			IP: net.ParseIP(addr), HardwareAddr: c.link("eth0").Attrs().HardwareAddr}))
+	}
+	set("172.245.0.2", a, unix.NUD_STALE)
+	set("172.245.0.3", b, unix.NUD_PERMANENT)
+	w := watcher{machine: newMachine(subnet, nil), every: time.Hour}
+	n.must(n.do(func() error {
+		listed, err := list(t.Context(), subnet)
+		if err == nil {
+			w.machine.reset(listed)
+			w.verify()
+		}
+		return err
+	}))
+	all, err := n.NeighList(n.index("br245"), unix.AF_INET)
+	n.must(err)
+	got := map[string]int{}
+	for _, e := range all {
+		if a, _ := netip.AddrFromSlice(e.IP); subnet.Contains(a) {
+			got[a.String()] = e.State
+		}
+	}
+	want := map[string]int{"172.245.0.2": unix.NUD_DELAY, "172.245.0.3": unix.NUD_PERMANENT}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("states (-want +got):\n%s", diff)
+	}
+}
+
+// A port with a lower MAC gives the bridge that MAC. The containers hear of it
+// at once, though they are sent nothing but by the fast path.
+func TestVerifyTellsTheGatewaysNewMAC(t *testing.T) {
+	n, a, b := bridgedBy(t, nil)
+	states := follow(n, time.Hour)
+	awaitPlaces(t, states, "before",
+		[]string{fmt.Sprintf("172.245.0.2 at %d", n.index("vethA")), fmt.Sprintf("172.245.0.3 at %d", n.index("vethB"))})
+	low := net.HardwareAddr{2, 0, 0, 0, 0, 1}
+	n.addPort("low", low)
+	for _, c := range []*space{a, b} {
+		for deadline := time.Now().Add(patience); ; {
+			all, err := c.NeighList(c.index("eth0"), unix.AF_INET)
+			c.must(err)
+			if len(all) == 1 && all[0].HardwareAddr.String() == low.String() {
+				break
+			}
+			if time.Now().After(deadline) {
+				t.Fatalf("a container's neighbours are %v, want its gateway at %s", all, low)
+			}
+		}
+	}
+}

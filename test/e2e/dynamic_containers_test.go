@@ -62,8 +62,8 @@ func (c *comeAndGo) endpointsFollow(t *testing.T) time.Duration {
 		for k, e := range all {
 			got[k.Addr.String()] = fmt.Sprintf("%d %s %s", e.Ifindex, net.HardwareAddr(e.MAC[:]), net.HardwareAddr(e.Gateway[:]))
 		}
-		if err := set.Close(); err != nil {
-			return false, err
+		if closeErr := set.Close(); closeErr != nil {
+			return false, closeErr
 		}
 		return fmt.Sprint(got) == fmt.Sprint(want), err
 	})
@@ -90,16 +90,16 @@ func (c *comeAndGo) endpoints() (map[string]string, error) {
 			return nil, err
 		}
 		err = container.NS.Do(func() error {
-			eth, err := netlink.LinkByName("eth0")
-			if err != nil {
-				return err
+			eth, ethErr := netlink.LinkByName("eth0")
+			if ethErr != nil {
+				return ethErr
 			}
 			mac = eth.Attrs().HardwareAddr
-			addrs, err := netlink.AddrList(eth, netlink.FAMILY_V4)
+			addrs, listErr := netlink.AddrList(eth, netlink.FAMILY_V4)
 			for _, a := range addrs {
 				want[a.IP.String()] = fmt.Sprintf("%d %s %s", ifindex, mac, gateway)
 			}
-			return err
+			return listErr
 		})
 		if err != nil {
 			return nil, err

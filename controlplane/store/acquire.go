@@ -32,13 +32,15 @@ type Want struct {
 	PublicIP netip.Addr
 	Backend  topology.Encap
 	VNI      uint32       // vxlan only
-	MAC      topology.MAC // vxlan only
+	MAC      topology.MAC // vxlan only, for a lease that has none yet: see Held.Lease for what came of it
 	Prefer   netip.Prefix // the subnet the node had before, from subnet.env; the zero Prefix if none
 	Had      Lease        // what this process held until now, perhaps by another PublicIP; the zero Lease if nothing
 }
 
 // Acquire leases a subnet: that of Want.Had, else the one etcd has for Want.PublicIP, else
-// Want.Prefer if it is free, else one at random among the first free ones.
+// Want.Prefer if it is free, else one at random among the first free ones. A
+// lease that etcd has keeps its VTEP MAC, be it flannel's or ours: flannel's
+// nodes do not take up another under an unchanged key.
 // Losing it to another node while asking only means to ask for another. Its
 // error matches ErrNoSubnet where there is none left.
 func (s *Store) Acquire(ctx context.Context, c Config, w Want) (*Held, error) {
@@ -76,7 +78,7 @@ func (s *Store) tryAcquire(ctx context.Context, c Config, w Want) (*Held, error)
 	}
 	if i >= 0 {
 		if r.fits(claims[i].subnet) {
-			return s.reuse(ctx, c.Network, w, claims[i])
+			return s.reuse(ctx, c.Network, w, claims[i], claims)
 		}
 		s.log.Warn("dropping this node's lease: its subnet is not one of the network's",
 			"lease", claims[i].key, "network", c.Network, "length", c.SubnetLen)
@@ -162,22 +164,35 @@ func takenOf(network netip.Prefix, claims []claim) (*netipx.IPSet, error) {
 
 // reuse takes over the node's own lease. What it says of IPv6, which flannel
 // on this node may have written, stays.
-func (s *Store) reuse(ctx context.Context, network netip.Prefix, w Want, c claim) (*Held, error) {
-	h := &Held{store: s, network: network, lease: w.lease(c.subnet), reserved: c.kv.Lease == 0}
-	h.lease.Key, h.lease.Subnet6, h.lease.CreateRevision = c.key, c.subnet6, c.kv.CreateRevision
-	old, err := ParseLease(c.key, c.kv.Value)
-	if err == nil {
+func (s *Store) reuse(ctx context.Context, network netip.Prefix, w Want, own claim, all []claim) (*Held, error) {
+	h := &Held{store: s, network: network, lease: w.lease(own.subnet), reserved: own.kv.Lease == 0}
+	h.lease.Key, h.lease.Subnet6, h.lease.CreateRevision = own.key, own.subnet6, own.kv.CreateRevision
+	if old, err := ParseLease(own.key, own.kv.Value); err == nil {
 		h.lease.PublicIPv6, h.lease.MACv6 = old.PublicIPv6, old.MACv6
+		s.keepMAC(&h.lease, old, all)
 	}
-	if err := h.write(ctx, c.kv.ModRevision); err != nil {
+	if err := h.write(ctx, own.kv.ModRevision); err != nil {
 		return nil, err
 	}
-	if old.MAC != h.lease.MAC && old.Backend == h.lease.Backend && !c.says(w.Had) {
-		s.log.Warn("took over a lease with another VTEP MAC; where two nodes have one PublicIP, give each its own",
-			"lease", c.key, "publicIP", w.PublicIP,
-			"was", old.MAC.String(), "is", h.lease.MAC.String())
-	}
 	return h, nil
+}
+
+// keepMAC gives l the VTEP MAC of what it replaces, unless another node has
+// that too: then one of the two has to change it, and this one is starting.
+func (s *Store) keepMAC(l *Lease, old Lease, all []claim) {
+	if l.Backend != topology.EncapVXLAN || old.MAC == l.MAC || old.MAC == (topology.MAC{}) {
+		return
+	}
+	for _, c := range all {
+		other, err := ParseLease(c.key, c.kv.Value)
+		if err == nil && c.key != l.Key && other.PublicIP != old.PublicIP && other.MAC == old.MAC {
+			s.log.Warn("another node's lease has this one's VTEP MAC, which is changed: restart flanneld on its peers, for they go on with the old one",
+				"lease", l.Key, "other", c.key, "was", old.MAC.String(), "is", l.MAC.String())
+			return
+		}
+	}
+	l.MAC = old.MAC
+	s.log.Info("keeping the VTEP MAC of this node's lease", "lease", l.Key, "mac", l.MAC.String())
 }
 
 // drop deletes a claim that is as it was read.

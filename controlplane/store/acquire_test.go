@@ -5,7 +5,6 @@ package store
 import (
 	"context"
 	"errors"
-	"fmt"
 	"net/netip"
 	"strings"
 	"testing"
@@ -183,16 +182,57 @@ func TestAcquireKeepsReservation(t *testing.T) {
 func TestAcquireKeepsIPv6(t *testing.T) {
 	const key = "10.0.2.0-24&2001:db8:42:1::-64"
 	const value = `{"PublicIP":"192.168.32.245","PublicIPv6":"2001:db8::3","BackendType":"vxlan",` +
-		`"BackendData":{"VNI":1,"VtepMAC":"%s"},"BackendV6Data":{"VNI":1,"VtepMAC":"c6:d2:32:6f:8f:45"}}`
-	var log logged
+		`"BackendData":{"VNI":1,"VtepMAC":"02:00:00:00:00:01"},"BackendV6Data":{"VNI":1,"VtepMAC":"c6:d2:32:6f:8f:45"}}`
 	e := newEtcd(t)
-	e.put("subnets/"+key, fmt.Sprintf(value, "02:00:00:00:00:01"))
-	h := acquire(t, e.open(Options{Logger: log.logger()}), mustParseConfig(t, fourSubnets), wantOf("192.168.32.245"))
-	if got, _ := e.get("subnets/" + key); h.Lease().Key != key || got != fmt.Sprintf(value, "c6:d2:32:6f:8f:44") {
+	e.put("subnets/"+key, value)
+	h := acquire(t, e.open(Options{}), mustParseConfig(t, fourSubnets), wantOf("192.168.32.245"))
+	if got, _ := e.get("subnets/" + key); h.Lease().Key != key || got != value {
 		t.Errorf("acquired %s, etcd holds\n%s", h.Lease().Key, got)
 	}
-	if log.count("took over a lease with another VTEP MAC") != 1 {
-		t.Errorf("log says nothing of the changed MAC:\n%s", &log)
+}
+
+// TestAcquireVTEPMAC checks which MAC a node goes by that finds its lease in etcd.
+func TestAcquireVTEPMAC(t *testing.T) {
+	const ours, theirs = "c6:d2:32:6f:8f:44", "02:00:00:00:00:01" // mac1, and what flannel made up
+	vxlan := func(node, mac string) string {
+		return strings.Replace(vxlanValue(node), ours, mac, 1)
+	}
+	for _, tt := range []struct {
+		name   string
+		own    string // value of the node's lease
+		other  string // value of another lease
+		want   string
+		logged string
+	}{
+		{name: "flannel's is kept", own: vxlan("192.168.32.245", theirs), want: theirs, logged: "keeping the VTEP MAC"},
+		{name: "its own", own: vxlan("192.168.32.245", ours), want: ours},
+		{name: "in capitals", own: vxlan("192.168.32.245", "02:00:00:00:00:AB"), want: "02:00:00:00:00:ab", logged: "keeping the VTEP MAC"},
+		{name: "of another VNI", own: strings.Replace(vxlan("192.168.32.245", theirs), `"VNI":1`, `"VNI":7`, 1), want: theirs,
+			logged: "keeping the VTEP MAC"},
+		{name: "none", own: `{"PublicIP":"192.168.32.245"}`, want: ours},
+		{name: "of a group", own: vxlan("192.168.32.245", "01:00:5e:00:00:01"), want: ours},
+		{name: "no MAC", own: vxlan("192.168.32.245", "x"), want: ours},
+		{name: "another node's too", own: vxlan("192.168.32.245", theirs), other: vxlan("192.168.32.9", theirs), want: ours,
+			logged: "another node's lease has this one's VTEP MAC"},
+		{name: "of two leases of its own", own: vxlan("192.168.32.245", theirs), other: vxlan("192.168.32.245", theirs), want: theirs,
+			logged: "keeping the VTEP MAC"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			var log logged
+			e := newEtcd(t)
+			e.put("subnets/10.0.2.0-24", tt.own)
+			if tt.other != "" {
+				e.put("subnets/10.0.3.0-24", tt.other)
+			}
+			h := acquire(t, e.open(Options{Logger: log.logger()}), mustParseConfig(t, fourSubnets), wantOf("192.168.32.245"))
+			value, _ := e.get("subnets/10.0.2.0-24")
+			if got := h.Lease().MAC.String(); got != tt.want || value != vxlan("192.168.32.245", tt.want) {
+				t.Errorf("holds MAC %s, etcd %s, want %s", got, value, tt.want)
+			}
+			if lines := log.count("VTEP MAC"); lines > 1 || (lines == 1) != (tt.logged != "") || !strings.Contains(log.String(), tt.logged) {
+				t.Errorf("log is %s, want %q", &log, tt.logged)
+			}
+		})
 	}
 }
 

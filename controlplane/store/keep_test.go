@@ -146,7 +146,7 @@ func TestKeepSharedAddress(t *testing.T) {
 	rev := two.Lease().ModRevision
 	eventually(t, "the first has gone on with the second's grant", func() bool { return one.Lease().ModRevision == rev })
 	w := wantOf("192.168.32.245")
-	w.MAC[5]++
+	w.VNI = 2
 	three := acquire(t, e.open(Options{}), c, w)
 	expect(t, events, Altered, "was overwritten with this node's PublicIP 192.168.32.245 but other data")
 	if three.Lease().Key != one.Lease().Key {

@@ -11,6 +11,7 @@ GOLANGCI_LINT := go tool -modfile=.ci/tools/go.mod golangci-lint
 CLANG_FORMAT := clang-format-19
 C_SOURCES = $(wildcard bpf/*.c bpf/include/*.h)
 GENERATED := 'bpf/*_bpfe[bl].go' 'bpf/*_bpfe[bl].o'
+PEERS := $(addprefix bin/peers/,flanneld bridge host-local flannel)
 
 .PHONY: help
 help: ## list the targets
@@ -27,11 +28,25 @@ demo: nettools build ## two hosts, containers on each, VXLAN and IPIP: watch the
 
 # One package at a time: the tests that watch live traffic need the machine's cores for themselves.
 .PHONY: test
-test: nettools ## run all tests, with the race detector, root tests included (root or sudo)
+test: nettools peers ## run all tests, with the race detector, root tests included (root or sudo)
 	@.ci/sandbox true
 	@echo "building the tests (takes minutes the first time)"
 	go build -race -tags root ./...
 	go test -race -tags root -p 1 -count 1 -timeout 15m -exec '$(CURDIR)/.ci/sandbox' $(PKG)
+
+.PHONY: peers
+peers: $(PEERS) ## build flanneld and the CNI plugins that test/interop runs beside bpfnet
+
+# flanneld's udp backend is C, hence cgo.
+bin/peers/flanneld bin/peers/bridge bin/peers/host-local: test/interop/peers/go.mod
+bin/peers/flannel: test/interop/peers/cni/go.mod
+bin/peers/flanneld: PACKAGE = github.com/flannel-io/flannel
+bin/peers/bridge: PACKAGE = github.com/containernetworking/plugins/plugins/main/bridge
+bin/peers/host-local: PACKAGE = github.com/containernetworking/plugins/plugins/ipam/host-local
+bin/peers/flannel: PACKAGE = github.com/containernetworking/plugins/plugins/meta/flannel
+$(PEERS):
+	@echo "building $@ (the first time may take minutes)"
+	@CGO_ENABLED=1 go build -C $(<D) -o $(CURDIR)/$@ $(PACKAGE)
 
 .PHONY: fuzz
 fuzz: nettools ## run each fuzz target for FUZZTIME (default 10s; root or sudo)
@@ -70,7 +85,7 @@ clean: ## remove what build made
 
 .PHONY: nettools
 nettools:
-	@.ci/need ip=iproute2 tcpdump=tcpdump ping=iputils-ping iperf3=iperf3
+	@.ci/need ip=iproute2 tcpdump=tcpdump ping=iputils-ping iperf3=iperf3 iptables=iptables
 
 .PHONY: clang
 clang:

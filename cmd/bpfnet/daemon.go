@@ -21,17 +21,12 @@ import (
 
 // daemonFlags are flanneld's, by its names and defaults, and our own.
 type daemonFlags struct {
-	node          node.Options
-	ifaceCanReach string
-	publicIP      string
-	renewMargin   int // minutes
-	ipMasq        bool
-	healthzIP     string
-	healthzPort   uint16
-	sizes         loader.Sizes
-	clsact        bool
-	logLevel      string
-	logFormat     string
+	node node.Options
+	flanneldFlags
+	sizes     loader.Sizes
+	clsact    bool
+	logLevel  string
+	logFormat string
 }
 
 func newDaemonCommand() *cobra.Command {
@@ -42,9 +37,14 @@ func newDaemonCommand() *cobra.Command {
 		Long: "Takes a subnet for this node, keeps the datapath equal to what etcd says, and finds the\n" +
 			"node's containers. Stopping it, by whatever signal, changes nothing for the traffic: a new\n" +
 			"daemon takes over what is there, and `bpfnet cleanup` removes it.\n\n" +
-			"Every flag can be given by the environment as BPFNET_<FLAG> or FLANNELD_<FLAG>.",
+			"Every flag can be given by the environment as BPFNET_<FLAG> or FLANNELD_<FLAG>, and with one\n" +
+			"dash as with two. A link named flanneld to this binary is this command.",
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			if f.version { // where flanneld prints its own
+				_, err := fmt.Fprintln(cmd.ErrOrStderr(), versionLine())
+				return err
+			}
 			if err := flagsFromEnv(cmd.Flags()); err != nil {
 				return err
 			}
@@ -56,40 +56,32 @@ func newDaemonCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			f.warn(o.Logger)
+			f.warnFlanneld(cmd.Flags(), o.Logger)
 			return node.Run(cmd.Context(), o)
 		},
 	}
-	f.register(cmd.Flags())
+	flanneld, ours := pflag.NewFlagSet("flanneld", pflag.ContinueOnError), pflag.NewFlagSet("bpfnet", pflag.ContinueOnError)
+	f.registerFlanneld(flanneld)
+	f.register(ours)
+	cmd.Flags().AddFlagSet(flanneld)
+	cmd.Flags().AddFlagSet(ours)
+	cmd.SetUsageFunc(func(cmd *cobra.Command) error {
+		_, err := fmt.Fprintf(cmd.OutOrStderr(), "Usage:\n  %s\n\nFlags of flanneld:\n%s\nFlags of bpfnet:\n%s\nFlags of all commands:\n%s",
+			cmd.UseLine(), flanneld.FlagUsages(), ours.FlagUsages(), cmd.InheritedFlags().FlagUsages())
+		return err
+	})
 	return cmd
 }
 
+// register declares our own flags.
 func (f *daemonFlags) register(flags *pflag.FlagSet) {
 	o := &f.node
-	flags.StringSliceVar(&o.Etcd.Endpoints, "etcd-endpoints", []string{"http://127.0.0.1:4001", "http://127.0.0.1:2379"},
-		"etcd's client URLs")
-	flags.StringVar(&o.Etcd.Prefix, "etcd-prefix", "/coreos.com/network", "prefix of the network's keys in etcd")
-	flags.StringVar(&o.Etcd.CAFile, "etcd-cafile", "", "CA that signed etcd's certificate")
-	flags.StringVar(&o.Etcd.CertFile, "etcd-certfile", "", "client certificate for etcd")
-	flags.StringVar(&o.Etcd.KeyFile, "etcd-keyfile", "", "key of the client certificate")
-	flags.StringVar(&o.Etcd.Username, "etcd-username", "", "user name for etcd")
-	flags.StringVar(&o.Etcd.Password, "etcd-password", "", "password for etcd (better by the environment)")
 	flags.StringVar(&o.Embedded.Dir, "etcd-embedded", "",
 		"serve etcd for a small cluster from this node, with its data in this directory; replaces --etcd-endpoints")
 	flags.StringSliceVar(&o.Embedded.Listen, "etcd-embedded-listen", nil,
 		"client URLs of the embedded etcd (default http://UPLINK-ADDRESS:2379 and http://127.0.0.1:2379)")
 	flags.StringVar(&o.InitConfig, "etcd-init-config", "",
 		`network config to write if etcd has none, as {"Network":"10.5.0.0/16","Backend":{"Type":"vxlan"}}`)
-	flags.StringSliceVar(&o.Underlay.Iface, "iface", nil, "uplink, by name or address; the first that exists is taken")
-	flags.StringSliceVar(&o.Underlay.IfaceRegex, "iface-regex", nil, "uplink, by regular expression on name or address")
-	flags.StringVar(&f.ifaceCanReach, "iface-can-reach", "", "uplink: the interface that routes to this address")
-	flags.StringVar(&f.publicIP, "public-ip", "", "address other nodes reach this one by (default: the uplink's)")
-	flags.StringVar(&o.SubnetFile, "subnet-file", "/run/flannel/subnet.env", "file that tells others the subnet and MTU")
-	flags.IntVar(&f.renewMargin, "subnet-lease-renew-margin", 60, "renew the lease this many minutes before it ends")
-	flags.BoolVar(&f.ipMasq, "ip-masq", false,
-		"flanneld's; taken but without effect for now: nothing is masqueraded, and the subnet file says so")
-	flags.StringVar(&f.healthzIP, "healthz-ip", "0.0.0.0", "address on which GET /healthz is answered")
-	flags.Uint16Var(&f.healthzPort, "healthz-port", 0, "port on which GET /healthz is answered; 0: on none")
 	flags.BoolVar(&o.FastPath, "fast-path", true,
 		"take containers' packets past the host's FORWARD chain and conntrack; false sends all through the kernel's path")
 	flags.Uint32Var(&f.sizes.Routes, "max-routes", 65536, "capacity for subnets of other lengths than the network's SubnetLen")
@@ -106,17 +98,17 @@ func (f *daemonFlags) options(runDir string) (node.Options, error) {
 	o := f.node
 	o.RunDir = runDir
 	o.RenewMargin = time.Duration(f.renewMargin) * time.Minute
-	if f.renewMargin <= 0 || f.renewMargin >= 24*60 {
-		return o, fmt.Errorf("--subnet-lease-renew-margin %d: must be from 1 to 1439 minutes, for a lease lasts 24 hours", f.renewMargin)
-	}
-	err := checkSizes(f.sizes)
+	err := f.checkFlanneld()
 	if err != nil {
+		return o, err
+	}
+	if err = checkSizes(f.sizes); err != nil {
 		return o, err
 	}
 	if o.Underlay.CanReach, err = addrFlag("iface-can-reach", f.ifaceCanReach); err != nil {
 		return o, err
 	}
-	if o.Underlay.PublicIP, err = addrFlag("public-ip", f.publicIP); err != nil {
+	if o.Underlay.PublicIP, err = nodeAddr("public-ip", f.publicIP, netip.Addr.Is4); err != nil {
 		return o, err
 	}
 	healthzIP, err := addrFlag("healthz-ip", f.healthzIP)
@@ -124,7 +116,7 @@ func (f *daemonFlags) options(runDir string) (node.Options, error) {
 		return o, err
 	}
 	o.Healthz = netip.AddrPortFrom(healthzIP, f.healthzPort)
-	if o.Logger, err = newLogger(f.logLevel, f.logFormat); err != nil {
+	if o.Logger, err = newLogger(f.level(), f.logFormat); err != nil {
 		return o, err
 	}
 	if err = loader.Probe(); err != nil {
@@ -161,14 +153,6 @@ func checkSizes(s loader.Sizes) error {
 		}
 	}
 	return nil
-}
-
-// warn tells of flags that do not do what their names say.
-func (f *daemonFlags) warn(log *slog.Logger) {
-	if f.ipMasq {
-		log.Warn("--ip-masq has no effect: bpfnet does not masquerade yet; the subnet file says FLANNEL_IPMASQ=false, " +
-			"so leave masquerading to Docker (without its --ip-masq=false) or to a rule of your own")
-	}
 }
 
 func addrFlag(name, value string) (netip.Addr, error) {

@@ -3,7 +3,6 @@
 package main
 
 import (
-	"bytes"
 	"context"
 	"log/slog"
 	"net/netip"
@@ -11,8 +10,6 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
-
-	"github.com/spf13/pflag"
 )
 
 // TestDaemonRefusesFlags before anything is touched: the run directory is not even made.
@@ -33,7 +30,7 @@ func TestDaemonRefusesFlags(t *testing.T) {
 		"size that is no number":  {[]string{"--max-hosts=-1"}, `invalid argument "-1" for "--max-hosts" flag`},
 		"no room for a peer":      {[]string{"--max-hosts=2"}, "--max-hosts 2: must be at least 3"},
 		"no room for containers":  {[]string{"--max-endpoints=0"}, "--max-endpoints 0: must be at least 1"},
-		"unknown flag":            {[]string{"--kube-subnet-mgr"}, "unknown flag: --kube-subnet-mgr"},
+		"unknown flag":            {[]string{"--no-such"}, "unknown flag: --no-such"},
 		"argument":                {[]string{"eth0"}, `unknown command "eth0" for "bpfnet daemon"`},
 	}
 	for name, test := range tests {
@@ -49,33 +46,6 @@ func TestDaemonRefusesFlags(t *testing.T) {
 				t.Errorf("the run directory was made: %v", err)
 			}
 		})
-	}
-}
-
-// TestFlanneldUnit: what a unit file gives flanneld is understood.
-func TestFlanneldUnit(t *testing.T) {
-	f := &daemonFlags{}
-	flags := pflag.NewFlagSet("daemon", pflag.ContinueOnError)
-	f.register(flags)
-	args := []string{
-		"--etcd-endpoints=http://192.0.2.1:2379", "--etcd-prefix=/coreos.com/network", "--iface=eth0",
-		"--ip-masq", "--healthz-ip=127.0.0.1", "--healthz-port=10254",
-	}
-	if err := flags.Parse(args); err != nil {
-		t.Fatal(err)
-	}
-	if !f.ipMasq || f.healthzIP != "127.0.0.1" || f.healthzPort != 10254 {
-		t.Errorf("flags %+v", f)
-	}
-}
-
-func TestIPMasqIsSaidToDoNothing(t *testing.T) {
-	for given, lines := range map[bool]int{true: 1, false: 0} {
-		var out bytes.Buffer
-		(&daemonFlags{ipMasq: given}).warn(slog.New(slog.NewTextHandler(&out, nil)))
-		if got := strings.Count(out.String(), "FLANNEL_IPMASQ=false"); got != lines {
-			t.Errorf("--ip-masq=%t: log %q, want %d lines", given, out.String(), lines)
-		}
 	}
 }
 

@@ -20,7 +20,7 @@ var envPrefixes = []string{"BPFNET_", "FLANNELD_"}
 func flagsFromEnv(flags *pflag.FlagSet) error {
 	var errs error
 	flags.VisitAll(func(f *pflag.Flag) {
-		if f.Changed {
+		if f.Changed || f.Name == "help" || f.Name == "version" { // FLANNELD_VERSION is, where people set it, a number
 			return
 		}
 		for _, prefix := range envPrefixes {

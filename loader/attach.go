@@ -19,11 +19,14 @@ type hook struct {
 	handle  uint32 // of its clsact filter
 }
 
+// hooks stand in the order in which programs are taken off: each only leaves
+// more to the kernel that way. from_overlay drops what from_network has not
+// marked, so it goes first.
 var hooks = []hook{
 	{program: bpf.FromContainer, handle: 1},
+	{program: bpf.FromOverlay, handle: 4},
 	{program: bpf.FromNetwork, handle: 2},
 	{program: bpf.FromHost, handle: 3, egress: true},
-	{program: bpf.FromOverlay, handle: 4},
 }
 
 // attachment is a hook on an interface.
@@ -120,9 +123,14 @@ func sameProgram(a, b *ebpf.Program) (bool, error) {
 }
 
 func hookByProgram(name string) (hook, bool) {
-	i := slices.IndexFunc(hooks, func(h hook) bool { return h.program == name })
+	i := rank(name)
 	if i < 0 {
 		return hook{}, false
 	}
 	return hooks[i], true
+}
+
+// rank is a program's place in hooks; -1 for none.
+func rank(program string) int {
+	return slices.IndexFunc(hooks, func(h hook) bool { return h.program == program })
 }

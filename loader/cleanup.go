@@ -3,10 +3,12 @@
 package loader
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"golang.org/x/sys/unix"
 
@@ -26,6 +28,23 @@ func Cleanup(runDir string) error {
 	return errors.Join(detachAll(clsact{}), removePins(runDir))
 }
 
+// Unload takes the programs of a run directory off the interfaces of this
+// network namespace, one after the other in the order of hooks, and then their
+// maps away. The run directory stays as it is. That nothing is there is no error.
+func Unload(runDir string) error {
+	dir, err := PinDir(runDir)
+	if errors.Is(err, maps.ErrNoDatapath) {
+		return detachAll(clsact{})
+	}
+	if err != nil {
+		return err
+	}
+	if err := errors.Join(detachAll(clsact{}), detachAll(&tcx{pinDir: dir})); err != nil {
+		return err
+	}
+	return removeAll(dir, mapsDir, mapsStageDir, mapsOldDir, settingsNew)
+}
+
 func removePins(runDir string) error {
 	mount := filepath.Join(runDir, bpffsDir)
 	dir, err := PinDir(runDir)
@@ -35,12 +54,18 @@ func removePins(runDir string) error {
 	case err != nil:
 		return err
 	}
-	for _, sub := range []string{linksDir, mapsDir, mapsStageDir, mapsOldDir, settingsNew} {
-		if e := os.RemoveAll(filepath.Join(dir, sub)); e != nil {
+	err = errors.Join(detachAll(&tcx{pinDir: dir}), removeAll(dir, linksDir, mapsDir, mapsStageDir, mapsOldDir, settingsNew))
+	return errors.Join(err, unmountForAll(mount), removeEmpty(mount))
+}
+
+func removeAll(dir string, names ...string) error {
+	var err error
+	for _, name := range names {
+		if e := os.RemoveAll(filepath.Join(dir, name)); e != nil {
 			err = errors.Join(err, fmt.Errorf("remove pins: %w", e))
 		}
 	}
-	return errors.Join(err, unmountForAll(mount), removeEmpty(mount))
+	return err
 }
 
 // removeEmpty removes a directory unless something of others is in it.
@@ -57,6 +82,7 @@ func detachAll(c attacher) error {
 	if err != nil {
 		return fmt.Errorf("list attached programs: %w", err)
 	}
+	slices.SortFunc(all, func(x, y attachment) int { return cmp.Compare(rank(x.hook.program), rank(y.hook.program)) })
 	for _, a := range all {
 		if e := c.detach(a); e != nil {
 			err = errors.Join(err, fmt.Errorf("detach %s from interface %d: %w", a.hook.program, a.ifindex, e))

@@ -109,15 +109,18 @@ func openLink(pin string, ifindex int) (link.Link, error) {
 	return nil, errors.Join(l.Unpin(), l.Close())
 }
 
+// detach takes effect before it returns: a link that only loses its pin is
+// taken off some time later (bpf_link_put, kernel/bpf/syscall.c).
 func (t *tcx) detach(a attachment) error {
 	pin, err := t.path(a)
 	if err != nil {
 		return err
 	}
-	if err := os.Remove(pin); err != nil && !errors.Is(err, os.ErrNotExist) {
-		return fmt.Errorf("unpin link: %w", err)
+	l, err := openLink(pin, a.ifindex)
+	if err != nil || l == nil {
+		return err
 	}
-	return nil
+	return errors.Join(l.Detach(), l.Unpin(), l.Close())
 }
 
 func (t *tcx) list() ([]attachment, error) {

@@ -25,6 +25,7 @@ type daemonFlags struct {
 	flanneldFlags
 	sizes     loader.Sizes
 	clsact    bool
+	dataplane string
 	logLevel  string
 	logFormat string
 }
@@ -82,6 +83,7 @@ func (f *daemonFlags) register(flags *pflag.FlagSet) {
 		"client URLs of the embedded etcd (default http://UPLINK-ADDRESS:2379 and http://127.0.0.1:2379)")
 	flags.StringVar(&o.InitConfig, "etcd-init-config", "",
 		`network config to write if etcd has none, as {"Network":"10.5.0.0/16","Backend":{"Type":"vxlan"}}`)
+	flags.StringVar(&f.dataplane, "dataplane", string(node.EBPF), "ebpf, or netlink: the kernel's own devices do the packet work")
 	flags.BoolVar(&o.FastPath, "fast-path", true,
 		"take containers' packets past the host's FORWARD chain and conntrack; false sends all through the kernel's path")
 	flags.Uint32Var(&f.sizes.Routes, "max-routes", 65536, "capacity for subnets of other lengths than the network's SubnetLen")
@@ -119,22 +121,40 @@ func (f *daemonFlags) options(runDir string) (node.Options, error) {
 	if o.Logger, err = newLogger(f.level(), f.logFormat); err != nil {
 		return o, err
 	}
-	if err = loader.Probe(); err != nil {
-		return o, err
+	if o.Dataplane, err = node.ParseDataplane(f.dataplane); err != nil {
+		return o, fmt.Errorf("--dataplane: %w", err)
 	}
-	pinDir, err := loader.EnsurePinDir(runDir)
-	if err != nil {
-		return o, err
+	if o.Dataplane == node.EBPF {
+		if err = loader.Probe(); err != nil {
+			return o, err
+		}
 	}
+	f.bindLoader(&o)
+	return o, nil
+}
+
+// bindLoader gives the daemon the programs that are pinned in its run directory.
+func (f *daemonFlags) bindLoader(o *node.Options) {
+	runDir := o.RunDir
 	o.Open = func(s bpf.DatapathSettings) (node.Datapath, error) {
+		pinDir, err := loader.EnsurePinDir(runDir)
+		if err != nil {
+			return nil, err
+		}
 		d, err := loader.Open(loader.Options{PinDir: pinDir, Settings: s, Sizes: f.sizes, Clsact: f.clsact})
 		if err != nil {
 			return nil, err // not a nil *Datapath in an interface that is none
 		}
 		return d, nil
 	}
-	o.AdoptPinned = func() (*maps.Set, error) { return maps.AdoptPinned(filepath.Join(pinDir, "maps")) }
-	return o, nil
+	o.Unload = func() error { return loader.Unload(runDir) }
+	o.AdoptPinned = func() (*maps.Set, error) {
+		pinDir, err := loader.PinDir(runDir)
+		if err != nil {
+			return nil, err
+		}
+		return maps.AdoptPinned(filepath.Join(pinDir, "maps"))
+	}
 }
 
 // checkSizes refuses maps without room for what every node has.

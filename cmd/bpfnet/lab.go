@@ -62,6 +62,7 @@ func newLabUpCommand(name *string) *cobra.Command {
 	flags.IntVar(&o.Hosts, "hosts", o.Hosts, "number of hosts")
 	flags.IntVar(&o.Containers, "containers", o.Containers, "number of containers on each host")
 	flags.StringVar((*string)(&o.Backend), "backend", string(o.Backend), "vxlan, ipip, udp or host-gw")
+	flags.StringVar((*string)(&o.Dataplane), "dataplane", string(o.Dataplane), "of the daemons: ebpf or netlink")
 	flags.StringVar((*string)(&o.Underlay), "underlay", string(o.Underlay),
 		"flat (one segment) or routed (a segment for each host, a router between)")
 	flags.StringVar((*string)(&o.Wiring), "wiring", string(o.Wiring),

@@ -25,6 +25,7 @@ func newRootCommand() *cobra.Command {
 	root.AddCommand(
 		newDaemonCommand(),
 		newStatusCommand(),
+		newDataplaneCommand(),
 		newMapsCommand(),
 		newLabCommand(),
 		newDemoCommand(),

@@ -62,7 +62,10 @@ func printServed(row func(format string, args ...any), s node.Status) {
 	row("node\t%s", s.Node)
 	row("subnet\t%s of %s", s.Subnet, s.Network)
 	row("backend\t%s, container MTU %d", s.Backend, s.MTU)
-	row("containers\t%d found, %d addresses known", s.Containers, s.Endpoints)
+	row("dataplane\t%s", s.Dataplane)
+	if s.Dataplane == node.EBPF { // the kernel finds them by itself
+		row("containers\t%d found, %d addresses known", s.Containers, s.Endpoints)
+	}
 	row("etcd revision\t%d", s.Revision)
 	row("")
 	row("PEER\tSUBNET\tENCAPSULATION\tNEXT HOP\tVTEP MAC")

@@ -20,7 +20,8 @@ import (
 
 var testStatus = node.Status{
 	Ready: true, Node: netip.MustParseAddr("192.168.32.245"), Subnet: netip.MustParsePrefix("172.245.0.0/24"),
-	Network: netip.MustParsePrefix("172.244.0.0/14"), Backend: "vxlan", MTU: 1450, Revision: 42, Containers: 2, Endpoints: 1,
+	Network: netip.MustParsePrefix("172.244.0.0/14"), Backend: "vxlan", MTU: 1450, Dataplane: node.EBPF,
+	Revision: 42, Containers: 2, Endpoints: 1,
 	Peers: []node.PeerStatus{
 		{
 			Lease: "172.246.0.0-24", Subnet: netip.MustParsePrefix("172.246.0.0/24"), Node: netip.MustParseAddr("192.168.32.246"),
@@ -41,6 +42,7 @@ const testStatusTable = `ready          true
 node           192.168.32.245
 subnet         172.245.0.0/24 of 172.244.0.0/14
 backend        vxlan, container MTU 1450
+dataplane      ebpf
 containers     2 found, 1 addresses known
 etcd revision  42
 
@@ -55,6 +57,8 @@ problem: session: no etcd
 func TestPrintStatus(t *testing.T) {
 	none := testStatus
 	none.Peers, none.Problems = nil, nil
+	kernel := testStatus
+	kernel.Dataplane = node.Netlink
 	tests := map[string]struct {
 		status node.Status
 		want   string
@@ -62,6 +66,8 @@ func TestPrintStatus(t *testing.T) {
 		"ready": {testStatus, testStatusTable},
 		"alone in the network": {none, testStatusTable[:strings.Index(testStatusTable, "PEER")] +
 			"PEER  SUBNET  ENCAPSULATION  NEXT HOP  VTEP MAC\n"},
+		"the kernel's own devices": {kernel, strings.Replace(testStatusTable,
+			"ebpf\ncontainers     2 found, 1 addresses known\n", "netlink\n", 1)},
 		"before there is a network": {
 			node.Status{Problems: []node.Problem{{Source: "session", Text: "no etcd"}}},
 			"ready  false\nproblem: session: no etcd\n",

@@ -90,5 +90,5 @@ func ownSubnet(set *maps.Set) (netip.Prefix, error) {
 
 // ignored are the names of interfaces that are no containers'.
 func ignored(uplink string) []string {
-	return []string{uplink, netlink.OverlayName, netlink.OverlayPeerName}
+	return append(netlink.Names(), uplink)
 }

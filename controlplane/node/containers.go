@@ -13,23 +13,18 @@ import (
 	"github.com/bpfnet/bpfnet/controlplane/containers"
 )
 
-// containers follows this node's containers once the network is served.
-func (l *loop) containers(ctx context.Context) error {
-	select {
-	case <-ctx.Done():
-		return nil
-	case <-l.synced:
-	}
+// serve follows this node's containers.
+func (p *programs) serve(ctx context.Context) error {
 	found := make(chan containers.State, 1)
 	g, ctx := errgroup.WithContext(ctx)
-	g.Go(func() error { return l.followContainers(ctx, found) })
-	if !l.FastPath {
+	g.Go(func() error { return p.followContainers(ctx, found) })
+	if !p.FastPath {
 		found <- containers.State{}
 		return g.Wait()
 	}
 	o := containers.Options{
-		Subnet: l.self.Subnet, Ignore: ignored(l.uplink.Name),
-		Known: l.endpoints.Known(), Logger: l.log,
+		Subnet: p.self.Subnet, Ignore: ignored(p.uplink.Name),
+		Known: p.endpoints.Known(), Logger: p.log,
 	}
 	g.Go(func() error {
 		return containers.Watch(ctx, o, func(s containers.State) error {
@@ -46,18 +41,19 @@ func (l *loop) containers(ctx context.Context) error {
 
 // followContainers applies what is found, and again what failed or may have
 // been undone by others: a state comes only when it has changed.
-func (l *loop) followContainers(ctx context.Context, found <-chan containers.State) error {
+func (p *programs) followContainers(ctx context.Context, found <-chan containers.State) error {
 	var state containers.State
 	select {
 	case <-ctx.Done():
 		return nil
 	case state = <-found:
 	}
-	retry := l.containersApplied(l.applyContainers(state))
-	if err := l.ready(); err != nil {
+	retry := p.containersApplied(p.applyContainers(state))
+	if err := p.datapath.Publish(); err != nil {
 		return err
 	}
-	resync := time.NewTicker(l.resync)
+	p.ready()
+	resync := time.NewTicker(p.resync)
 	defer resync.Stop()
 	for {
 		var err error
@@ -66,17 +62,17 @@ func (l *loop) followContainers(ctx context.Context, found <-chan containers.Sta
 			return nil
 		case state = <-found:
 		case <-resync.C:
-			err = l.endpoints.Reread()
+			err = p.endpoints.Reread()
 		case <-retry:
-			err = l.endpoints.Reread()
+			err = p.endpoints.Reread()
 		}
-		retry = l.containersApplied(errors.Join(err, l.applyContainers(state)))
+		retry = p.containersApplied(errors.Join(err, p.applyContainers(state)))
 	}
 }
 
 // containersApplied says how it went, and when to try again: nil is never.
-func (l *loop) containersApplied(err error) <-chan time.Time {
-	l.reporter.report("containers", err)
+func (p *programs) containersApplied(err error) <-chan time.Time {
+	p.reporter.report("containers", err)
 	if err == nil {
 		return nil
 	}
@@ -85,27 +81,27 @@ func (l *loop) containersApplied(err error) <-chan time.Time {
 
 // applyContainers attaches to the containers' links and fills in their
 // addresses; where that fails the kernel delivers.
-func (l *loop) applyContainers(state containers.State) error {
-	l.attaching.Lock()
-	defer l.attaching.Unlock()
+func (p *programs) applyContainers(state containers.State) error {
+	p.attaching.Lock()
+	defer p.attaching.Unlock()
 	wanted := map[int]bool{}
 	var errs error
 	for _, link := range state.Links {
 		wanted[link.Ifindex] = true
-		errs = errors.Join(errs, l.datapath.Attach(bpf.FromContainer, link.Ifindex))
+		errs = errors.Join(errs, p.datapath.Attach(bpf.FromContainer, link.Ifindex))
 	}
-	errs = errors.Join(errs, l.endpoints.Apply(state.Endpoints), l.detachExcept(wanted))
-	l.status.update(func(now *Status) {
+	errs = errors.Join(errs, p.endpoints.Apply(state.Endpoints), p.detachExcept(wanted))
+	p.status.update(func(now *Status) {
 		now.Containers, now.Endpoints = len(state.Links), len(state.Endpoints)
 	})
 	return errs
 }
 
-func (l *loop) detachExcept(wanted map[int]bool) error {
-	on, err := l.datapath.Attached(bpf.FromContainer)
+func (p *programs) detachExcept(wanted map[int]bool) error {
+	on, err := p.datapath.Attached(bpf.FromContainer)
 	for _, ifindex := range on {
 		if !wanted[ifindex] {
-			err = errors.Join(err, l.datapath.Detach(bpf.FromContainer, ifindex))
+			err = errors.Join(err, p.datapath.Detach(bpf.FromContainer, ifindex))
 		}
 	}
 	return err

@@ -11,16 +11,18 @@ import (
 	"time"
 )
 
-// httpServer answers one kind of request.
+// httpServer answers some kinds of request.
 type httpServer struct {
 	server *http.Server
 	done   chan struct{}
 }
 
-// serveHTTP takes over l. pattern is http.ServeMux's.
-func (n *node) serveHTTP(l net.Listener, pattern string, handle http.HandlerFunc) *httpServer {
+// serveHTTP takes over l. The handlers' keys are patterns of http.ServeMux's.
+func (n *node) serveHTTP(l net.Listener, handlers map[string]http.HandlerFunc) *httpServer {
 	mux := http.NewServeMux()
-	mux.HandleFunc(pattern, handle)
+	for pattern, handle := range handlers {
+		mux.HandleFunc(pattern, handle)
+	}
 	s := &httpServer{
 		server: &http.Server{Handler: mux, ReadHeaderTimeout: 5 * time.Second},
 		done:   make(chan struct{}),
@@ -54,7 +56,7 @@ func (n *node) listenHealthz() (*httpServer, error) {
 	if err != nil {
 		return nil, fmt.Errorf("listen for health checks (--healthz-ip, --healthz-port): %w", err)
 	}
-	return n.serveHTTP(l, "GET /healthz", func(w http.ResponseWriter, _ *http.Request) {
+	return n.serveHTTP(l, map[string]http.HandlerFunc{"GET /healthz": func(w http.ResponseWriter, _ *http.Request) {
 		_, _ = io.WriteString(w, "bpfnet is running\n") // the reader went away
-	}), nil
+	}}), nil
 }

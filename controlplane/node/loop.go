@@ -11,9 +11,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/coreos/go-systemd/v22/daemon"
-
-	"github.com/bpfnet/bpfnet/bpf"
 	"github.com/bpfnet/bpfnet/controlplane/dataplane/netlink"
 	"github.com/bpfnet/bpfnet/controlplane/store"
 	"github.com/bpfnet/bpfnet/controlplane/topology"
@@ -26,7 +23,7 @@ type loop struct {
 	*session
 	wake   chan struct{} // holds one token while there is something to apply
 	over   chan error    // why the session has to end
-	synced chan struct{} // closed once the first full sync is applied and attached
+	synced chan struct{} // closed once the first full sync is applied and in place
 
 	mu       sync.Mutex
 	leases   map[string]topology.Lease
@@ -35,15 +32,9 @@ type loop struct {
 	full     bool // the first snapshot has come
 	moved    bool // the underlay changed: look again at what was learned of it
 
-	resync time.Duration // how often everything is compared again
-
 	// Of run alone:
 	paths    map[netip.Addr]topology.Path
 	stranded bool // the uplink is down
-	attached bool // the programs of uplink and overlay are in place
-	doubted  bool // the maps may hold other things than were written
-
-	attaching sync.Mutex // of the datapath's programs: run and containers share it
 }
 
 func newLoop(s *session) *loop {
@@ -55,7 +46,6 @@ func newLoop(s *session) *loop {
 		leases:  map[string]topology.Lease{},
 		bad:     map[string]error{},
 		paths:   map[netip.Addr]topology.Path{},
-		resync:  resyncEvery,
 	}
 }
 
@@ -175,7 +165,7 @@ func (l *loop) doubt() {
 	l.mu.Lock()
 	l.moved = true
 	l.mu.Unlock()
-	l.attached, l.doubted = false, true
+	l.dataplane.doubt()
 }
 
 // checkUplink ends the session where the node's place on the underlay is
@@ -201,7 +191,7 @@ func (l *loop) checkUplink() error {
 		return nil
 	}
 	// The kernel takes a vxlan device away together with its uplink.
-	overlay, err := netlink.EnsureOverlay(l.self)
+	overlay, err := netlink.EnsureOverlay(l.self, l.kind.carrier())
 	l.reporter.report("overlay", err)
 	if err == nil && overlay != l.overlay {
 		return fmt.Errorf("%w: the overlay device had to be made anew", errRestart)
@@ -238,8 +228,7 @@ func (l *loop) pathVia(r *underlay.Resolver) func(netip.Addr) (topology.Path, er
 	}
 }
 
-// apply brings both dataplanes to what etcd says: our maps, then the kernel's
-// own tables, which name the same peers to people and to the kernel's path.
+// apply brings the dataplane to what etcd says.
 func (l *loop) apply(in topology.Input) error {
 	r, err := underlay.NewResolver()
 	if err != nil {
@@ -248,14 +237,7 @@ func (l *loop) apply(in topology.Input) error {
 	defer r.Close()
 	in.Path = l.pathVia(r)
 	state, problems := topology.Build(in)
-	if l.doubted {
-		err = l.dataplane.Reread()
-		l.doubted = err != nil
-	}
-	err = errors.Join(err, l.dataplane.Apply(state))
-	kernelProblems, kernelErr := netlink.Apply(state)
-	// Attached even where some record could not be written: the others are served.
-	err = errors.Join(err, kernelErr, l.attach())
+	kernelProblems, err := l.dataplane.apply(state)
 	fileErr := l.announce()
 	l.reporter.reportRecords("etcd", append(l.badRecords(), problems...))
 	l.reporter.reportRecords("kernel", kernelProblems)
@@ -279,28 +261,10 @@ func (l *loop) badRecords() []topology.Problem {
 	return all
 }
 
-// attach puts the programs in place, once the maps are filled.
-func (l *loop) attach() error {
-	if l.attached {
-		return nil
-	}
-	if err := l.attachOnly(bpf.FromNetwork, l.uplink.Ifindex); err != nil {
-		return err
-	}
-	// After from_network, which marks what from_overlay lets through.
-	for _, program := range []string{bpf.FromHost, bpf.FromOverlay} {
-		if err := l.attachOnly(program, l.overlay.Ifindex); err != nil {
-			return err
-		}
-	}
-	l.attached = true
-	return nil
-}
-
 // announce tells others the subnet, and then the containers' side that the
 // network is served, which it is without the file too.
 func (l *loop) announce() error {
-	if !l.attached {
+	if !l.dataplane.inPlace() {
 		return nil
 	}
 	// IPMasq false: nothing masquerades here, and others go by it.
@@ -321,25 +285,14 @@ func (l *loop) isSynced() bool {
 	}
 }
 
-// attachOnly has the program on this interface and on no other; on none where ifindex is 0.
-func (l *loop) attachOnly(program string, ifindex int) error {
-	l.attaching.Lock()
-	defer l.attaching.Unlock()
-	if ifindex != 0 {
-		if err := l.datapath.Attach(program, ifindex); err != nil {
-			return err
-		}
+// serve has the dataplane do its own work once the network is served.
+func (l *loop) serve(ctx context.Context) error {
+	select {
+	case <-ctx.Done():
+		return nil
+	case <-l.synced:
+		return l.dataplane.serve(ctx)
 	}
-	on, err := l.datapath.Attached(program)
-	if err != nil {
-		return err
-	}
-	for _, other := range on {
-		if other != ifindex {
-			err = errors.Join(err, l.datapath.Detach(program, other))
-		}
-	}
-	return err
 }
 
 func (l *loop) publishStatus(state topology.State) {
@@ -349,20 +302,7 @@ func (l *loop) publishStatus(state topology.State) {
 	l.status.update(func(now *Status) {
 		now.Node, now.Subnet, now.Network = l.self.Node, l.self.Subnet, l.config.Network
 		now.Backend, now.MTU, now.Revision = string(l.self.Encap), l.self.MTU, revision
+		now.Dataplane = l.kind
 		now.Peers = peerStatus(state.Peers)
 	})
-}
-
-// ready is everything in place: what is in use becomes what others see, and
-// the service manager is told.
-func (l *loop) ready() error {
-	if err := l.datapath.Publish(); err != nil {
-		return err
-	}
-	l.status.update(func(now *Status) { now.Ready = true })
-	if _, err := daemon.SdNotify(false, daemon.SdNotifyReady); err != nil {
-		l.log.Warn("cannot tell the service manager", "error", err)
-	}
-	l.log.Info("ready", "subnet", l.self.Subnet, "peers", len(l.status.get().Peers))
-	return nil
 }

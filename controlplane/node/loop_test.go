@@ -26,8 +26,8 @@ func testLoop(t *testing.T, config string) (*loop, func() []string) {
 		t.Fatal(err)
 	}
 	log, lines := logged()
-	n := &node{log: log, reporter: newReporter(log)}
-	return newLoop(&session{node: n, config: cfg, held: &store.Held{}}), lines
+	n := &node{log: log, reporter: newReporter(log), choice: newChoice(EBPF)}
+	return newLoop(&session{node: n, kind: EBPF, config: cfg, held: &store.Held{}}), lines
 }
 
 const labConfig = `{"Network":"172.244.0.0/14","Backend":{"Type":"vxlan"}}`
@@ -269,8 +269,7 @@ func TestAttachOnly(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			l, _ := testLoop(t, labConfig)
 			on := attachments{bpf.FromNetwork: slices.Clone(test.on), bpf.FromHost: {9}}
-			l.datapath = on
-			err := l.attachOnly(bpf.FromNetwork, test.ifindex)
+			err := (&programs{session: l.session, datapath: on}).attachOnly(bpf.FromNetwork, test.ifindex)
 			if got := on[bpf.FromNetwork]; !slices.Equal(test.want, got) || (err != nil) != test.err {
 				t.Errorf("attached to %v, error %v; want %v, error %t", got, err, test.want, test.err)
 			}
@@ -284,8 +283,7 @@ func TestAttachOnly(t *testing.T) {
 func TestDetachExcept(t *testing.T) {
 	l, _ := testLoop(t, labConfig)
 	on := attachments{bpf.FromContainer: {5, 66, 6, 7}}
-	l.datapath = on
-	if err := l.detachExcept(map[int]bool{6: true, 8: true}); err == nil {
+	if err := (&programs{session: l.session, datapath: on}).detachExcept(map[int]bool{6: true, 8: true}); err == nil {
 		t.Error("no error of the link that cannot be detached from")
 	}
 	if got := on[bpf.FromContainer]; !slices.Equal([]int{66, 6}, got) {

@@ -55,8 +55,14 @@ type Options struct {
 	FastPath bool
 	// Healthz is where GET /healthz is answered; nowhere where its port is 0.
 	Healthz netip.AddrPort
+	// Dataplane is the one to begin with.
+	Dataplane Dataplane
 	// Open loads the datapath with these settings.
 	Open func(bpf.DatapathSettings) (Datapath, error)
+	// Unload takes the programs that an earlier dataplane left off their
+	// interfaces, in an order that loses no packet where the kernel's own devices
+	// stand by, and their maps away. None there is no error.
+	Unload func() error
 	// AdoptPinned opens the maps an earlier daemon left, without the programs;
 	// the error is maps.ErrNoDatapath where there are none.
 	AdoptPinned func() (*maps.Set, error)
@@ -93,7 +99,7 @@ func Run(ctx context.Context, o Options) (err error) {
 		return err
 	}
 	defer unlock()
-	n := &node{Options: o, log: o.Logger, reporter: newReporter(o.Logger)}
+	n := &node{Options: o, log: o.Logger, reporter: newReporter(o.Logger), choice: newChoice(o.Dataplane)}
 	n.status.now.Peers = []PeerStatus{}
 	control, err := n.listen()
 	if err != nil {
@@ -107,6 +113,7 @@ func Run(ctx context.Context, o Options) (err error) {
 	defer healthz.close()
 	defer func() { err = errors.Join(err, n.stopEtcd()) }()
 	defer n.endCare()
+	defer n.endTunnel()
 	for {
 		err = n.session(ctx)
 		switch {
@@ -116,6 +123,8 @@ func Run(ctx context.Context, o Options) (err error) {
 		case errors.Is(err, errRestart):
 			n.log.Info(err.Error())
 			sleep(ctx, restartPause)
+		case n.choice.done(err):
+			n.log.Warn("the dataplane stays as it is", "error", err)
 		default:
 			n.reporter.report("session", err)
 			n.status.fail()
@@ -134,6 +143,8 @@ type node struct {
 	etcd      *embeddedEtcd
 	had       store.Lease // of the last session
 	caretaker *caretaker  // while there is no session that follows the containers itself
+	tunnel    *tunnel     // of a udp network in the netlink dataplane
+	choice    *choice
 }
 
 // errRestart ends a session because the ground it stood on has changed.

@@ -115,7 +115,10 @@ func servedLoop(t *testing.T) (*loop, *hooked, *maps.Set) {
 	}
 	on := &hooked{on: attachments{}, fail: map[int]error{}}
 	l.Open = on.open
-	if err = errors.Join(l.openOverlay(), l.openDatapath()); err != nil {
+	if err = l.openOverlay(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if l.dataplane, err = l.openDataplane(); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
@@ -194,7 +197,7 @@ func TestContainersAreRetriedAndPutBack(t *testing.T) {
 		all, err := set.Endpoints.All()
 		return err == nil && len(all) == 1
 	}
-	part := func(ctx context.Context) error { return l.followContainers(ctx, found) }
+	part := func(ctx context.Context) error { return l.dataplane.(*programs).followContainers(ctx, found) }
 	whileRunning(t, part, func() {
 		if !until(t, "the other served", func() bool { return on.isOn(attachments{bpf.FromContainer: {6}}) && known() }) {
 			return

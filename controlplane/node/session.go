@@ -10,15 +10,15 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
+	"time"
 
+	"github.com/coreos/go-systemd/v22/daemon"
 	"golang.org/x/sync/errgroup"
 
-	"github.com/bpfnet/bpfnet/controlplane/dataplane/ebpf"
 	"github.com/bpfnet/bpfnet/controlplane/dataplane/netlink"
 	"github.com/bpfnet/bpfnet/controlplane/store"
 	"github.com/bpfnet/bpfnet/controlplane/topology"
 	"github.com/bpfnet/bpfnet/controlplane/underlay"
-	"github.com/bpfnet/bpfnet/maps"
 )
 
 // session is one stay of the node in one network: set up by open, run until
@@ -30,14 +30,14 @@ type session struct {
 	uplink    underlay.Uplink
 	held      *store.Held
 	self      topology.Self
+	kind      Dataplane
 	overlay   netlink.Device // zero in a host-gw network
-	datapath  Datapath
-	dataplane *ebpf.Dataplane
-	endpoints *ebpf.Endpoints
+	dataplane dataplane
+	resync    time.Duration // how often everything is compared again
 }
 
 func (n *node) session(ctx context.Context) (err error) {
-	s := &session{node: n}
+	s := &session{node: n, kind: n.choice.get(), resync: resyncEvery}
 	defer func() { err = errors.Join(err, s.close()) }()
 	if err := s.open(ctx); err != nil {
 		return err
@@ -46,8 +46,7 @@ func (n *node) session(ctx context.Context) (err error) {
 	return s.run(ctx)
 }
 
-// open does everything up to the loaded datapath, which is not attached yet
-// (or, after a restart, is, and works on as it was).
+// open does everything up to the dataplane, by which no packet goes yet.
 func (s *session) open(ctx context.Context) error {
 	var err error
 	if s.uplink, err = underlay.Find(s.Underlay); err != nil {
@@ -66,11 +65,12 @@ func (s *session) open(ctx context.Context) error {
 	if err := s.acquire(ctx); err != nil {
 		return err
 	}
-	if err := s.openOverlay(); err != nil {
+	if err := s.openOverlay(ctx); err != nil {
 		return err
 	}
 	s.endCare()
-	return s.openDatapath()
+	s.dataplane, err = s.openDataplane()
+	return err
 }
 
 func (s *session) openStore(ctx context.Context) error {
@@ -117,11 +117,12 @@ func (s *session) acquire(ctx context.Context) error {
 		s.log.Warn("Backend.MTU is more than the uplink carries, whose own is used: lower it, or raise the uplink's",
 			"mtu", b.MTU, "uplink", s.uplink.Name, "uplink mtu", s.uplink.MTU)
 	}
+	var mac topology.MAC
 	if b.Type == topology.EncapVXLAN {
-		s.self.VTEP.MAC = vtepMAC(s.uplink.Addr, b.VNI)
+		mac = vtepMAC(s.uplink.Addr, b.VNI)
 	}
 	s.held, err = s.store.Acquire(ctx, s.config, store.Want{
-		PublicIP: s.uplink.PublicIP, Backend: b.Type, VNI: b.VNI, MAC: s.self.VTEP.MAC, Prefer: env.Subnet.Masked(),
+		PublicIP: s.uplink.PublicIP, Backend: b.Type, VNI: b.VNI, MAC: mac, Prefer: env.Subnet.Masked(),
 		Had: s.had,
 	})
 	if err != nil {
@@ -130,7 +131,7 @@ func (s *session) acquire(ctx context.Context) error {
 	s.had = s.held.Lease()
 	s.reporter.report("lease", nil)
 	s.self.Subnet = s.held.Lease().Subnet
-	s.self.VTEP.Addr = s.self.Subnet.Addr()
+	s.self.VTEP = topology.VTEP{MAC: s.held.Lease().MAC, Addr: s.self.Subnet.Addr()}
 	s.log.Info("lease acquired", "subnet", s.self.Subnet, "node", s.self.Node, "uplink", s.uplink.Name,
 		"backend", s.self.Encap, "mtu", s.self.MTU)
 	return nil
@@ -146,8 +147,9 @@ func containerMTU(b store.Backend, uplink int) int {
 	return uplink - b.Type.Overhead()
 }
 
-// vtepMAC is the node's VTEP MAC: the same after every restart and reboot with
-// no file to keep it in, for it is a hash of what makes the node this one.
+// vtepMAC is the VTEP MAC of a node whose lease in etcd names none: the same
+// after every restart and reboot with no file to keep it in, for it is a hash of
+// what makes the node this one.
 // Locally administered, unicast (IEEE 802, 8.2).
 func vtepMAC(node netip.Addr, vni uint32) topology.MAC {
 	id, err := os.ReadFile("/etc/machine-id")
@@ -163,7 +165,7 @@ func vtepMAC(node netip.Addr, vni uint32) topology.MAC {
 	return mac
 }
 
-func (s *session) openOverlay() error {
+func (s *session) openOverlay(ctx context.Context) error {
 	changed, err := netlink.EnsureForwarding()
 	if err != nil {
 		return fmt.Errorf("enable IP forwarding: %w", err)
@@ -171,39 +173,21 @@ func (s *session) openOverlay() error {
 	if changed {
 		s.log.Info("switched on net.ipv4.ip_forward: containers' packets need it")
 	}
-	if s.overlay, err = netlink.EnsureOverlay(s.self); err != nil {
+	if s.usesTunnel() {
+		if err = s.startTunnel(ctx); err != nil {
+			return err
+		}
+	}
+	if s.overlay, err = netlink.EnsureOverlay(s.self, s.kind.carrier()); err != nil {
 		return fmt.Errorf("set up overlay device: %w", err)
 	}
 	return nil
 }
 
-func (s *session) openDatapath() error {
-	var err error
-	settings := ebpf.Settings(s.self, s.config.Network, s.config.SubnetLen, s.config.Backend.DirectRouting,
-		ebpf.Overlay{Ifindex: s.overlay.Ifindex, MAC: s.overlay.MAC})
-	if s.datapath, err = s.Open(settings); err != nil {
-		return err
-	}
-	set, err := maps.NewSet(s.datapath.Maps())
-	if err != nil {
-		return fmt.Errorf("read maps: %w", err)
-	}
-	if s.dataplane, err = ebpf.New(set, network, s.self.VNI); err != nil {
-		return fmt.Errorf("read maps: %w", err)
-	}
-	if s.endpoints, err = ebpf.NewEndpoints(set, network); err != nil {
-		return fmt.Errorf("read maps: %w", err)
-	}
-	return nil
-}
-
-// network is the number of flannel's one network in the maps' keys.
-const network = 0
-
 func (s *session) close() error {
 	var errs error
-	if s.datapath != nil {
-		errs = s.datapath.Close()
+	if s.dataplane != nil {
+		errs = s.dataplane.close()
 	}
 	if s.store != nil {
 		errs = errors.Join(errs, s.store.Close())
@@ -221,7 +205,20 @@ func (s *session) run(ctx context.Context) error {
 	g.Go(func() error { return s.store.WatchConfig(ctx, l.configChanged) })
 	g.Go(func() error { return underlay.Watch(ctx, l.underlayChanged) })
 	g.Go(func() error { return s.watchEtcd(ctx) })
+	g.Go(func() error { return s.watchTunnel(ctx) })
+	g.Go(func() error { return s.choice.watch(ctx) })
 	g.Go(func() error { return l.run(ctx) })
-	g.Go(func() error { return l.containers(ctx) })
+	g.Go(func() error { return l.serve(ctx) })
 	return g.Wait()
+}
+
+// ready tells others that everything is in place: those who ask, the service
+// manager, and who wanted this dataplane.
+func (s *session) ready() {
+	s.status.update(func(now *Status) { now.Ready = true })
+	if _, err := daemon.SdNotify(false, daemon.SdNotifyReady); err != nil {
+		s.log.Warn("cannot tell the service manager", "error", err)
+	}
+	s.choice.done(nil)
+	s.log.Info("ready", "subnet", s.self.Subnet, "dataplane", s.kind, "peers", len(s.status.get().Peers))
 }

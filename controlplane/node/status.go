@@ -4,7 +4,6 @@ package node
 
 import (
 	"cmp"
-	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -21,7 +20,8 @@ import (
 	"github.com/bpfnet/bpfnet/controlplane/topology"
 )
 
-// SocketName is the control socket's name in the run directory: HTTP, GET /status.
+// SocketName is the control socket's name in the run directory: HTTP, GET
+// /status and PUT /dataplane/NAME.
 const SocketName = "bpfnet.sock"
 
 // Status is what GET /status answers, with 200 once the node serves the
@@ -32,6 +32,7 @@ type Status struct {
 	Subnet     netip.Prefix `json:"subnet"`
 	Network    netip.Prefix `json:"network"`
 	Backend    string       `json:"backend,omitempty"`
+	Dataplane  Dataplane    `json:"dataplane,omitempty"`
 	MTU        int          `json:"mtu,omitempty"`
 	Revision   int64        `json:"revision"` // of etcd, applied
 	Peers      []PeerStatus `json:"peers"`
@@ -55,31 +56,6 @@ type Problem struct {
 	Source string `json:"source"`
 	Key    string `json:"key,omitempty"`
 	Text   string `json:"text"`
-}
-
-// FetchStatus asks the daemon of a run directory.
-func FetchStatus(ctx context.Context, runDir string) (Status, error) {
-	var s Status
-	path := filepath.Join(runDir, SocketName)
-	transport := &http.Transport{
-		DisableKeepAlives: true,
-		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-			return new(net.Dialer).DialContext(ctx, "unix", path)
-		},
-	}
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://bpfnet/status", nil)
-	if err != nil {
-		return s, fmt.Errorf("ask the daemon: %w", err)
-	}
-	resp, err := transport.RoundTrip(req)
-	if err != nil {
-		return s, fmt.Errorf("ask the daemon (is it running, with --run-dir %s?): %w", runDir, err)
-	}
-	defer resp.Body.Close() //nolint:errcheck // read to its end
-	if err := json.NewDecoder(resp.Body).Decode(&s); err != nil {
-		return s, fmt.Errorf("read the daemon's status: %w", err)
-	}
-	return s, nil
 }
 
 func sortProblems(p []Problem) {
@@ -137,7 +113,10 @@ func (n *node) listen() (*httpServer, error) {
 	if err != nil {
 		return nil, fmt.Errorf("listen on control socket: %w", err)
 	}
-	return n.serveHTTP(l, "GET /status", n.serveStatus), nil
+	return n.serveHTTP(l, map[string]http.HandlerFunc{
+		"GET /status":           n.serveStatus,
+		"PUT /dataplane/{name}": n.serveDataplane,
+	}), nil
 }
 
 func (n *node) serveStatus(w http.ResponseWriter, _ *http.Request) {

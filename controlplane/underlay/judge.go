@@ -52,7 +52,7 @@ func (s *suspects) addLink(kind uint16, data []byte) {
 	attrs := attributes(data, unix.SizeofIfInfomsg)
 	info := attributes(attrs[unix.IFLA_LINKINFO], 0)
 	switch {
-	case overlayDevice(unix.ByteSliceToString(attrs[unix.IFLA_IFNAME])):
+	case dataplane.IsOverlay(unix.ByteSliceToString(attrs[unix.IFLA_IFNAME])):
 		s.certain = s.certain || kind == unix.RTM_DELLINK || msg.Flags&unix.IFF_UP == 0
 	case kind == unix.RTM_NEWLINK:
 		s.suspect(int(msg.Index))
@@ -68,7 +68,7 @@ func mayBeContainers(kind string) bool { return kind == "veth" || kind == "bridg
 // addAddr: the label of an IPv4 address starts with its device's name.
 func (s *suspects) addAddr(data []byte) {
 	attrs := attributes(data, unix.SizeofIfAddrmsg)
-	s.certain = s.certain || !overlayDevice(unix.ByteSliceToString(attrs[unix.IFA_LABEL]))
+	s.certain = s.certain || !dataplane.IsOverlay(unix.ByteSliceToString(attrs[unix.IFA_LABEL]))
 }
 
 // addRoute: the table of local addresses says what the addresses said already;

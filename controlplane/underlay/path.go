@@ -10,6 +10,7 @@ import (
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
+	dataplane "github.com/bpfnet/bpfnet/controlplane/dataplane/netlink"
 	"github.com/bpfnet/bpfnet/controlplane/topology"
 	"github.com/bpfnet/bpfnet/controlplane/underlay/rtnl"
 )
@@ -57,7 +58,7 @@ func (r *Resolver) PathTo(node netip.Addr) (topology.Path, error) {
 	if err != nil {
 		return topology.Path{}, err
 	}
-	if overlayDevice(link.Name) {
+	if dataplane.IsOverlay(link.Name) {
 		return topology.Path{}, fmt.Errorf("the route to %s leads into the overlay %s: a node's address must not lie in a container subnet",
 			node, link.Name)
 	}

@@ -66,7 +66,7 @@ func (v *view) list() error {
 	}
 	for _, l := range links {
 		a := l.Attrs()
-		if a.Flags&net.FlagLoopback != 0 || overlayDevice(a.Name) {
+		if a.Flags&net.FlagLoopback != 0 || dataplane.IsOverlay(a.Name) {
 			continue
 		}
 		up := Uplink{Ifindex: a.Index, Name: a.Name, MTU: a.MTU}
@@ -204,8 +204,4 @@ func (v *view) String() string {
 		return "there is none with an IPv4 address"
 	}
 	return "there are " + strings.Join(names, ", ")
-}
-
-func overlayDevice(name string) bool {
-	return name == dataplane.OverlayName || name == dataplane.OverlayPeerName
 }

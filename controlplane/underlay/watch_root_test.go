@@ -76,13 +76,17 @@ func TestWatchIgnores(t *testing.T) {
 			p := topology.Peer{Key: "172.246.0.0-24", Subnet: netip.MustParsePrefix("172.246.0.0/24"),
 				Node: netip.MustParseAddr("192.168.32.246"), Encap: topology.EncapVXLAN}
 			p.VTEP = topology.VTEP{MAC: topology.MAC{0xc6, 0, 0, 0, 0, 2}, Addr: p.Subnet.Addr()}
-			if problems, err := dataplane.Apply(topology.State{Self: s, Peers: []topology.Peer{p}}); err != nil || len(problems) > 0 {
+			dev, err := dataplane.EnsureOverlay(s, dataplane.Programs)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if problems, err := dataplane.Apply(topology.State{Self: s, Peers: []topology.Peer{p}}, dev); err != nil || len(problems) > 0 {
 				t.Fatal(err, problems)
 			}
 		},
 		"the overlay's MTU and address": func(t *testing.T, s topology.Self) {
 			s.MTU, s.Subnet = 1400, netip.MustParsePrefix("172.247.0.0/24")
-			if _, err := dataplane.EnsureOverlay(s); err != nil {
+			if _, err := dataplane.EnsureOverlay(s, dataplane.Programs); err != nil {
 				t.Fatal(err)
 			}
 		},
@@ -121,7 +125,7 @@ func overlayNode(t *testing.T) topology.Self {
 		"ip link set br245 up"} {
 		run(t, c)
 	}
-	if _, err := dataplane.EnsureOverlay(s); err != nil {
+	if _, err := dataplane.EnsureOverlay(s, dataplane.Programs); err != nil {
 		t.Fatal(err)
 	}
 	settle(t)

@@ -67,6 +67,7 @@ func (h *Host) daemonArgs() []string {
 		"--run-dir", h.Dir,
 		"--subnet-file", h.SubnetFile(),
 		"--iface", Uplink,
+		"--dataplane", string(h.lab.Options.Dataplane),
 		"--etcd-init-config", h.lab.NetworkConfig(),
 	}
 	if h.Number == 1 && h.lab.Options.Etcd == "" {

@@ -8,6 +8,7 @@ import (
 	"regexp"
 	"slices"
 
+	"github.com/bpfnet/bpfnet/controlplane/node"
 	"github.com/bpfnet/bpfnet/controlplane/topology"
 )
 
@@ -35,6 +36,7 @@ type Options struct {
 	Hosts      int
 	Containers int            // on each host
 	Backend    topology.Encap // decides the containers' MTU
+	Dataplane  node.Dataplane // of the daemons
 	Underlay   Underlay
 	Wiring     Wiring
 	MTU        int    // of the underlay, bytes
@@ -52,6 +54,7 @@ func Defaults() Options {
 		Hosts:      2,
 		Containers: 2,
 		Backend:    topology.EncapVXLAN,
+		Dataplane:  node.EBPF,
 		Underlay:   Flat,
 		Wiring:     Bridged,
 		MTU:        1500,
@@ -82,6 +85,8 @@ func (o Options) validate() error {
 		return fmt.Errorf("%d containers: a host has 0 to %d", o.Containers, maxContainers)
 	case !slices.Contains([]topology.Encap{topology.EncapVXLAN, topology.EncapIPIP, topology.EncapUDP, topology.EncapNone}, o.Backend):
 		return fmt.Errorf("backend %q: use vxlan, ipip, udp or host-gw", o.Backend)
+	case !slices.Contains([]node.Dataplane{node.EBPF, node.Netlink}, o.Dataplane):
+		return fmt.Errorf("dataplane %q: use ebpf or netlink", o.Dataplane)
 	case !slices.Contains([]Underlay{Flat, Routed}, o.Underlay):
 		return fmt.Errorf("underlay %q: use flat or routed", o.Underlay)
 	case !slices.Contains([]Wiring{Bridged, PerLink}, o.Wiring):

@@ -80,6 +80,7 @@ func TestValidate(t *testing.T) {
 		"201 hosts":     func(o *Options) { o.Hosts = 201 },
 		"containers":    func(o *Options) { o.Containers = -1 },
 		"backend":       func(o *Options) { o.Backend = "gre" },
+		"dataplane":     func(o *Options) { o.Dataplane = "dpdk" },
 		"underlay":      func(o *Options) { o.Underlay = "" },
 		"wiring":        func(o *Options) { o.Wiring = "macvlan" },
 		"MTU":           func(o *Options) { o.MTU = 500 },

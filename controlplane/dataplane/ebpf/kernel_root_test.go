@@ -77,9 +77,9 @@ func TestHeaderIsTheKernelVXLANDevices(t *testing.T) {
 	uplink, wire := underlay(t)
 	self, peer := testSelf(topology.EncapVXLAN), testPeer(topology.EncapVXLAN)
 	self.Uplink, peer.Path.Ifindex = uplink, uplink
-	_, err := netlink.EnsureOverlay(self)
+	dev, err := netlink.EnsureOverlay(self, netlink.Programs)
 	must(t, err)
-	problems, err := netlink.Apply(topology.State{Network: testNetwork, Self: self, Peers: []topology.Peer{peer}})
+	problems, err := netlink.Apply(topology.State{Network: testNetwork, Self: self, Peers: []topology.Peer{peer}}, dev)
 	must(t, err)
 	if len(problems) > 0 {
 		t.Fatalf("problems %v", problems)

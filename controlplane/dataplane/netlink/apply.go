@@ -15,20 +15,18 @@ import (
 
 // Apply makes the kernel's routes, neighbours and FDB serve the peers of s and
 // removes what of ours serves none, whoever left it. What is right already is
-// not written. The peers' subnets must not overlap. [EnsureOverlay] comes first.
+// not written. The peers' subnets must not overlap. dev is what [EnsureOverlay]
+// has returned.
 //
-// A peer that cannot be served is returned as a problem; the others are served. The error tells what concerns them all: a table that
-// cannot be listed, a stale entry that cannot be removed.
-func Apply(s topology.State) ([]topology.Problem, error) {
+// A peer that cannot be served is returned as a problem; the others are served.
+// The error tells what concerns them all: a table that cannot be listed, a stale
+// entry that cannot be removed.
+func Apply(s topology.State, dev Device) ([]topology.Problem, error) {
 	k, err := openKernel()
 	if err != nil {
 		return nil, err
 	}
 	defer k.Close()
-	dev, err := k.overlayFor(s.Self)
-	if err != nil {
-		return nil, err
-	}
 	have, err := k.list(dev.Ifindex)
 	if err != nil {
 		return nil, err
@@ -44,22 +42,6 @@ func Apply(s topology.State) ([]topology.Problem, error) {
 		}
 	}
 	return problems, w.prune()
-}
-
-// overlayFor returns the overlay device as it stands; without one only a
-// network that needs none can be served.
-func (k kernel) overlayFor(s topology.Self) (Device, error) {
-	link, err := k.overlayLink()
-	if err != nil {
-		return Device{}, err
-	}
-	if link != nil {
-		return deviceOf(link), nil
-	}
-	if s.Encap != topology.EncapNone {
-		return Device{}, fmt.Errorf("apply peers: overlay device %s is missing", OverlayName)
-	}
-	return Device{}, nil
 }
 
 // writer carries one Apply: what the kernel held when it began and what was
@@ -93,11 +75,11 @@ func (w *writer) claim(p topology.Peer) {
 func (w *writer) route(p topology.Peer) route {
 	switch p.Encap {
 	case topology.EncapNone:
-		return route{dst: p.Subnet, gateway: p.Node, ifindex: p.Path.Ifindex}
+		return route{p.Subnet, p.Node, p.Path.Ifindex, RouteProtocol}
 	case topology.EncapVXLAN:
-		return route{dst: p.Subnet, gateway: p.VTEP.Addr, ifindex: w.dev.Ifindex}
+		return route{p.Subnet, p.VTEP.Addr, w.dev.Ifindex, RouteProtocol}
 	}
-	return route{dst: p.Subnet, gateway: p.Node, ifindex: w.dev.Ifindex}
+	return route{p.Subnet, p.Node, w.dev.Ifindex, RouteProtocol}
 }
 
 // mtu is that of the route to a peer where the path carries less than the

@@ -24,9 +24,11 @@ type setting struct{ name, value string }
 // quiet keeps a device from speaking for itself: no link-local address, hence no
 // duplicate address detection and no router solicitation, and nothing learnt
 // from the routers of others.
-var quiet = map[string][]setting{
-	OverlayName:     {{"addr_gen_mode", "1"}, {"accept_ra", "0"}}, // 1: IN6_ADDR_GEN_MODE_NONE
-	OverlayPeerName: {{"disable_ipv6", "1"}},
+func quiet(name string) []setting {
+	if name == OverlayPeerName {
+		return []setting{{"disable_ipv6", "1"}}
+	}
+	return []setting{{"addr_gen_mode", "1"}, {"accept_ra", "0"}} // 1: IN6_ADDR_GEN_MODE_NONE
 }
 
 // configureLink brings one end of the overlay to what want says, and up.
@@ -45,9 +47,9 @@ func (k kernel) configureLink(name string, want netlink.Link) error {
 		need bool
 		do   func() error
 	}{
-		{"silence IPv6 on", true, func() error { return ensureSettings(name, quiet[name]) }},
+		{"silence IPv6 on", true, func() error { return ensureSettings(name, quiet(name)) }},
 		{"set MTU of", has.MTU != wants.MTU, func() error { return k.setMTU(link, wants.MTU) }},
-		{"set MAC of", name == OverlayName && !bytes.Equal(has.HardwareAddr, wants.HardwareAddr),
+		{"set MAC of", name == wants.Name && wants.HardwareAddr != nil && !bytes.Equal(has.HardwareAddr, wants.HardwareAddr),
 			func() error { return k.LinkSetHardwareAddr(link, wants.HardwareAddr) }},
 		{"set NOARP on", want.Type() == "veth" && has.RawFlags&unix.IFF_NOARP == 0,
 			func() error { return k.LinkSetARPOff(link) }},
@@ -87,7 +89,7 @@ func (k kernel) ensureAddr(link netlink.Link, want netip.Prefix) error {
 	}
 	if _, has := stale[want]; !has {
 		if err := k.AddrAdd(link, &netlink.Addr{IPNet: rtnl.IPNet(want)}); err != nil {
-			return fmt.Errorf("add address %s to %s: %w", want, OverlayName, err)
+			return fmt.Errorf("add address %s to %s: %w", want, link.Attrs().Name, err)
 		}
 	}
 	delete(stale, want)

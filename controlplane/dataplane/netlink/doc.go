@@ -8,11 +8,23 @@
 //
 // # What is ours
 //
-//   - The device bpfnet0 (and bpfnet0p where it is a veth), with its /32 address.
-//   - Permanent IPv4 neighbours and permanent unicast FDB entries on bpfnet0.
-//   - Routes of the main table that carry [RouteProtocol].
+//   - The overlay device, with its /32 address.
+//   - Permanent IPv4 neighbours and permanent unicast FDB entries on it.
+//   - Routes of the main table that carry [RouteProtocol], and those that lead by
+//     a gateway into the overlay device.
 //
 // Anything else is somebody else's and is neither changed nor removed.
+//
+// # The overlay device
+//
+//	            ebpf                 netlink
+//	vxlan       bpfnet0, vxlan       bpfnet0, vxlan
+//	ipip        bpfnet0, veth        bpfnet-ipip, ipip
+//	udp         bpfnet0, veth        bpfnet-tun, TUN (package udptun makes it)
+//	host-gw     none                 none
+//
+// A vxlan or ipip device that flanneld has left is taken over by renaming it, so
+// that migrating from flanneld loses no packet.
 //
 // # How it is written
 //

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -15,11 +16,13 @@ import (
 	"github.com/bpfnet/bpfnet/controlplane/underlay/rtnl"
 )
 
-// OverlayName is the overlay device; in the modes without a kernel tunnel device
-// it is one end of a veth whose other end is OverlayPeerName.
+// Carrier is who encapsulates the packets that the kernel routes into the overlay.
+type Carrier int
+
+// The carriers: the eBPF programs, or the kernel's own tunnel devices.
 const (
-	OverlayName     = "bpfnet0"
-	OverlayPeerName = "bpfnet0p"
+	Programs Carrier = iota
+	Kernel
 )
 
 // Device is the overlay device as it stands. The zero Device is none.
@@ -34,33 +37,40 @@ func deviceOf(link netlink.Link) Device {
 	return Device{Ifindex: a.Index, Name: a.Name, MAC: macOf(a.HardwareAddr)}
 }
 
-// EnsureOverlay makes the overlay device that s asks for and returns it: a vxlan
-// device in vxlan mode, a veth in ipip and udp mode, none (and the zero Device)
-// in host-gw mode. A right device is adopted and only what differs is written; a
-// wrong one is replaced. The MAC is s.VTEP.MAC if set, else that of the device
-// found, else a new random one.
-func EnsureOverlay(s topology.Self) (Device, error) {
+// EnsureOverlay makes the overlay device that s asks for and returns it; see
+// [Carrier] and the package's table. None, and the zero Device, in host-gw mode.
+// A right device is adopted and only what differs is written; a wrong one of the
+// same name is replaced. The MAC is s.VTEP.MAC if set, else that of the device
+// found, else a new random one. Devices of other names stay, for routes may lead
+// into them until [Apply] has moved those: then comes [RemoveOthers].
+func EnsureOverlay(s topology.Self, c Carrier) (Device, error) {
 	k, err := openKernel()
 	if err != nil {
 		return Device{}, err
 	}
 	defer k.Close()
-	old, err := k.overlayLink()
+	name := overlayName(s.Encap, c)
+	if name == "" {
+		return Device{}, nil
+	}
+	old, err := k.overlayLink(name)
 	if err != nil {
 		return Device{}, err
 	}
-	want, err := overlayWanted(s, old)
+	want, err := overlayWanted(s, c, old)
 	if err != nil {
 		return Device{}, err
 	}
-	if old != nil && (want == nil || !k.sameOverlay(want, old)) {
+	if old == nil {
+		if old, err = k.takeOver(want); err != nil {
+			return Device{}, err
+		}
+	}
+	if old != nil && !k.sameOverlay(want, old) {
 		if err := k.LinkDel(old); err != nil && !gone(err) {
-			return Device{}, fmt.Errorf("delete %s: %w", OverlayName, err)
+			return Device{}, fmt.Errorf("delete %s: %w", name, err)
 		}
 		old = nil
-	}
-	if want == nil {
-		return Device{}, nil
 	}
 	if old == nil {
 		if err := k.create(want); err != nil {
@@ -70,7 +80,18 @@ func EnsureOverlay(s topology.Self) (Device, error) {
 	return k.configure(want, s.Subnet)
 }
 
-// Cleanup removes the overlay device and all routes of ours; neighbours and FDB
+// RemoveOthers removes the devices of ours that are not keep, which other modes
+// left. keep is what [EnsureOverlay] has returned.
+func RemoveOthers(keep Device) error {
+	k, err := openKernel()
+	if err != nil {
+		return err
+	}
+	defer k.Close()
+	return k.removeDevices(keep.Name)
+}
+
+// Cleanup removes our devices and all routes of ours; neighbours and FDB
 // entries go with the device. Nothing there is no error.
 func Cleanup() error {
 	k, err := openKernel()
@@ -79,51 +100,64 @@ func Cleanup() error {
 	}
 	defer k.Close()
 	t := newTables()
-	errs := []error{k.listRoutes(t)}
+	errs := []error{k.listRoutes(0, t)}
 	for r := range t.routes {
 		errs = append(errs, k.delRoute(r))
 	}
-	link, err := k.overlayLink()
-	errs = append(errs, err)
-	if link != nil {
-		errs = append(errs, removal("device", deviceOf(link), k.LinkDel(link)))
+	return errors.Join(append(errs, k.removeDevices(""))...)
+}
+
+func (k kernel) removeDevices(keep string) error {
+	var errs []error
+	for name := range devices {
+		if name == keep {
+			continue
+		}
+		link, err := k.overlayLink(name)
+		errs = append(errs, err)
+		if link != nil {
+			errs = append(errs, removal("device", deviceOf(link), k.LinkDel(link)))
+		}
 	}
 	return errors.Join(errs...)
 }
 
 func (d Device) String() string { return d.Name }
 
-// overlayLink finds the overlay device; nil without error means that there is
-// none. A device of another kind under that name is not ours to delete.
-func (k kernel) overlayLink() (netlink.Link, error) {
-	link, err := k.LinkByName(OverlayName)
+// overlayLink finds a device of ours by its name; nil without error means that
+// there is none. A device of another kind under that name is not ours to delete.
+func (k kernel) overlayLink(name string) (netlink.Link, error) {
+	link, err := k.link(name)
+	if err != nil || link == nil {
+		return nil, err
+	}
+	if !slices.Contains(devices[name], link.Type()) {
+		return nil, fmt.Errorf("%s is a %s device that bpfnet did not make: rename or remove it", name, link.Type())
+	}
+	return link, nil
+}
+
+// link is LinkByName with nil, and no error, for what is not there.
+func (k kernel) link(name string) (netlink.Link, error) {
+	link, err := k.LinkByName(name)
 	if errors.As(err, &netlink.LinkNotFoundError{}) {
 		return nil, nil
 	}
 	if err != nil {
-		return nil, fmt.Errorf("get link %s: %w", OverlayName, err)
+		return nil, fmt.Errorf("get link %s: %w", name, err)
 	}
-	switch link.(type) {
-	case *netlink.Vxlan, *netlink.Veth:
-		return link, nil
-	}
-	return nil, fmt.Errorf("%s is a %s device that bpfnet did not make: rename or remove it", OverlayName, link.Type())
+	return link, nil
 }
 
-// overlayWanted is the device to create; nil where the mode has none.
-func overlayWanted(s topology.Self, old netlink.Link) (netlink.Link, error) {
+// overlayWanted is the device to create. old is what stands under its name, nil for none.
+func overlayWanted(s topology.Self, c Carrier, old netlink.Link) (netlink.Link, error) {
 	attrs := netlink.NewLinkAttrs()
-	attrs.Name, attrs.MTU = OverlayName, s.MTU
-	// Given at creation, so that the kernel marks it NET_ADDR_SET and udev's
-	// MACAddressPolicy leaves it alone.
-	attrs.HardwareAddr = hardwareAddr(overlayMAC(s, old))
-	switch s.Encap {
-	case topology.EncapNone:
-		return nil, nil
-	case topology.EncapVXLAN:
-		if s.Port == 0 {
-			return nil, fmt.Errorf("create %s: vxlan needs a UDP port", OverlayName)
-		}
+	attrs.Name, attrs.MTU = overlayName(s.Encap, c), s.MTU
+	switch {
+	case s.Encap == topology.EncapVXLAN && s.Port == 0:
+		return nil, fmt.Errorf("create %s: vxlan needs a UDP port", attrs.Name)
+	case s.Encap == topology.EncapVXLAN:
+		attrs.HardwareAddr = hardwareAddr(overlayMAC(s, old))
 		return &netlink.Vxlan{
 			LinkAttrs:    attrs,
 			VxlanId:      int(s.VNI),
@@ -132,12 +166,20 @@ func overlayWanted(s topology.Self, old netlink.Link) (netlink.Link, error) {
 			Port:         int(s.Port),
 			Learning:     false,
 		}, nil
-	case topology.EncapIPIP, topology.EncapUDP:
+	case c == Programs && (s.Encap == topology.EncapIPIP || s.Encap == topology.EncapUDP):
+		attrs.HardwareAddr = hardwareAddr(overlayMAC(s, old))
 		return &netlink.Veth{LinkAttrs: attrs, PeerName: OverlayPeerName, PeerHardwareAddr: hardwareAddr(randomMAC())}, nil
+	case s.Encap == topology.EncapIPIP:
+		// Without a remote: each route says by its gateway where to. pmtudisc, as iproute2 has it by default, sets DF.
+		return &netlink.Iptun{LinkAttrs: attrs, Local: s.Node.AsSlice(), PMtuDisc: 1}, nil
+	case s.Encap == topology.EncapUDP:
+		return &netlink.Tuntap{LinkAttrs: attrs, Mode: netlink.TUNTAP_MODE_TUN}, nil
 	}
-	return nil, fmt.Errorf("create %s: unknown encapsulation %q", OverlayName, s.Encap)
+	return nil, fmt.Errorf("create %s: unknown encapsulation %q", attrs.Name, s.Encap)
 }
 
+// overlayMAC is given at creation, so that the kernel marks it NET_ADDR_SET and
+// udev's MACAddressPolicy leaves it alone.
 func overlayMAC(s topology.Self, old netlink.Link) topology.MAC {
 	if s.VTEP.MAC != (topology.MAC{}) {
 		return s.VTEP.MAC
@@ -165,55 +207,96 @@ func (k kernel) sameOverlay(want, have netlink.Link) bool {
 	case *netlink.Veth:
 		peer, err := k.LinkByName(OverlayPeerName)
 		return have.Type() == "veth" && err == nil && peer.Attrs().ParentIndex == have.Attrs().Index
+	case *netlink.Iptun:
+		h, ok := have.(*netlink.Iptun)
+		return ok && h.Local.Equal(w.Local) && !rtnl.Addr(h.Remote).IsValid() && h.PMtuDisc == w.PMtuDisc && !h.FlowBased
+	case *netlink.Tuntap:
+		h, ok := have.(*netlink.Tuntap)
+		return ok && h.Mode == w.Mode
 	}
 	return false
 }
 
 func (k kernel) create(want netlink.Link) error {
+	name := want.Attrs().Name
+	if _, tun := want.(*netlink.Tuntap); tun {
+		return fmt.Errorf("set up %s: it is not there: it is made by what copies its packets", name)
+	}
 	err := k.LinkAdd(want)
 	switch {
 	case err == nil:
 		return nil
 	case errors.Is(err, unix.EOPNOTSUPP):
-		return fmt.Errorf("create %s: this kernel has no %s device: load its module, or choose another backend type: %w",
-			OverlayName, want.Type(), err)
+		return fmt.Errorf("create %s: this kernel has no %s device: load its module, or choose another backend type%s: %w",
+			name, want.Type(), orPrograms(want), err)
 	case errors.Is(err, unix.EEXIST):
-		return fmt.Errorf("create %s: %s: %w", OverlayName, k.conflict(want), err)
+		return fmt.Errorf("create %s: %s: %w", name, k.conflict(want), err)
 	}
-	return fmt.Errorf("create %s: %w", OverlayName, err)
+	return fmt.Errorf("create %s: %w", name, err)
+}
+
+// orPrograms is advice where our programs need no such device.
+func orPrograms(want netlink.Link) string {
+	if _, ipip := want.(*netlink.Iptun); ipip {
+		return ", or the dataplane ebpf, which needs none"
+	}
+	return ""
 }
 
 // conflict says who is in the way of a device that the kernel refuses with
-// EEXIST: a VNI and port are held by one device in a namespace.
+// EEXIST: a VNI and port are held by one device in a namespace, as are the ends
+// of an IPIP tunnel.
 func (k kernel) conflict(want netlink.Link) string {
-	vxlan, ok := want.(*netlink.Vxlan)
-	if !ok {
+	if _, veth := want.(*netlink.Veth); veth {
 		return "a device " + OverlayPeerName + " exists that bpfnet did not make: rename or remove it"
 	}
 	links, _ := rtnl.List("links", k.LinkList) // the name only makes the error better
 	for _, l := range links {
-		if other, ok := l.(*netlink.Vxlan); ok && other.VxlanId == vxlan.VxlanId && other.Port == vxlan.Port {
-			return fmt.Sprintf("device %s already has VNI %d on port %d: stop what made it and run \"ip link delete %s\", or choose another VNI",
-				other.Name, other.VxlanId, other.Port, other.Name)
+		if what := inTheWay(want, l); what != "" {
+			return fmt.Sprintf("device %s already has %s: stop what made it and run \"ip link delete %s\"%s",
+				l.Attrs().Name, what, l.Attrs().Name, orOther(want))
 		}
 	}
-	return "another device has its name, or its VNI and port"
+	return "another device has its name, or its ends"
+}
+
+// inTheWay is what of want another device has already.
+func inTheWay(want, other netlink.Link) string {
+	switch w := want.(type) {
+	case *netlink.Vxlan:
+		if o, ok := other.(*netlink.Vxlan); ok && o.VxlanId == w.VxlanId && o.Port == w.Port {
+			return fmt.Sprintf("VNI %d on port %d", w.VxlanId, w.Port)
+		}
+	case *netlink.Iptun:
+		if o, ok := other.(*netlink.Iptun); ok && o.Local.Equal(w.Local) && !rtnl.Addr(o.Remote).IsValid() {
+			return "the local address " + w.Local.String()
+		}
+	}
+	return ""
+}
+
+func orOther(want netlink.Link) string {
+	if _, vxlan := want.(*netlink.Vxlan); vxlan {
+		return ", or choose another VNI"
+	}
+	return ""
 }
 
 // configure sets what can be changed on a device that exists.
 func (k kernel) configure(want netlink.Link, subnet netip.Prefix) (Device, error) {
-	ends := []string{OverlayName}
+	name := want.Attrs().Name
+	ends := []string{name}
 	if want.Type() == "veth" {
-		ends = []string{OverlayPeerName, OverlayName}
+		ends = []string{OverlayPeerName, name}
 	}
-	for _, name := range ends {
-		if err := k.configureLink(name, want); err != nil {
+	for _, end := range ends {
+		if err := k.configureLink(end, want); err != nil {
 			return Device{}, err
 		}
 	}
-	link, err := k.LinkByName(OverlayName)
+	link, err := k.LinkByName(name)
 	if err != nil {
-		return Device{}, fmt.Errorf("get link %s: %w", OverlayName, err)
+		return Device{}, fmt.Errorf("get link %s: %w", name, err)
 	}
 	return deviceOf(link), k.ensureAddr(link, netip.PrefixFrom(subnet.Addr(), subnet.Addr().BitLen()))
 }

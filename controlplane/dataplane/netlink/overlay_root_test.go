@@ -38,7 +38,7 @@ func host1(t *testing.T, encap topology.Encap) topology.Self {
 
 func ensure(t *testing.T, s topology.Self) Device {
 	t.Helper()
-	dev, err := EnsureOverlay(s)
+	dev, err := EnsureOverlay(s, Programs)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -276,8 +276,12 @@ func TestOverlayHostGWHasNone(t *testing.T) {
 	ensure(t, s)
 	s.Encap = topology.EncapNone
 	for range 2 {
-		if dev := ensure(t, s); dev != (Device{}) {
+		dev := ensure(t, s)
+		if dev != (Device{}) {
 			t.Errorf("got device %+v", dev)
+		}
+		if err := RemoveOthers(dev); err != nil {
+			t.Fatal(err)
 		}
 	}
 	if _, err := netlink.LinkByName(OverlayName); err == nil {
@@ -297,13 +301,13 @@ func TestOverlayRefusals(t *testing.T) {
 				t.Fatal(err)
 			}
 		}, "bpfnet0 is a bridge device that bpfnet did not make: rename or remove it"},
-		"flannel holds the VNI": {func(t *testing.T, s *topology.Self) {
+		"another holds the VNI": {func(t *testing.T, s *topology.Self) {
 			attrs := netlink.NewLinkAttrs()
-			attrs.Name = "flannel.1"
+			attrs.Name = "vxlan7"
 			if err := netlink.LinkAdd(&netlink.Vxlan{LinkAttrs: attrs, VxlanId: 1, Port: 8472, VtepDevIndex: s.Uplink}); err != nil {
 				t.Fatal(err)
 			}
-		}, `create bpfnet0: device flannel.1 already has VNI 1 on port 8472: stop what made it and run "ip link delete flannel.1", or choose another VNI: file exists`},
+		}, `create bpfnet0: device vxlan7 already has VNI 1 on port 8472: stop what made it and run "ip link delete vxlan7", or choose another VNI: file exists`},
 		"the peer's name is taken": {func(t *testing.T, s *topology.Self) {
 			s.Encap = topology.EncapIPIP
 			nstest.AddVeth(t, OverlayPeerName, 1500)
@@ -316,7 +320,7 @@ func TestOverlayRefusals(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			s := host1(t, topology.EncapVXLAN)
 			tc.prepare(t, &s)
-			_, err := EnsureOverlay(s)
+			_, err := EnsureOverlay(s, Programs)
 			if err == nil || err.Error() != tc.want {
 				t.Errorf("got error %v, want %s", err, tc.want)
 			}

@@ -21,13 +21,15 @@ const RouteProtocol = 0x62
 const minMTU = 68
 
 // route is a route of ours. There may be two to one destination for the moment
-// in which a peer moves, hence the gateway and the device are part of the key.
+// in which a peer moves, hence the gateway and the device are part of the key;
+// and the protocol, for flanneld's come with the device that is taken over from it.
 // The MTU is not: it is changed in place, for the kernel cannot be told to remove
 // the one of two routes that has none (fib_metrics_match, net/ipv4/fib_semantics.c).
 type route struct {
-	dst     netip.Prefix
-	gateway netip.Addr
-	ifindex int
+	dst      netip.Prefix
+	gateway  netip.Addr
+	ifindex  int
+	protocol netlink.RouteProtocol
 }
 
 func (r route) String() string { return fmt.Sprintf("%s via %s", r.dst, r.gateway) }
@@ -38,7 +40,7 @@ func (r route) netlink(mtu int) *netlink.Route {
 		Dst:       rtnl.IPNet(r.dst),
 		Gw:        r.gateway.AsSlice(),
 		LinkIndex: r.ifindex,
-		Protocol:  RouteProtocol,
+		Protocol:  r.protocol,
 		Table:     unix.RT_TABLE_MAIN,
 		Flags:     int(netlink.FLAG_ONLINK),
 		MTU:       mtu,
@@ -74,7 +76,7 @@ func (k kernel) list(overlay int) (*tables, error) {
 			return nil, err
 		}
 	}
-	return t, k.listRoutes(t)
+	return t, k.listRoutes(overlay, t)
 }
 
 func (k kernel) listFDB(overlay int, t *tables) error {
@@ -98,13 +100,17 @@ func (k kernel) listNeighbours(overlay int, t *tables) error {
 	return err
 }
 
-func (k kernel) listRoutes(t *tables) error {
+// listRoutes: on the overlay device what a daemon would have put there is ours
+// too, flanneld's and that of a person (unix.RTPROT_BOOT) who set it up by hand.
+func (k kernel) listRoutes(overlay int, t *tables) error {
 	routes, err := rtnl.List("routes", func() ([]netlink.Route, error) { return k.RouteList(nil, unix.AF_INET) })
 	for _, r := range routes {
-		switch r.Protocol {
-		case RouteProtocol:
-			t.routes[route{rtnl.Prefix(r.Dst), rtnl.Addr(r.Gw), r.LinkIndex}] = r.MTU
-		case unix.RTPROT_KERNEL:
+		gateway := rtnl.Addr(r.Gw)
+		switch {
+		case r.Protocol == RouteProtocol,
+			r.Protocol == unix.RTPROT_BOOT && overlay != 0 && r.LinkIndex == overlay && gateway.IsValid():
+			t.routes[route{rtnl.Prefix(r.Dst), gateway, r.LinkIndex, r.Protocol}] = r.MTU
+		case r.Protocol == unix.RTPROT_KERNEL:
 			t.connected[rtnl.Prefix(r.Dst)] = r.LinkIndex
 		}
 	}

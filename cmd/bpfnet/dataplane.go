@@ -1,0 +1,63 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"fmt"
+
+	"github.com/spf13/cobra"
+
+	"github.com/bpfnet/bpfnet/controlplane/node"
+)
+
+func newDataplaneCommand() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "dataplane",
+		Short: "Show or change who carries this node's packets",
+	}
+	cmd.AddCommand(newDataplaneGetCommand(), newDataplaneSetCommand())
+	return cmd
+}
+
+func newDataplaneGetCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:   "get",
+		Short: "Print the dataplane of this node's daemon: ebpf or netlink",
+		Args:  cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			runDir, err := cmd.Flags().GetString("run-dir")
+			if err != nil {
+				return err
+			}
+			s, err := node.FetchStatus(cmd.Context(), runDir)
+			if err != nil {
+				return err
+			}
+			_, err = fmt.Fprintln(cmd.OutOrStdout(), s.Dataplane)
+			return err
+		},
+	}
+}
+
+func newDataplaneSetCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:   "set ebpf|netlink",
+		Short: "Change the dataplane of this node's daemon, losing no packet",
+		Long: "Changes the dataplane of the running daemon and returns when packets go by the new one\n" +
+			"alone; where it cannot be had, such as ipip by a kernel without that device, all stays as it\n" +
+			"was. The daemon starts with --dataplane again when it is restarted.",
+		Args:      cobra.ExactArgs(1),
+		ValidArgs: []string{string(node.EBPF), string(node.Netlink)},
+		RunE: func(cmd *cobra.Command, args []string) error {
+			d, err := node.ParseDataplane(args[0])
+			if err != nil {
+				return err
+			}
+			runDir, err := cmd.Flags().GetString("run-dir")
+			if err != nil {
+				return err
+			}
+			return node.SetDataplane(cmd.Context(), runDir, d)
+		},
+	}
+}

@@ -1,0 +1,103 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package netlink
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+)
+
+// flannelName is the device that flanneld makes for what want is for; "" where
+// it makes none that outlives it (pkg/backend/vxlan/vxlan.go, ipip/ipip.go).
+func flannelName(want netlink.Link) string {
+	switch w := want.(type) {
+	case *netlink.Vxlan:
+		return fmt.Sprintf("flannel.%d", w.VxlanId)
+	case *netlink.Iptun:
+		return "flannel.ipip"
+	}
+	return ""
+}
+
+// takeOver renames the device that flanneld left in want's place, with all that
+// is on it: traffic goes on by it until ours is set up. nil where there is none.
+func (k kernel) takeOver(want netlink.Link) (netlink.Link, error) {
+	name := flannelName(want)
+	if name == "" {
+		return nil, nil
+	}
+	link, err := k.link(name)
+	if err != nil || link == nil || inTheWay(want, link) == "" {
+		return nil, err
+	}
+	if pid := flanneld(); pid != 0 {
+		return nil, fmt.Errorf("take over %s: flanneld still runs, as process %d: stop it first", name, pid)
+	}
+	return k.rename(link, want.Attrs().Name)
+}
+
+// rename gives a device that is up another name, which kernels before 6.2 refuse
+// (commit bd039b5ea2a9, net/core/dev.c): there it is deleted, and nil returned.
+func (k kernel) rename(link netlink.Link, name string) (netlink.Link, error) {
+	old := link.Attrs().Name
+	err := k.LinkSetName(link, name)
+	if errors.Is(err, unix.EBUSY) {
+		return nil, removal("device", deviceOf(link), k.LinkDel(link))
+	}
+	if err != nil {
+		return nil, fmt.Errorf("rename %s to %s: %w", old, name, err)
+	}
+	return k.link(name)
+}
+
+// HandOver leaves the vxlan device, with the peers on it, under flannel's name,
+// where flanneld takes it up: no packet is lost in between. It returns that
+// name; "" where there is no vxlan device. [Cleanup] removes what is left.
+func HandOver() (string, error) {
+	k, err := openKernel()
+	if err != nil {
+		return "", err
+	}
+	defer k.Close()
+	link, err := k.overlayLink(OverlayName)
+	vxlan, ok := link.(*netlink.Vxlan)
+	if err != nil || !ok {
+		return "", err
+	}
+	name := flannelName(vxlan)
+	if err := k.LinkSetName(link, name); err != nil {
+		return "", fmt.Errorf("rename %s to %s (kernels before 6.2 cannot while it is up): %w", OverlayName, name, err)
+	}
+	return name, nil
+}
+
+// flanneld is the process id of one that runs in our network namespace; 0 for none.
+func flanneld() int {
+	ours, err := os.Readlink("/proc/thread-self/ns/net")
+	if err != nil {
+		return 0
+	}
+	names, _ := filepath.Glob("/proc/[0-9]*/comm") // the pattern is good
+	for _, name := range names {
+		dir := filepath.Dir(name)
+		pid, err := strconv.Atoi(filepath.Base(dir))
+		if err != nil || pid == os.Getpid() {
+			continue
+		}
+		comm, _ := os.ReadFile(name) // the process may be gone
+		if string(bytes.TrimSpace(comm)) != "flanneld" {
+			continue
+		}
+		if theirs, err := os.Readlink(filepath.Join(dir, "ns/net")); err == nil && theirs == ours {
+			return pid
+		}
+	}
+	return 0
+}

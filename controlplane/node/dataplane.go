@@ -1,0 +1,70 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package node
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/bpfnet/bpfnet/controlplane/dataplane/netlink"
+	"github.com/bpfnet/bpfnet/controlplane/topology"
+)
+
+// Dataplane names who carries the containers' packets.
+type Dataplane string
+
+// The dataplanes: our programs, with the kernel's own tables beside them; or the
+// kernel's own devices alone, as flanneld sets them up.
+const (
+	EBPF    Dataplane = "ebpf"
+	Netlink Dataplane = "netlink"
+)
+
+// ParseDataplane reads a name.
+func ParseDataplane(s string) (Dataplane, error) {
+	if d := Dataplane(s); d == EBPF || d == Netlink {
+		return d, nil
+	}
+	return "", fmt.Errorf("dataplane %q: ebpf or netlink", s)
+}
+
+// carrier is what the overlay device has to be for it.
+func (d Dataplane) carrier() netlink.Carrier {
+	if d == Netlink {
+		return netlink.Kernel
+	}
+	return netlink.Programs
+}
+
+// dataplane carries a session's packets. While it is brought into place the one
+// before carries on; what that has left is removed once nothing goes by it.
+type dataplane interface {
+	// apply brings it to the desired state, and writes only what differs.
+	// A peer that cannot be served is a problem; the others are served.
+	apply(s topology.State) ([]topology.Problem, error)
+	// inPlace reports whether packets go by it, and by it alone.
+	inPlace() bool
+	// doubt has the next apply look at everything again: others may have
+	// removed what is ours.
+	doubt()
+	// serve does what goes on beside apply, once in place, and calls ready
+	// when everything is served. It returns when ctx ends.
+	serve(ctx context.Context) error
+	close() error
+}
+
+// openDataplane makes the session's dataplane; no packet goes by it yet.
+func (s *session) openDataplane() (dataplane, error) {
+	if s.kind == Netlink {
+		return &kernelDevices{session: s}, nil
+	}
+	return openPrograms(s)
+}
+
+// retireOthers removes what other dataplanes and modes have left.
+func (s *session) retireOthers() error {
+	if !s.usesTunnel() {
+		s.endTunnel()
+	}
+	return netlink.RemoveOthers(s.overlay)
+}

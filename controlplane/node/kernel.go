@@ -1,0 +1,46 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package node
+
+import (
+	"context"
+
+	"github.com/bpfnet/bpfnet/controlplane/dataplane/netlink"
+	"github.com/bpfnet/bpfnet/controlplane/topology"
+)
+
+// kernelDevices is the dataplane of the kernel's own devices: routes,
+// neighbours and FDB, and the userspace copy in a udp network.
+type kernelDevices struct {
+	*session
+	settled bool // no program is attached, no other device stands
+}
+
+func (k *kernelDevices) apply(s topology.State) ([]topology.Problem, error) {
+	if k.usesTunnel() {
+		k.tunnel.setPeers(s)
+	}
+	problems, err := netlink.Apply(s, k.overlay)
+	if err != nil || k.settled {
+		return problems, err
+	}
+	// The programs go only now that the kernel can do without them.
+	if err = k.Unload(); err == nil {
+		err = k.retireOthers()
+	}
+	k.settled = err == nil
+	return problems, err
+}
+
+func (k *kernelDevices) inPlace() bool { return k.settled }
+
+func (k *kernelDevices) doubt() { k.settled = false }
+
+// serve has nothing to do: the kernel knows this node's containers.
+func (k *kernelDevices) serve(ctx context.Context) error {
+	k.ready()
+	<-ctx.Done()
+	return nil
+}
+
+func (k *kernelDevices) close() error { return nil }

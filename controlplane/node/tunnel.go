@@ -1,0 +1,90 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package node
+
+import (
+	"context"
+	"errors"
+
+	"github.com/bpfnet/bpfnet/controlplane/dataplane/udptun"
+	"github.com/bpfnet/bpfnet/controlplane/topology"
+)
+
+// tunnel is the userspace copy of a udp network in the netlink dataplane. It
+// outlives sessions, for packets go by it until the next one has others ways.
+type tunnel struct {
+	*udptun.Tunnel
+	options udptun.Options
+	stop    func()
+	done    chan struct{}
+	err     error // of its end; to be read when done is closed
+}
+
+// usesTunnel reports whether this session's packets are copied by us.
+func (s *session) usesTunnel() bool {
+	return s.kind == Netlink && s.self.Encap == topology.EncapUDP
+}
+
+// startTunnel has the tunnel of this session run; one that fits is kept.
+func (s *session) startTunnel(ctx context.Context) error {
+	o := udptun.Options{Subnet: s.self.Subnet, Node: s.self.Node, Port: s.self.Port, MTU: s.self.MTU, Logger: s.log}
+	if s.tunnel != nil && s.tunnel.options == o && !s.tunnel.ended() {
+		return nil
+	}
+	s.endTunnel()
+	t, err := udptun.Open(o)
+	if err != nil {
+		return err
+	}
+	ctx, stop := context.WithCancel(context.WithoutCancel(ctx))
+	run := &tunnel{Tunnel: t, options: o, stop: stop, done: make(chan struct{})}
+	go func() {
+		defer close(run.done)
+		run.err = errors.Join(t.Run(ctx), t.Close())
+	}()
+	s.tunnel = run
+	return nil
+}
+
+// endTunnel ends the copying. Its device stays, so that no packet of the
+// overlay leaves by another.
+func (n *node) endTunnel() {
+	if n.tunnel == nil {
+		return
+	}
+	n.tunnel.stop()
+	<-n.tunnel.done
+	n.reporter.report("udp tunnel", n.tunnel.err)
+	n.tunnel = nil
+}
+
+// watchTunnel ends the session where the tunnel fails, so that the next one
+// starts it anew.
+func (s *session) watchTunnel(ctx context.Context) error {
+	if !s.usesTunnel() {
+		return nil
+	}
+	select {
+	case <-ctx.Done():
+		return nil
+	case <-s.tunnel.done:
+		return s.tunnel.err
+	}
+}
+
+func (t *tunnel) ended() bool {
+	select {
+	case <-t.done:
+		return true
+	default:
+		return false
+	}
+}
+
+func (t *tunnel) setPeers(s topology.State) {
+	peers := make([]udptun.Peer, 0, len(s.Peers))
+	for _, p := range s.Peers {
+		peers = append(peers, udptun.Peer{Subnet: p.Subnet, Node: p.Node})
+	}
+	t.SetPeers(peers)
+}

@@ -1,0 +1,77 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build root
+
+package e2e
+
+import (
+	"testing"
+
+	"github.com/bpfnet/bpfnet/controlplane/node"
+	"github.com/bpfnet/bpfnet/controlplane/topology"
+	"github.com/bpfnet/bpfnet/test/lab"
+)
+
+// switchable are the backends that this kernel has devices for, in both dataplanes.
+var switchable = []topology.Encap{topology.EncapVXLAN, topology.EncapUDP, topology.EncapNone}
+
+// TestSwitchDataplane changes the dataplane of one host after the other, and
+// back, under two pings of 1,000/s that cross (SCENARIOS E1).
+//
+//	as in TestRestart
+func TestSwitchDataplane(t *testing.T) {
+	forEach(t, switchable, nil, func(t *testing.T, l *lab.Lab) {
+		there, back := crossing(t, l.Hosts[0], l.Hosts[1])
+		for range 3 {
+			for _, d := range []node.Dataplane{node.Netlink, node.EBPF} {
+				for _, h := range l.Hosts {
+					bpfnet(t, h, "dataplane", "set", string(d))
+					if got := bpfnet(t, h, "dataplane", "get"); got != string(d)+"\n" {
+						t.Errorf("the dataplane of %s is %q, want %s", h.Name, got, d)
+					}
+					there.more(20)
+					back.more(20)
+				}
+			}
+		}
+		there.lossless()
+		back.lossless()
+	})
+}
+
+// TestSwitchByRestart is the same, by daemons that are ended and started with
+// the other flag. A udp network is not among them: its netlink dataplane is the
+// daemon itself.
+func TestSwitchByRestart(t *testing.T) {
+	forEach(t, []topology.Encap{topology.EncapVXLAN, topology.EncapNone}, nil, func(t *testing.T, l *lab.Lab) {
+		there, back := crossing(t, l.Hosts[0], l.Hosts[1])
+		for _, d := range []node.Dataplane{node.Netlink, node.EBPF} {
+			for _, h := range l.Hosts[1:] { // the first serves etcd
+				noError(t, h.StopDaemon(t.Context()))
+				noError(t, h.StartDaemon(t.Context(), "--dataplane", string(d)))
+				there.more(20)
+				back.more(20)
+			}
+		}
+		there.lossless()
+		back.lossless()
+	})
+}
+
+// TestSwitchRefused: what the kernel cannot do leaves everything as it was.
+func TestSwitchRefused(t *testing.T) {
+	l := serve(t, func(o *lab.Options) { o.Backend = topology.EncapIPIP })
+	h := l.Hosts[0]
+	there, back := crossing(t, l.Hosts[0], l.Hosts[1])
+	_, err := h.NS.Run(t.Context(), bpfnetBinary, "--run-dir", h.Dir, "dataplane", "set", "netlink")
+	if err == nil {
+		t.Error("netlink ipip was accepted by a kernel without an ipip device")
+	}
+	t.Log(err)
+	if got := bpfnet(t, h, "dataplane", "get"); got != "ebpf\n" {
+		t.Errorf("the dataplane is %q", got)
+	}
+	there.more(100)
+	there.intact()
+	back.intact()
+}

@@ -15,7 +15,7 @@ PEERS := $(addprefix bin/peers/,flanneld bridge host-local flannel)
 
 .PHONY: help
 help: ## list the targets
-	@awk -F ': .*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ': .*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 .PHONY: build
 build: ## build bin/bpfnet, one static binary (needs no clang)
@@ -47,6 +47,19 @@ bin/peers/flannel: PACKAGE = github.com/containernetworking/plugins/plugins/meta
 $(PEERS):
 	@echo "building $@ (the first time may take minutes)"
 	@CGO_ENABLED=1 go build -C $(<D) -o $(CURDIR)/$@ $(PACKAGE)
+
+# Emulated processors are slow: without the race detector.
+VM_KERNELS ?= $(shell cut -d ' ' -f 1 test/vm/kernels)
+VM_PKG ?= ./loader ./test/packet ./maps ./controlplane/dataplane/... ./controlplane/containers
+
+.PHONY: test-vm
+test-vm: nettools vmtools build ## run the root tests of the datapath on Debian's kernels 6.1 and 6.12, emulated
+	@failed=; for kernel in $(VM_KERNELS); do \
+		test/vm/run $$kernel uname -srv; \
+		BPFNET_BINARY=$(CURDIR)/bin/bpfnet go test -tags root -p 1 -count 1 -timeout 15m \
+			-exec "$(CURDIR)/test/vm/run $$kernel $(CURDIR)/.ci/sandbox" $(VM_PKG) || failed+=" $$kernel"; \
+	done; \
+	[[ ! $$failed ]] || { echo "failed on kernel$$failed"; exit 1; }
 
 .PHONY: fuzz
 fuzz: nettools ## run each fuzz target for FUZZTIME (default 10s; root or sudo)
@@ -86,6 +99,10 @@ clean: ## remove what build made
 .PHONY: nettools
 nettools:
 	@.ci/need ip=iproute2 tcpdump=tcpdump ping=iputils-ping iperf3=iperf3 iptables=iptables
+
+.PHONY: vmtools
+vmtools:
+	@.ci/need qemu-system-x86_64=qemu-system-x86 depmod=kmod cpio=cpio curl=curl xz=xz-utils
 
 .PHONY: clang
 clang:

@@ -1,0 +1,51 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build root
+
+package interop
+
+import (
+	"testing"
+	"time"
+)
+
+// maxOutage is how long a node may be cut off by its migration.
+const maxOutage = time.Second
+
+// TestMigration changes a cluster of two flanneld nodes to bpfnet, node by
+// node, and back, under traffic: no connection breaks.
+func TestMigration(t *testing.T) {
+	matrix(t, func(t *testing.T, m mode, dp dataplane) {
+		c := up(t, m, dp, 2)
+		h1, h2 := c.nodes[0], c.nodes[1]
+		h1.flanneld.start(t)
+		h2.flanneld.start(t)
+		x := startTraffic(t, h1, h2)
+		for _, n := range c.nodes {
+			x.during(t, n.Name+" from flanneld to bpfnet", func() {
+				n.flanneld.stop(t)
+				n.bpfnet.start(t)
+			})
+		}
+		for _, n := range c.nodes {
+			x.during(t, n.Name+" from bpfnet to flanneld", func() {
+				n.bpfnet.stop(t)
+				n.cleanup(t)
+				n.flanneld.start(t)
+			})
+		}
+		for name, o := range x.outages(t) {
+			for _, direction := range o {
+				if direction.gap > maxOutage {
+					t.Errorf("%s: cut off for %v, at most %v is allowed", name, direction.gap, maxOutage)
+				}
+			}
+		}
+	})
+}
+
+// cleanup takes our datapath off a node.
+func (n *node) cleanup(t *testing.T) {
+	t.Helper()
+	run(t, n.NS, bpfnetBinary, "cleanup", "--run-dir", n.Dir)
+}

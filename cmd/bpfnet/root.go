@@ -29,6 +29,7 @@ func newRootCommand() *cobra.Command {
 		newMapsCommand(),
 		newLabCommand(),
 		newDemoCommand(),
+		newBenchCommand(),
 		newCleanupCommand(),
 		newVersionCommand(),
 	)

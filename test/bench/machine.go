@@ -1,0 +1,99 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package bench
+
+import (
+	"bytes"
+	"fmt"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/bpfnet/bpfnet/test/bench/traffic"
+)
+
+// Machine is where, and how, a report was made.
+type Machine struct {
+	Time        time.Time         `json:"time"`
+	Kernel      string            `json:"kernel"`
+	Arch        string            `json:"arch"`
+	CPU         string            `json:"cpu"`
+	CPUs        int               `json:"cpus"`
+	Cores       []int             `json:"cores"`       // the CPUs that sender and receiver were pinned to
+	Governor    string            `json:"governor"`    // of CPU frequency; "none" where the kernel governs none
+	Mitigations map[string]string `json:"mitigations"` // /sys/devices/system/cpu/vulnerabilities
+	Sysctls     map[string]string `json:"sysctls"`
+	Offloads    map[string]bool   `json:"offloads"`       // of the uplink, where no load says otherwise
+	Background  float64           `json:"background"`     // share of all CPUs' time that others took before the first round
+	Steal       float64           `json:"steal"`          // share of all CPUs' time that a hypervisor took meanwhile
+	Rounds      int               `json:"rounds"`         //
+	Duration    float64           `json:"duration"`       // seconds, of each measurement
+	Peer        string            `json:"peer,omitempty"` // the other host, where there are two
+}
+
+// sysctls that change what packets cost; those that a kernel does not have are left out.
+var sysctls = []string{
+	"net/core/bpf_jit_enable", "net/core/bpf_jit_harden", "net/core/default_qdisc", "net/core/netdev_max_backlog",
+	"net/core/rps_sock_flow_entries", "net/ipv4/tcp_congestion_control", "net/ipv4/ip_early_demux", "kernel/bpf_stats_enabled",
+}
+
+// describeMachine is the machine, and the cores that a run will use.
+func describeMachine() (Machine, error) {
+	m := Machine{Time: time.Now().UTC().Truncate(time.Second), Arch: runtime.GOARCH, CPUs: runtime.NumCPU(), Governor: "none"}
+	var u unix.Utsname
+	if err := unix.Uname(&u); err != nil {
+		return m, fmt.Errorf("read kernel version: %w", err)
+	}
+	m.Kernel = unix.ByteSliceToString(u.Release[:])
+	cores, err := traffic.Cores()
+	if err != nil {
+		return m, err
+	}
+	m.Cores = cores[:min(2, len(cores))]
+	m.CPU = cpuModel()
+	if g, err := readLine("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"); err == nil {
+		m.Governor = g
+	}
+	m.Mitigations = readDir("/sys/devices/system/cpu/vulnerabilities")
+	m.Sysctls = map[string]string{}
+	for _, name := range sysctls {
+		if v, err := readLine(filepath.Join("/proc/sys", name)); err == nil {
+			m.Sysctls[strings.ReplaceAll(name, "/", ".")] = v
+		}
+	}
+	return m, nil
+}
+
+// cpuModel is the first CPU's name, or its architecture's where it has none.
+func cpuModel() string {
+	info, err := os.ReadFile("/proc/cpuinfo")
+	if err == nil {
+		for line := range bytes.Lines(info) {
+			if key, value, ok := strings.Cut(string(line), ":"); ok && strings.TrimSpace(key) == "model name" {
+				return strings.TrimSpace(value)
+			}
+		}
+	}
+	return runtime.GOARCH
+}
+
+func readLine(path string) (string, error) {
+	b, err := os.ReadFile(path)
+	return strings.TrimSpace(string(b)), err
+}
+
+// readDir reads the files of a directory, by name; those that cannot be read are left out.
+func readDir(dir string) map[string]string {
+	all := map[string]string{}
+	paths, _ := filepath.Glob(filepath.Join(dir, "*")) // fails only for a bad pattern
+	for _, p := range paths {
+		if v, err := readLine(p); err == nil {
+			all[filepath.Base(p)] = v
+		}
+	}
+	return all
+}

@@ -1,0 +1,130 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package bench
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"time"
+
+	"github.com/bpfnet/bpfnet/test/bench/traffic"
+)
+
+const (
+	minWarmUp  = 50 * time.Millisecond // for neighbours, caches and TCP's window
+	maxWarmUp  = 500 * time.Millisecond
+	callLimit  = 10 * time.Second // for an agent to answer
+	machineRun = 500 * time.Millisecond
+)
+
+func warmUp(d time.Duration) time.Duration { return min(max(d/10, minWarmUp), maxWarmUp) }
+
+// way is what a load is measured on.
+type way struct {
+	mode           string
+	client, server *traffic.Agent
+	addr           netip.Addr
+}
+
+// measure runs a load once.
+func (w way) measure(ctx context.Context, l Load, d time.Duration) (s sample, steal time.Duration, err error) {
+	err = w.start(ctx, l)
+	var client, server traffic.Count
+	if err == nil {
+		client, server, err = w.observe(ctx, d)
+	}
+	// The client first: the server takes its going for the end.
+	if ctx.Err() == nil {
+		err = errors.Join(err, limited(ctx, w.client.Stop), limited(ctx, w.server.Stop))
+	}
+	if err != nil {
+		return s, 0, fmt.Errorf("measure %s in mode %s: %w", l.Name, w.mode, err)
+	}
+	counted, busy := client, client.Busy
+	if l.Unit.delivered {
+		counted, busy = server, server.Busy
+	}
+	if client.Boot != server.Boot {
+		busy = client.Busy + server.Busy
+	}
+	if counted.Ops == 0 || counted.Bytes == 0 {
+		return s, 0, fmt.Errorf("measure %s in mode %s: nothing arrived in %v (%d sent)", l.Name, w.mode, d, client.Ops)
+	}
+	return sample{l.Unit.rate(counted), l.Unit.cpu(busy, counted)}, counted.Steal, nil
+}
+
+func (w way) start(ctx context.Context, l Load) error {
+	ctx, cancel := context.WithTimeout(ctx, callLimit)
+	defer cancel()
+	serverCore := 1
+	if l.OneCore {
+		serverCore = 0
+	}
+	ports, err := w.server.Listen(ctx, l.Spec, serverCore, w.addr)
+	if err != nil {
+		return err
+	}
+	return w.client.Dial(ctx, l.Spec, 0, w.addr, ports)
+}
+
+// observe lets a load get going and counts what it does in a time.
+func (w way) observe(ctx context.Context, d time.Duration) (client, server traffic.Count, err error) {
+	if err = sleep(ctx, warmUp(d)); err != nil {
+		return client, server, err
+	}
+	clientBefore, serverBefore, err := w.counts(ctx)
+	if err != nil {
+		return client, server, err
+	}
+	if err = sleep(ctx, d); err != nil {
+		return client, server, err
+	}
+	client, server, err = w.counts(ctx)
+	return client.Since(clientBefore), server.Since(serverBefore), err
+}
+
+func (w way) counts(ctx context.Context) (client, server traffic.Count, err error) {
+	ctx, cancel := context.WithTimeout(ctx, callLimit)
+	defer cancel()
+	if client, err = w.client.Count(ctx); err != nil {
+		return client, server, err
+	}
+	server, err = w.server.Count(ctx)
+	return client, server, err
+}
+
+func limited(ctx context.Context, f func(context.Context) error) error {
+	ctx, cancel := context.WithTimeout(ctx, callLimit)
+	defer cancel()
+	return f(ctx)
+}
+
+func sleep(ctx context.Context, d time.Duration) error {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// background is the share of all CPUs' time that others take.
+func background(ctx context.Context, cpus int) (float64, error) {
+	before, err := traffic.ReadMachine()
+	if err != nil {
+		return 0, err
+	}
+	if err = sleep(ctx, machineRun); err != nil {
+		return 0, err
+	}
+	after, err := traffic.ReadMachine()
+	if err != nil {
+		return 0, err
+	}
+	c := after.Since(before)
+	return c.Busy.Seconds() / (c.At.Seconds() * float64(cpus)), nil
+}

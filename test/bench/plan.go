@@ -1,0 +1,89 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package bench
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+)
+
+// plan is which loads to run on which ways, how often.
+type plan struct {
+	Options
+	ways    []way
+	prepare func(way int, l Load) (undo func() error, err error) // before a load is run on a way
+
+	began time.Time
+	done  int
+	steal time.Duration
+}
+
+// run measures all, round by round, and fills the report.
+func (p *plan) run(ctx context.Context, r *Report) (err error) {
+	if r.Machine.Background, err = background(ctx, r.Machine.CPUs); err != nil {
+		return err
+	}
+	r.Machine.Rounds, r.Machine.Duration = p.Rounds, p.Duration.Seconds()
+	p.began = time.Now()
+	all := samples{}
+	for round := range p.Rounds {
+		for _, l := range p.Loads {
+			if err := p.runLoad(ctx, round, l, all); err != nil {
+				return err
+			}
+		}
+	}
+	var names []string
+	for _, w := range p.ways {
+		names = append(names, w.mode)
+	}
+	r.Results = all.results(names, p.Loads)
+	r.Tax = taxes(r.Results)
+	measured := p.Duration.Seconds() * float64(p.done*r.Machine.CPUs)
+	r.Machine.Steal = p.steal.Seconds() / measured
+	return nil
+}
+
+// runLoad measures a load on all ways, one after another; every other round the
+// other way round, so that none always follows the same.
+func (p *plan) runLoad(ctx context.Context, round int, l Load, all samples) error {
+	for i := range p.ways {
+		if round%2 == 1 {
+			i = len(p.ways) - 1 - i
+		}
+		w := p.ways[i]
+		p.tell(p.step(fmt.Sprintf("round %d of %d: %s, %s", round+1, p.Rounds, l.Name, w.mode)))
+		s, err := p.measure(ctx, i, l)
+		if err != nil {
+			return err
+		}
+		at := cell{w.mode, l.Name}
+		all[at] = append(all[at], s)
+		p.done++
+	}
+	return nil
+}
+
+func (p *plan) measure(ctx context.Context, i int, l Load) (sample, error) {
+	undo, err := p.prepare(i, l)
+	if err != nil {
+		return sample{}, fmt.Errorf("prepare %s in mode %s: %w", l.Name, p.ways[i].mode, err)
+	}
+	s, steal, err := p.ways[i].measure(ctx, l, p.Duration)
+	p.steal += steal
+	return s, errors.Join(err, undo())
+}
+
+// overhead is what a measurement takes beside its duration, to begin with a guess.
+const overhead = 50 * time.Millisecond
+
+func (p *plan) step(text string) Step {
+	total := p.Rounds * len(p.Loads) * len(p.ways)
+	each := p.Duration + warmUp(p.Duration) + overhead
+	if p.done > 0 {
+		each = time.Since(p.began) / time.Duration(p.done)
+	}
+	return Step{Text: text, Done: p.done, Total: total, Left: each * time.Duration(total-p.done)}
+}

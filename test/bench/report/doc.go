@@ -1,0 +1,23 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package report writes what a benchmark measured: for a terminal, for
+// machines, and as a page with charts.
+package report
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+
+	"github.com/bpfnet/bpfnet/test/bench"
+)
+
+// JSON writes the report as it is.
+func JSON(w io.Writer, r *bench.Report) error {
+	enc := json.NewEncoder(w)
+	enc.SetIndent("", "  ")
+	if err := enc.Encode(r); err != nil {
+		return fmt.Errorf("write report: %w", err)
+	}
+	return nil
+}

@@ -125,10 +125,16 @@ static __always_inline int push_header(struct __sk_buff *skb, const struct host 
 				       const struct inner *in)
 {
 	__u8 header[HEADER_MAX] __attribute__((aligned(8)));
-	__u32 len = host->header_len;
+	__u64 len = host->header_len - 1;
 
-	if (len == 0 || len > HEADER_MAX) /* maps.Hosts writes no such entry; for the verifier */
+	/*
+	 * maps.Hosts writes no such entry; for the verifier. That of kernel 6.1 draws no lower bound
+	 * from a comparison with 0, nor any from one of a 32-bit copy with the limit.
+	 */
+	barrier_var(len);
+	if (len >= HEADER_MAX)
 		return -1;
+	len++;
 	__builtin_memcpy(header, host->header, sizeof(header));
 	header_complete(header, host, in);
 	if (bpf_skb_adjust_room(skb, len, BPF_ADJ_ROOM_MAC, host->adjust))

@@ -23,6 +23,8 @@ enum { false, true };
 #define __always_inline inline __attribute__((always_inline))
 #define likely(x) __builtin_expect(!!(x), 1)
 #define unlikely(x) __builtin_expect(!!(x), 0)
+/* What the compiler knows of a variable's value ends here, so that it keeps to our order of checks. */
+#define barrier_var(var) asm volatile("" : "+r"(var))
 
 /* Map definitions, as libbpf and cilium/ebpf read them from BTF. */
 #define __uint(name, value) int(*name)[value]

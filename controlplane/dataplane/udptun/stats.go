@@ -12,6 +12,7 @@ import (
 // same reason, it has the same name there.
 type Reason uint8
 
+// The reasons. Each packet is counted under the first that holds.
 const (
 	none          Reason = iota
 	Protocol             // from the device: no IPv4

@@ -54,7 +54,7 @@ type Tunnel struct {
 // namespace of the calling thread. Nothing is copied until Run; what comes
 // before waits in the device's queue and in the socket.
 func Open(o Options) (_ *Tunnel, err error) {
-	if err := o.check(); err != nil {
+	if err = o.check(); err != nil {
 		return nil, err
 	}
 	t := &Tunnel{options: o, counters: counters{start: time.Now(), log: o.Logger}}

@@ -77,7 +77,7 @@ func (s *Store) tryAcquire(ctx context.Context, c Config, w Want) (*Held, error)
 		i = slices.IndexFunc(claims, func(c claim) bool { return c.isOf(w.PublicIP) })
 	}
 	if i >= 0 {
-		if r.fits(claims[i].subnet) {
+		if c.Fits(claims[i].subnet) {
 			return s.reuse(ctx, c.Network, w, claims[i], claims)
 		}
 		s.log.Warn("dropping this node's lease: its subnet is not one of the network's",
@@ -92,7 +92,7 @@ func (s *Store) tryAcquire(ctx context.Context, c Config, w Want) (*Held, error)
 		return nil, err
 	}
 	subnet := w.Prefer.Masked()
-	if !r.fits(subnet) || taken.OverlapsPrefix(subnet) {
+	if !c.Fits(subnet) || taken.OverlapsPrefix(subnet) {
 		free := r.free(choices, taken.OverlapsPrefix)
 		if len(free) == 0 {
 			return nil, fmt.Errorf("%w: all subnets from %v to %v are leased: enlarge the network or delete leases",

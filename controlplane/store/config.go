@@ -6,7 +6,9 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"net/netip"
+	"slices"
 	"strings"
 
 	"github.com/bpfnet/bpfnet/controlplane/topology"
@@ -37,6 +39,10 @@ type Config struct {
 	IPv6SubnetMax netip.Addr
 
 	Backend Backend
+
+	// Unknown names the fields that mean nothing, to flannel neither; flannel
+	// ignores them, and a field that is misspelt is one of them.
+	Unknown string
 }
 
 // Backend says how packets travel between the nodes.
@@ -91,7 +97,7 @@ func parseConfig(data []byte) (Config, error) {
 	if !raw.EnableIPv4 && !raw.EnableIPv6 {
 		return Config{}, errors.New("EnableIPv4 and EnableIPv6 are both false: enable one")
 	}
-	c := Config{EnableIPv4: raw.EnableIPv4, EnableIPv6: raw.EnableIPv6}
+	c := Config{EnableIPv4: raw.EnableIPv4, EnableIPv6: raw.EnableIPv6, Unknown: unknownFields(data, raw.Backend)}
 	if c.EnableIPv4 {
 		r, err := ipv4.parse(raw.Network, raw.SubnetLen, raw.SubnetMin, raw.SubnetMax)
 		if err != nil {
@@ -156,10 +162,51 @@ func parseBackend(data json.RawMessage) (Backend, error) {
 	return b, nil
 }
 
+// The fields of flannel's pkg/subnet/config.go and of its backends of our
+// types, in lower case, as encoding/json matches them.
+var (
+	networkFields = fieldSet("EnableIPv4 EnableIPv6 EnableNFTables Network IPv6Network SubnetMin SubnetMax IPv6SubnetMin IPv6SubnetMax " +
+		"SubnetLen IPv6SubnetLen Backend")
+	backendFields = fieldSet("Type VNI Port MTU GBP Learning DirectRouting")
+)
+
+func fieldSet(names string) map[string]bool {
+	set := map[string]bool{}
+	for name := range strings.FieldsSeq(strings.ToLower(names)) {
+		set[name] = true
+	}
+	return set
+}
+
+// unknownFields lists what two objects, of which the second is in the first's
+// Backend, name besides.
+func unknownFields(network, backend []byte) string {
+	var unknown []string
+	for _, o := range []struct {
+		data   []byte
+		prefix string
+		known  map[string]bool
+	}{{network, "", networkFields}, {backend, "Backend.", backendFields}} {
+		var fields map[string]json.RawMessage
+		if json.Unmarshal(o.data, &fields) != nil {
+			continue // no object: its own reader says so, or there is none
+		}
+		for _, name := range slices.Sorted(maps.Keys(fields)) {
+			if !o.known[strings.ToLower(name)] {
+				unknown = append(unknown, o.prefix+name)
+			}
+		}
+	}
+	return strings.Join(unknown, ", ")
+}
+
 // Warnings says, a line each, what the configuration asks for and bpfnet does
 // not do.
 func (c Config) Warnings() []string {
 	var out []string
+	if c.Unknown != "" {
+		out = append(out, fmt.Sprintf("fields that are not known are ignored, as by flannel: %q: misspelt?", c.Unknown))
+	}
 	if c.EnableIPv6 {
 		out = append(out, "EnableIPv6 is set, but IPv6 is not carried yet: containers reach each other by IPv4 only")
 	}
@@ -168,6 +215,9 @@ func (c Config) Warnings() []string {
 	}
 	if c.Backend.Learning {
 		out = append(out, "Backend.Learning is set, but addresses come from etcd alone: nothing is learned from packets")
+	}
+	if c.Backend.DirectRouting && (c.Backend.Type == topology.EncapUDP || c.Backend.Type == topology.EncapNone) {
+		out = append(out, fmt.Sprintf("Backend.DirectRouting is set, but means nothing to %s: it is for vxlan and ipip", c.Backend.Type))
 	}
 	if c.Backend.MTU != 0 && c.Backend.Type != topology.EncapVXLAN {
 		out = append(out, fmt.Sprintf("Backend.MTU is set, but %s follows the uplink's MTU, as with flannel: set that", c.Backend.Type))

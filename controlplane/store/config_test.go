@@ -63,7 +63,7 @@ func TestParseConfig(t *testing.T) {
 			v4("10.3.0.0/16", 24, "10.3.0.0", "10.3.255.0", udp)},
 		{"nulls", `{"Network":"10.3.0.0/16","IPv6SubnetMin":null,"SubnetLen":null,"EnableIPv4":null}`,
 			v4("10.3.0.0/16", 24, "10.3.1.0", "10.3.255.0", udp)},
-		{"unknown fields", `{"Network":"10.3.0.0/16","EnableNFTables":true,"Backend":{"Type":"udp","Zone":7}}`,
+		{"fields of flannel's that change nothing", `{"Network":"10.3.0.0/16","enableNFTables":true,"Backend":{"Type":"udp","vni":7}}`,
 			v4("10.3.0.0/16", 24, "10.3.1.0", "10.3.255.0", udp)},
 		{"fields of a family that is off", `{"Network":"10.3.0.0/16","IPv6Network":"rubbish","IPv6SubnetLen":-1}`,
 			v4("10.3.0.0/16", 24, "10.3.1.0", "10.3.255.0", udp)},
@@ -154,6 +154,31 @@ func TestParseConfigErrors(t *testing.T) {
 	}
 }
 
+// TestUnsupportedBackends: flannel's others (pkg/backend) are refused by name.
+func TestUnsupportedBackends(t *testing.T) {
+	for _, name := range []string{"alloc", "extension", "ipsec", "tencent-vpc", "wireguard", "aws-vpc", "gce", "ali-vpc", "VXLan ", ""} {
+		_, err := ParseConfig([]byte(`{"Network":"10.3.0.0/16","Backend":{"Type":"` + name + `"}}`))
+		if !errors.Is(err, ErrBadConfig) || !strings.Contains(err.Error(), `give "vxlan", "ipip", "host-gw" or "udp"`) ||
+			!strings.Contains(err.Error(), name) || strings.Contains(err.Error(), "\n") {
+			t.Errorf("%q: error %v", name, err)
+		}
+	}
+}
+
+// TestUnknownFields: what is misspelt is said, for it is ignored.
+func TestUnknownFields(t *testing.T) {
+	for json, want := range map[string]string{
+		`{"Network":"10.3.0.0/16","Backed":{"Type":"vxlan"}}`:                                `"Backed"`,
+		`{"Network":"10.3.0.0/16","Subnetlen":24,"x\ny":1,"Backend":{"Type":"udp","Mut":1}}`: `"x\ny, Backend.Mut"`,
+		`{"Network":"10.3.0.0/16","backend":{"type":"vxlan","directrouting":false}}`:         "",
+	} {
+		w := mustParseConfig(t, json).Warnings()
+		if (want == "") != (len(w) == 0) || want != "" && !strings.Contains(w[0], want) {
+			t.Errorf("%s warns of %q, want %s", json, w, want)
+		}
+	}
+}
+
 func TestConfigWarnings(t *testing.T) {
 	if w := (Config{EnableIPv4: true, Backend: vxlan}).Warnings(); len(w) != 0 {
 		t.Errorf("plain config warns of %q", w)
@@ -161,6 +186,12 @@ func TestConfigWarnings(t *testing.T) {
 	w := Config{EnableIPv4: true, EnableIPv6: true, Backend: Backend{Type: topology.EncapIPIP, MTU: 1400, GBP: true, Learning: true}}.Warnings()
 	if len(w) != 4 || !strings.HasPrefix(w[0], "EnableIPv6 is set") {
 		t.Errorf("got warnings %q, want four", w)
+	}
+	for _, typ := range []topology.Encap{topology.EncapUDP, topology.EncapNone} {
+		w = Config{EnableIPv4: true, Backend: Backend{Type: typ, DirectRouting: true}}.Warnings()
+		if len(w) != 1 || !strings.HasPrefix(w[0], "Backend.DirectRouting is set") {
+			t.Errorf("%s: warnings %q", typ, w)
+		}
 	}
 }
 

@@ -49,6 +49,7 @@ const (
 	Altered   EventKind = "altered"    // another has written its key, which is left as it is
 	Restored  EventKind = "restored"   // its key says again what it should
 	Reserved  EventKind = "reserved"   // its key was put without a TTL, and so it stays
+	Limited   EventKind = "limited"    // its reserved key was put with a TTL, and is renewed from now on
 	Lost      EventKind = "lost"       // its key is gone and its subnet another's; it is tried again
 )
 
@@ -198,6 +199,10 @@ func (h *Held) adopt(ctx context.Context, kv *mvccpb.KeyValue, changed func(Even
 			return err
 		}
 		now.ends = asked.Add(time.Duration(ttl.TTL) * time.Second)
+		if h.reserved {
+			event.Kind = Limited
+			break
+		}
 		event = Event{Kind: Altered, Err: fmt.Errorf("lease %s was written again by another process: "+
 			"if another node has the PublicIP %v too, give each its own", h.lease.Key, h.lease.PublicIP)}
 	}

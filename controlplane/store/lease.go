@@ -96,7 +96,8 @@ func parseKeySubnet(s string, bits int) (netip.Prefix, error) {
 }
 
 // ParseLease reads a lease from its key, without PREFIX/subnets/, and its
-// value. The revisions are left 0. Its error is one line that names the field.
+// value. The revisions are left 0. Its error is one line that names the field;
+// with ErrPending there are a Key, a Subnet and a PublicIP all the same.
 func ParseLease(key string, value []byte) (Lease, error) {
 	l := Lease{Key: key}
 	var err error
@@ -118,6 +119,9 @@ func ParseLease(key string, value []byte) (Lease, error) {
 		if l.PublicIPv6, err = parsePublicIP("PublicIPv6", s, l.Subnet6, ipv6.bits); err != nil {
 			return Lease{}, err
 		}
+	}
+	if v.BackendType == pending {
+		return l, ErrPending
 	}
 	l.Backend = v.BackendType
 	if l.Backend == "" {
@@ -200,7 +204,7 @@ func parsePublicIP(field, s string, subnet netip.Prefix, bits int) (netip.Addr, 
 
 // Value returns the lease's value in etcd, byte for byte as flannel writes it.
 func (l Lease) Value() ([]byte, error) {
-	if _, known := defaultPorts[l.Backend]; !known {
+	if _, known := defaultPorts[l.Backend]; !known && l.Backend != pending {
 		return nil, fmt.Errorf("encode lease %s: backend %q is not supported", l.Key, l.Backend)
 	}
 	v := leaseValue{PublicIP: "0.0.0.0"}

@@ -4,6 +4,7 @@ package store
 
 import (
 	"context"
+	"errors"
 	"fmt"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
@@ -12,15 +13,15 @@ import (
 // Config reads the network's configuration. Its error matches ErrNoConfig
 // where there is none and ErrBadConfig where it cannot be used.
 func (s *Store) Config(ctx context.Context) (Config, error) {
-	resp, err := s.get(ctx, s.config)
+	value, revision, err := s.ReadConfig(ctx)
 	if err != nil {
-		return Config{}, fmt.Errorf("read %s from etcd: %w", s.config, err)
+		return Config{}, err
 	}
-	if len(resp.Kvs) == 0 {
+	if revision == 0 {
 		return Config{}, fmt.Errorf(`%w in etcd: write one by "etcdctl put %s '%s'"`, ErrNoConfig, s.config,
 			`{"Network":"10.244.0.0/16","Backend":{"Type":"vxlan"}}`)
 	}
-	c, err := ParseConfig(resp.Kvs[0].Value)
+	c, err := ParseConfig(value)
 	if err != nil {
 		return Config{}, fmt.Errorf("read %s from etcd: %w", s.config, err)
 	}
@@ -31,23 +32,47 @@ func (s *Store) Config(ctx context.Context) (Config, error) {
 // reports whether it did. A configuration that ParseConfig refuses is not
 // written.
 func (s *Store) CreateConfig(ctx context.Context, json []byte) (created bool, err error) {
-	if _, err = ParseConfig(json); err != nil {
-		return false, err
+	err = s.ReplaceConfig(ctx, json, 0)
+	if errors.Is(err, ErrChanged) {
+		return false, nil
 	}
-	err = s.retry(ctx, func(ctx context.Context, _ func()) error {
-		resp, failed := s.cli.Txn(ctx).
-			If(clientv3.Compare(clientv3.Version(s.config), "=", 0)).
+	return err == nil, err
+}
+
+// ReadConfig returns what the config key holds, be it good or bad, and since
+// which revision; revision 0 where there is none.
+func (s *Store) ReadConfig(ctx context.Context) (json []byte, revision int64, err error) {
+	resp, err := s.get(ctx, s.config)
+	if err != nil {
+		return nil, 0, fmt.Errorf("read %s from etcd: %w", s.config, err)
+	}
+	if len(resp.Kvs) == 0 {
+		return nil, 0, nil
+	}
+	return resp.Kvs[0].Value, resp.Kvs[0].ModRevision, nil
+}
+
+// ReplaceConfig writes the network's configuration in place of the one of a
+// revision, 0 for none. The error matches ErrChanged where there is another by
+// now, and ErrBadConfig for one that ParseConfig refuses.
+func (s *Store) ReplaceConfig(ctx context.Context, json []byte, revision int64) error {
+	if _, err := ParseConfig(json); err != nil {
+		return err
+	}
+	err := s.retry(ctx, func(ctx context.Context, _ func()) error {
+		resp, err := s.cli.Txn(ctx).
+			If(clientv3.Compare(clientv3.ModRevision(s.config), "=", revision)).
 			Then(clientv3.OpPut(s.config, string(json))).
 			Commit()
-		if failed == nil {
-			created = resp.Succeeded
+		if err == nil && !resp.Succeeded {
+			err = ErrChanged
 		}
-		return failed
+		return err
 	})
 	if err != nil {
-		return false, fmt.Errorf("write %s to etcd: %w", s.config, err)
+		return fmt.Errorf("write %s to etcd: %w", s.config, err)
 	}
-	return created, nil
+	return nil
 }
 
 // WatchConfig calls f with the value of the config key as it is now and again

@@ -35,7 +35,9 @@ func TestOpenErrors(t *testing.T) {
 		want    string
 	}{
 		{"no endpoints", Options{}, "no endpoints given"},
-		{"no URL", Options{Endpoints: []string{"127.0.0.1:2379"}}, `endpoint "127.0.0.1:2379" is no URL`},
+		{"no port", Options{Endpoints: []string{"127.0.0.1"}}, `endpoint "127.0.0.1" is no URL`},
+		{"empty", Options{Endpoints: []string{""}}, `endpoint "" is no URL`},
+		{"another scheme", Options{Endpoints: []string{"unix://etcd:0"}}, `endpoint "unix://etcd:0" is no URL`},
 		{"mixed", Options{Endpoints: append(plain, secure...)}, "mix http and https"},
 		{"CA for a plain endpoint", Options{Endpoints: plain, CAFile: file},
 			`endpoint "http://127.0.0.1:1" is plain: write it https://`},
@@ -54,6 +56,21 @@ func TestOpenErrors(t *testing.T) {
 				t.Errorf("got error %q, want one line with %q", err, tt.want)
 			}
 		})
+	}
+}
+
+func TestURLs(t *testing.T) {
+	for _, tt := range []struct {
+		options Options
+		want    string
+	}{
+		{Options{Endpoints: []string{"127.0.0.1:2379", "http://a:1"}}, "http://127.0.0.1:2379 http://a:1"},
+		{Options{Endpoints: []string{"[::1]:2379", "etcd:1"}, CAFile: "ca"}, "https://[::1]:2379 https://etcd:1"},
+		{Options{Endpoints: []string{"https://a:1", "a", ""}}, "https://a:1 a "},
+	} {
+		if got := strings.Join(tt.options.urls(), " "); got != tt.want {
+			t.Errorf("%q are %s, want %s", tt.options.Endpoints, got, tt.want)
+		}
 	}
 }
 

@@ -14,7 +14,9 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"path"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -51,7 +53,7 @@ var reconnect = grpc.ConnectParams{
 // Options says which etcd to use and how. The zero value of each field but
 // Endpoints is its default.
 type Options struct {
-	Endpoints []string // "http://127.0.0.1:2379"; all http or all https
+	Endpoints []string // "http://127.0.0.1:2379"; all http or all https, and where they do not say: https if there are TLS files
 	Prefix    string   // default DefaultPrefix
 
 	CAFile            string // signs the servers' certificates; default the system's
@@ -82,6 +84,7 @@ type Store struct {
 // Open prepares the use of etcd. It does not wait for etcd to be there, except
 // where a user has to be authenticated. Close frees what it takes.
 func Open(ctx context.Context, o Options) (*Store, error) {
+	o.Endpoints = o.urls()
 	tlsConfig, err := o.tlsConfig()
 	if err != nil {
 		return nil, fmt.Errorf("open etcd: %w", err)
@@ -160,6 +163,22 @@ func impatient(ctx context.Context, method string, req, reply any, cc *grpc.Clie
 	ctx, cancel := context.WithTimeout(ctx, rpcTimeout)
 	defer cancel()
 	return invoke(ctx, method, req, reply, cc, append(opts, grpc.WaitForReady(false))...)
+}
+
+// urls returns the endpoints with their schemes. flannel's users may write
+// HOST:PORT alone, as to any client of etcd's.
+func (o Options) urls() []string {
+	scheme := "http://"
+	if o.CAFile+o.CertFile+o.KeyFile != "" {
+		scheme = "https://"
+	}
+	all := slices.Clone(o.Endpoints)
+	for i, e := range all {
+		if _, port, err := net.SplitHostPort(e); err == nil && !strings.Contains(port, "/") {
+			all[i] = scheme + e
+		}
+	}
+	return all
 }
 
 // tlsConfig checks endpoints and files against each other, for a mistake there

@@ -3,6 +3,7 @@
 package store
 
 import (
+	"errors"
 	"slices"
 	"strings"
 
@@ -41,6 +42,10 @@ func newTable() *table {
 // else each of many nodes would have all others look at all leases again.
 func (t *table) put(key string, kv *mvccpb.KeyValue) {
 	l, err := ParseLease(key, kv.Value)
+	if errors.Is(err, ErrPending) { // a key without a node
+		t.remove(key)
+		return
+	}
 	if err != nil {
 		delete(t.leases, key)
 		t.news[key] = news{bad: err}

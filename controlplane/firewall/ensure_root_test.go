@@ -56,35 +56,33 @@ var counters = regexp.MustCompile(`\[\d+:\d+\]|counter packets \d+ bytes \d+|(?m
 func (w *world) ruleset() string {
 	w.t.Helper()
 	var all strings.Builder
-	for _, c := range []string{"iptables-nft-save", "ip6tables-nft-save", "iptables-legacy-save", "ip6tables-legacy-save"} {
-		all.WriteString(w.run(c))
+	for _, v := range variants(w.t) {
+		all.WriteString(w.run("iptables"+v+"-save") + w.run("ip6tables"+v+"-save"))
 	}
 	all.WriteString(w.run("nft", "-s", "list", "ruleset"))
 	return counters.ReplaceAllString(all.String(), "")
 }
 
 func TestRemoveLeavesWhatWas(t *testing.T) {
-	for _, variant := range []string{"-nft", "-legacy"} {
-		t.Run(variant, func(t *testing.T) {
-			inWorlds(t, func(w *world) {
-				w.docker(variant)
-				w.iptables(variant,
-					"-t nat -N FLANNEL-POSTRTG", "-t nat -A POSTROUTING -j FLANNEL-POSTRTG", "-t nat -A FLANNEL-POSTRTG -s $O -d $N -j RETURN",
-					"-N FLANNEL-FWD", "-A FORWARD -j FLANNEL-FWD", "-A FLANNEL-FWD -s $N -j ACCEPT")
-				w.iptables("-nft", "-A FORWARD -j RETURN") // so that the default has a filter table too
-				w.run("nft", "add table inet mine { chain forward { type filter hook forward priority 0; policy accept; } ; }")
-				before := w.ruleset()
+	inVariants(t, func(t *testing.T, variant string) {
+		inWorlds(t, func(w *world) {
+			w.docker(variant)
+			w.iptables(variant,
+				"-t nat -N FLANNEL-POSTRTG", "-t nat -A POSTROUTING -j FLANNEL-POSTRTG", "-t nat -A FLANNEL-POSTRTG -s $O -d $N -j RETURN",
+				"-N FLANNEL-FWD", "-A FORWARD -j FLANNEL-FWD", "-A FLANNEL-FWD -s $N -j ACCEPT")
+			w.iptables("-nft", "-A FORWARD -j RETURN") // so that the default has a filter table too
+			w.run("nft", "add table inet mine { chain forward { type filter hook forward priority 0; policy accept; } ; }")
+			before := w.ruleset()
 
-				w.ensure(w.rules())
-				during := w.ruleset()
-				if during == before || strings.Contains(during, "incompatible") {
-					w.t.Errorf("with our rules:\n%s", during)
-				}
-				w.removed(before)
-				w.removed(before)
-			})
+			w.ensure(w.rules())
+			during := w.ruleset()
+			if during == before || strings.Contains(during, "incompatible") {
+				w.t.Errorf("with our rules:\n%s", during)
+			}
+			w.removed(before)
+			w.removed(before)
 		})
-	}
+	})
 }
 
 func (w *world) removed(want string) {
@@ -166,7 +164,7 @@ func TestRulesRefused(t *testing.T) {
 		"no network":        {},
 		"no subnet":         {Network: ipv4World.network, Masquerade: true},
 		"subnet elsewhere":  {Network: ipv4World.network, Subnet: p("10.0.0.0/24"), Masquerade: true},
-		"subnet larger":     {Network: ipv4World.network, Subnet: p("172.0.0.0/8"), Masquerade: true},
+		"subnet larger":     {Network: p("172.240.0.0/14"), Subnet: p("172.240.0.0/13"), Masquerade: true},
 		"subnet of another": {Network: ipv4World.network, Subnet: ipv6World.subnet, Masquerade: true},
 	} {
 		if changed, err := Ensure(r); err == nil || changed {
@@ -203,18 +201,67 @@ func TestForwardFails(t *testing.T) {
 	inWorlds(t, func(w *world) {
 		bin, path := w.t.TempDir(), os.Getenv("PATH")
 		for _, c := range []string{w.family.command, w.family.command + "-nft", w.family.command + "-legacy"} {
-			w.must(os.WriteFile(filepath.Join(bin, c), []byte("#!/bin/sh\necho broken >&2; exit 4\n"), 0o755))
+			w.must(os.WriteFile(filepath.Join(bin, c), []byte("#!/bin/sh\n[ $1 = --version ] && echo iptables v1.8.9 && exit\necho broken >&2; exit 4\n"), 0o755))
 		}
 		w.t.Setenv("PATH", bin+":"+path)
 		changed, err := Ensure(w.rules())
-		if err == nil || !changed {
-			w.t.Errorf("Ensure: changed %v, error %v; want both", changed, err)
+		if err == nil || !changed || !strings.HasSuffix(err.Error(), "broken") {
+			w.t.Errorf("Ensure: changed %v, error %q; want both, and what the command said", changed, err)
 		}
 		w.t.Setenv("PATH", path)
 		if seen := w.source(w.container, w.internet.service(), w.internet); seen != w.wan0.Addr() {
 			w.t.Errorf("the internet saw %v", seen)
 		}
 	})
+}
+
+// A table that cannot be written keeps nobody from forwarding: here another process owns it.
+func TestMasqueradeFails(t *testing.T) {
+	inWorlds(t, func(w *world) {
+		w.iptables("-nft", "-P FORWARD DROP")
+		owner := w.own(tableName)
+		changed, err := Ensure(w.rules())
+		if err == nil || !changed {
+			w.t.Errorf("Ensure: changed %v, error %v; want both", changed, err)
+		}
+		if seen := w.source(w.container, w.peer.service(), w.peer); seen != w.container.addr {
+			w.t.Errorf("the peer saw %v", seen)
+		}
+		if err := Remove(); err == nil {
+			w.t.Error("Remove of another's table: no error")
+		}
+		w.must(owner.Close()) // the table goes with it
+		w.must(Remove())
+		if got := w.listed(); got != "" {
+			w.t.Errorf("after Remove:\n%s", got)
+		}
+	})
+}
+
+// own makes a table that only the owner of the connection may change.
+func (w *world) own(name string) *netlink.Conn {
+	w.t.Helper()
+	conn, err := netlink.Dial(unix.NETLINK_NETFILTER, nil)
+	w.must(err)
+	w.t.Cleanup(func() { _ = conn.Close() })
+	table, err := netlink.MarshalAttributes([]netlink.Attribute{
+		{Type: unix.NFTA_TABLE_NAME, Data: append([]byte(name), 0)},
+		{Type: unix.NFTA_TABLE_FLAGS, Data: []byte{0, 0, 0, 2}}, // NFT_TABLE_F_OWNER
+	})
+	w.must(err)
+	batch := []byte{0, 0, 0, unix.NFNL_SUBSYS_NFTABLES} // struct nfgenmsg
+	_, err = conn.SendMessages([]netlink.Message{
+		{Header: netlink.Header{Type: unix.NFNL_MSG_BATCH_BEGIN, Flags: netlink.Request}, Data: batch},
+		{
+			Header: netlink.Header{Type: unix.NFNL_SUBSYS_NFTABLES<<8 | unix.NFT_MSG_NEWTABLE, Flags: netlink.Request | netlink.Create | netlink.Acknowledge},
+			Data:   append([]byte{byte(w.family.nft), 0, 0, 0}, table...),
+		},
+		{Header: netlink.Header{Type: unix.NFNL_MSG_BATCH_END, Flags: netlink.Request}, Data: batch},
+	})
+	w.must(err)
+	_, err = conn.Receive()
+	w.must(err)
+	return conn
 }
 
 // listed is all that is ours, as people see it.

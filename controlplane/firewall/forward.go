@@ -40,7 +40,8 @@ func (f family) ensureForward(r Rules) (changed bool, err error) {
 			err = filter.ensure(accept)
 		}
 		if err != nil {
-			errs = append(errs, fmt.Errorf("set %s of %s: %w", forwardChain, c, err))
+			// What a command says on standard error ends the line.
+			errs = append(errs, fmt.Errorf("set %s by %s: %s", forwardChain, c, strings.TrimSpace(err.Error())))
 		}
 		changed = changed || filter.changed
 	}

@@ -34,8 +34,8 @@ func (w *world) checkForwarded() {
 }
 
 func TestForwardBesideDocker(t *testing.T) {
-	for _, variant := range []string{"-nft", "-legacy"} {
-		t.Run("before"+variant, func(t *testing.T) {
+	inVariants(t, func(t *testing.T, variant string) {
+		t.Run("before", func(t *testing.T) {
 			inWorlds(t, func(w *world) {
 				w.docker(variant)
 				if !w.lost(w.container, w.peer.service(), w.peer) {
@@ -45,7 +45,7 @@ func TestForwardBesideDocker(t *testing.T) {
 				w.checkForwarded()
 			})
 		})
-		t.Run("after"+variant, func(t *testing.T) {
+		t.Run("after", func(t *testing.T) {
 			inWorlds(t, func(w *world) {
 				w.ensure(w.rules())
 				w.docker(variant)
@@ -56,7 +56,7 @@ func TestForwardBesideDocker(t *testing.T) {
 				w.checkForwarded()
 			})
 		})
-	}
+	})
 }
 
 // The default's rules are there before Docker starts, so that there is no gap.
@@ -91,14 +91,11 @@ func TestForwardKeepsDrops(t *testing.T) {
 
 // A last rule that drops everything is a policy.
 func TestForwardBeforeDropOfAll(t *testing.T) {
-	for _, last := range []string{
-		"-A FORWARD -j DROP",
-		"-A FORWARD -m comment --comment last -j REJECT",
-	} {
-		for _, variant := range []string{"-nft", "-legacy"} {
-			t.Run(last+variant, func(t *testing.T) {
+	inVariants(t, func(t *testing.T, variant string) {
+		for _, last := range []string{"DROP", "REJECT"} {
+			t.Run(last, func(t *testing.T) {
 				inWorlds(t, func(w *world) {
-					w.iptables(variant, last)
+					w.iptables(variant, "-A FORWARD -m comment --comment last -j "+last)
 					w.ensure(w.rules())
 					if seen := w.source(w.container, w.peer.service(), w.peer); seen != w.container.addr {
 						w.t.Errorf("seen as %v", seen)
@@ -106,5 +103,5 @@ func TestForwardBeforeDropOfAll(t *testing.T) {
 				})
 			})
 		}
-	}
+	})
 }

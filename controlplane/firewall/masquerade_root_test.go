@@ -5,8 +5,14 @@
 package firewall
 
 import (
+	"errors"
+	"net"
 	"net/netip"
+	"syscall"
 	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 const (
@@ -87,9 +93,9 @@ func TestMasqueradeBesideOthers(t *testing.T) {
 			"-t nat -A FLANNEL-POSTRTG -s $N -j MASQUERADE",
 		},
 	}
-	for _, variant := range []string{"-nft", "-legacy"} {
+	inVariants(t, func(t *testing.T, variant string) {
 		for name, lines := range others {
-			t.Run(name+variant, func(t *testing.T) {
+			t.Run(name, func(t *testing.T) {
 				inWorlds(t, func(w *world) {
 					w.publish(variant)
 					w.iptables(variant, lines...)
@@ -107,7 +113,7 @@ func TestMasqueradeBesideOthers(t *testing.T) {
 				})
 			})
 		}
-	}
+	})
 }
 
 // kube-proxy marks what it will masquerade; the mark's other bits are others'.
@@ -124,6 +130,59 @@ func TestKubeProxyMark(t *testing.T) {
 			})
 		})
 	}
+}
+
+// Ports are random only where asked for.
+func TestRandomFully(t *testing.T) {
+	inWorlds(t, func(w *world) {
+		r := w.rules()
+		for _, r.RandomFully = range []bool{true, false} {
+			w.ensure(r)
+			seen, sent, err := w.talk(w.container, w.internet.service(), w.internet, answerLimit)
+			w.must(err)
+			kept := seen.Port() == sent.Port()
+			if seen.Addr() != w.wan0.Addr() || kept == r.RandomFully {
+				w.t.Errorf("RandomFully %v: sent from %v, the internet saw %v", r.RandomFully, sent, seen)
+			}
+		}
+	})
+}
+
+// Multicast keeps its source. The kernel forwards none without a routing
+// daemon, but what the node sends by an overlay address takes the same way.
+func TestMulticastKept(t *testing.T) {
+	inWorlds(t, func(w *world) {
+		w.ensure(w.rules())
+		w.run("ip", "route", "replace", "multicast", w.group.WithZone("").String(), "dev", "wan0", "table", "local")
+		var server *net.UDPConn
+		w.must(w.in(w.internet, func() error {
+			far, err := net.InterfaceByName("far0")
+			if err != nil {
+				return err
+			}
+			server, err = net.ListenMulticastUDP("udp", far, &net.UDPAddr{IP: w.group.AsSlice(), Port: servicePort})
+			return err
+		}))
+		defer server.Close()
+		d := net.Dialer{
+			LocalAddr: &net.UDPAddr{IP: w.gateway.Addr().AsSlice()},
+			Control: func(_, _ string, c syscall.RawConn) error { // else it leaves by its source's device
+				var bound error
+				err := c.Control(func(fd uintptr) { bound = unix.BindToDevice(int(fd), "wan0") })
+				return errors.Join(err, bound)
+			},
+		}
+		client, err := d.Dial("udp", netip.AddrPortFrom(w.group, servicePort).String())
+		w.must(err)
+		defer client.Close()
+		_, err = client.Write([]byte("all"))
+		w.must(err)
+		w.must(server.SetDeadline(time.Now().Add(answerLimit)))
+		_, seen, err := server.ReadFromUDPAddrPort(make([]byte, 16))
+		if err != nil || seen.Addr().Unmap().WithZone("") != w.gateway.Addr() {
+			w.t.Errorf("the group saw %v, error %v; want %v", seen, err, w.gateway.Addr())
+		}
+	})
 }
 
 // ensure calls Ensure, which has to write something, and again, which must not.

@@ -42,7 +42,7 @@ func (f family) ensureMasquerade(r Rules) (changed bool, err error) {
 	}
 	f.replace(conn, there, want)
 	if err := conn.Flush(); err != nil {
-		return false, fmt.Errorf("write nftables table %s (is masquerading in the kernel?): %w", tableName, err)
+		return false, fmt.Errorf("write nftables table %s (has the kernel NFT_NAT and NFT_MASQ, and does nobody else own the table?): %w", tableName, err)
 	}
 	return true, nil
 }

@@ -55,6 +55,7 @@ type addresses struct {
 	eth0, peer                 netip.Prefix // in the underlay
 	peerGateway, peerContainer netip.Prefix // both at the peer
 	wan0, internet             netip.Prefix
+	group                      netip.Addr   // multicast, by way of wan0
 	stale                      netip.Prefix // a subnet the node once had
 }
 
@@ -66,6 +67,7 @@ var (
 		eth0: p("192.168.32.245/24"), peer: p("192.168.32.246/24"),
 		peerGateway: p("172.246.0.1/24"), peerContainer: p("172.246.0.2/24"),
 		wan0: p("198.51.100.1/24"), internet: p("198.51.100.9/24"),
+		group: netip.MustParseAddr("239.1.2.3"),
 		stale: p("172.247.9.0/24"),
 	}
 	ipv6World = addresses{
@@ -75,6 +77,7 @@ var (
 		eth0: p("2001:db8:32::245/64"), peer: p("2001:db8:32::246/64"),
 		peerGateway: p("fd00:246::1/64"), peerContainer: p("fd00:246::2/64"),
 		wan0: p("2001:db8:100::1/64"), internet: p("2001:db8:100::9/64"),
+		group: netip.MustParseAddr("ff0e::1:2:3").WithZone("wan0"),
 		stale: p("fd00:247:0:9::/64"),
 	}
 )
@@ -223,24 +226,25 @@ const (
 // server saw. Its answer has to come back to the sender.
 func (w *world) source(from place, asked netip.AddrPort, server place) netip.Addr {
 	w.t.Helper()
-	seen, err := w.talk(from, asked, server, answerLimit)
+	seen, _, err := w.talk(from, asked, server, answerLimit)
 	if err != nil {
 		w.t.Fatalf("from %v to %v: %v", from.addr, asked, err)
 	}
-	return seen
+	return seen.Addr()
 }
 
 // lost says whether a datagram is dropped on the way.
 func (w *world) lost(from place, asked netip.AddrPort, server place) bool {
 	w.t.Helper()
-	_, err := w.talk(from, asked, server, lossLimit)
+	_, _, err := w.talk(from, asked, server, lossLimit)
 	if err != nil && !errors.Is(err, os.ErrDeadlineExceeded) {
 		w.t.Fatalf("from %v to %v: %v", from.addr, asked, err)
 	}
 	return err != nil
 }
 
-func (w *world) talk(from place, asked netip.AddrPort, to place, limit time.Duration) (netip.Addr, error) {
+// talk returns the source that the server saw, and the one the client sent from.
+func (w *world) talk(from place, asked netip.AddrPort, to place, limit time.Duration) (seen, sent netip.AddrPort, err error) {
 	w.t.Helper()
 	var server *net.UDPConn
 	w.must(w.in(to, func() (err error) {
@@ -258,21 +262,22 @@ func (w *world) talk(from place, asked netip.AddrPort, to place, limit time.Dura
 	deadline := time.Now().Add(limit)
 	w.must(errors.Join(server.SetDeadline(deadline), client.SetDeadline(deadline)))
 
+	sent = client.LocalAddr().(*net.UDPAddr).AddrPort()
 	buf := make([]byte, 16)
-	if _, err := client.Write([]byte("ask")); err != nil {
-		return netip.Addr{}, err
+	if _, err = client.Write([]byte("ask")); err != nil {
+		return seen, sent, err
 	}
 	n, seen, err := server.ReadFromUDPAddrPort(buf)
 	if err != nil {
-		return netip.Addr{}, fmt.Errorf("ask: %w", err)
+		return seen, sent, fmt.Errorf("ask: %w", err)
 	}
-	if _, err := server.WriteToUDPAddrPort(buf[:n], seen); err != nil {
-		return netip.Addr{}, err
+	if _, err = server.WriteToUDPAddrPort(buf[:n], seen); err != nil {
+		return seen, sent, err
 	}
-	if _, err := client.Read(buf); err != nil {
-		return netip.Addr{}, fmt.Errorf("answer: %w", err)
+	if _, err = client.Read(buf); err != nil {
+		return seen, sent, fmt.Errorf("answer: %w", err)
 	}
-	return seen.Addr().Unmap(), nil
+	return seen, sent, nil
 }
 
 // by is the same place by another of its addresses.
@@ -293,6 +298,25 @@ func (w *world) iptables(variant string, lines ...string) {
 	for _, l := range lines {
 		w.run(append([]string{w.family.command + variant, "-w", "5"}, strings.Fields(expand.Replace(l))...)...)
 	}
+}
+
+// inVariants runs a test for each iptables that works on this kernel: the legacy
+// one can be left out when it is built.
+func inVariants(t *testing.T, test func(t *testing.T, variant string)) {
+	t.Helper()
+	for _, variant := range variants(t) {
+		t.Run(strings.TrimPrefix(variant, "-"), func(t *testing.T) { test(t, variant) })
+	}
+}
+
+func variants(t *testing.T) []string {
+	t.Helper()
+	out, err := exec.CommandContext(t.Context(), "unshare", "--net", "sh", "-c", "iptables-legacy -t nat -S && ip6tables-legacy -t nat -S").CombinedOutput()
+	if err != nil {
+		t.Logf("without iptables-legacy: %v: %s", err, out)
+		return []string{"-nft"}
+	}
+	return []string{"-nft", "-legacy"}
 }
 
 // run runs a command on the node.

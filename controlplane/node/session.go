@@ -82,6 +82,7 @@ func (s *session) openStore(ctx context.Context) error {
 		}
 		o.Endpoints = s.etcd.endpoints()
 	}
+	s.status.update(func(now *Status) { now.Etcd = etcdAccess(o) })
 	var err error
 	if s.store, err = store.Open(ctx, o); err != nil {
 		return err

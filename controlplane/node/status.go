@@ -17,6 +17,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/bpfnet/bpfnet/controlplane/store"
 	"github.com/bpfnet/bpfnet/controlplane/topology"
 )
 
@@ -39,6 +40,22 @@ type Status struct {
 	Containers int          `json:"containers"` // links with from_container
 	Endpoints  int          `json:"endpoints"`  // containers whose address is known
 	Problems   []Problem    `json:"problems"`
+	Etcd       EtcdAccess   `json:"etcd,omitzero"`
+}
+
+// EtcdAccess is how the daemon reaches etcd, for others on its node to do the
+// same; a password it does not tell.
+type EtcdAccess struct {
+	Endpoints []string `json:"endpoints"`
+	Prefix    string   `json:"prefix"`
+	CAFile    string   `json:"ca_file,omitempty"`
+	CertFile  string   `json:"cert_file,omitempty"`
+	KeyFile   string   `json:"key_file,omitempty"`
+	Username  string   `json:"username,omitempty"`
+}
+
+func etcdAccess(o store.Options) EtcdAccess {
+	return EtcdAccess{o.Endpoints, o.Prefix, o.CAFile, o.CertFile, o.KeyFile, o.Username}
 }
 
 // PeerStatus is one lease served.

@@ -3,7 +3,7 @@
 // Package firewall keeps the host's packet filter from standing in the overlay's
 // way, and hides container addresses where the overlay ends: what flanneld's
 // --ip-masq and --iptables-forward-rules do (flannel's pkg/trafficmngr). It
-// speaks of the kernel's path only; what the fast path redirects passes by all of it.
+// concerns the kernel's path only: what the fast path redirects passes by all of it.
 //
 // # Masquerading
 //
@@ -57,9 +57,12 @@
 // iptables command there is nothing to do, or if such a table is there all
 // the same (a container with the host's network), an error.
 //
-// What drops elsewhere cannot be accepted from here: firewalld, ufw's REJECT of
-// forwarded packets, nftables chains with a policy of drop, or Docker 28's raw table
-// (its allow-direct-routing opens that). They have to be told about the network.
+// What drops elsewhere, or on purpose, cannot be accepted from here: firewalld, ufw's REJECT of
+// forwarded packets, nftables chains with a policy of drop, and Docker from 28 on, which drops
+// in its raw table and its DOCKER chain what reaches a container by another interface than its
+// bridge (moby issue 49792; its options allow-direct-routing and
+// com.docker.network.bridge.trusted_host_interfaces, from 28.2, are for that).
+// They have to be told about the network.
 //
 // # Keeping
 //

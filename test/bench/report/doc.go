@@ -16,6 +16,7 @@ import (
 func JSON(w io.Writer, r *bench.Report) error {
 	enc := json.NewEncoder(w)
 	enc.SetIndent("", "  ")
+	enc.SetEscapeHTML(false)
 	if err := enc.Encode(r); err != nil {
 		return fmt.Errorf("write report: %w", err)
 	}

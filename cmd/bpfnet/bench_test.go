@@ -1,0 +1,142 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"bytes"
+	"net/netip"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
+	"github.com/spf13/cobra"
+
+	"github.com/bpfnet/bpfnet/test/bench"
+)
+
+func TestParseTargets(t *testing.T) {
+	host, overlay := netip.MustParseAddr("192.168.32.246"), netip.MustParseAddr("2001:db8::2")
+	for _, test := range []struct {
+		values []string
+		to     string
+		want   []bench.Target
+		err    string
+	}{
+		{[]string{"host=192.168.32.246", "overlay=2001:db8::2"}, "", []bench.Target{
+			{Name: "host", Addr: host, Control: "192.168.32.246:8286"}, {Name: "overlay", Addr: overlay, Control: "[2001:db8::2]:8286"},
+		}, ""},
+		{[]string{"host=192.168.32.246"}, "h2", []bench.Target{{Name: "host", Addr: host, Control: "h2:8286"}}, ""},
+		{[]string{"host=192.168.32.246"}, "h2:99", []bench.Target{{Name: "host", Addr: host, Control: "h2:99"}}, ""},
+		{[]string{"host=192.168.32.246"}, "[fe80::1]", []bench.Target{{Name: "host", Addr: host, Control: "[fe80::1]:8286"}}, ""},
+		{nil, "h2", nil, "nothing to measure"},
+		{[]string{"192.168.32.246"}, "", nil, "give NAME=ADDRESS"},
+		{[]string{"=192.168.32.246"}, "", nil, "give NAME=ADDRESS"},
+		{[]string{"host=h2"}, "", nil, "give NAME=ADDRESS"},
+		{[]string{"a=192.168.32.246", "a=192.168.32.247"}, "", nil, "--target a is given twice"},
+	} {
+		got, err := parseTargets(test.values, test.to)
+		if d := cmp.Diff(test.want, got, cmpopts.EquateComparable(netip.Addr{})); d != "" {
+			t.Errorf("%v to %q (-want +got):\n%s", test.values, test.to, d)
+		}
+		if (err == nil) != (test.err == "") || err != nil && !strings.Contains(err.Error(), test.err) {
+			t.Errorf("%v: error %v, want one that says %q", test.values, err, test.err)
+		}
+	}
+}
+
+// TestBenchFlags: --quick gives way to what is said more exactly.
+func TestBenchFlags(t *testing.T) {
+	for _, test := range []struct {
+		args     []string
+		rounds   int
+		duration time.Duration
+		loads    int
+		err      string
+	}{
+		{nil, 5, time.Second, len(bench.Loads()), ""},
+		{[]string{"--quick"}, quickRounds, quickDuration, len(bench.Loads()), ""},
+		{[]string{"--quick", "--rounds", "9"}, 9, quickDuration, len(bench.Loads()), ""},
+		{[]string{"--duration", "2s", "--quick", "--loads", "udp_64,tcp_rr"}, quickRounds, 2 * time.Second, 2, ""},
+		{[]string{"--loads", "sctp"}, 0, 0, 0, `--loads: unknown load "sctp"`},
+		{[]string{"--rounds", "0"}, 0, 0, 0, "0 rounds"},
+		{[]string{"-o", "yaml"}, 0, 0, 0, `unknown output format "yaml"`},
+		{[]string{"-o", "html="}, 0, 0, 0, `unknown output format "html="`},
+		{[]string{"-o", "json", "-o", "table"}, 0, 0, 0, "choose one"},
+	} {
+		f := &benchFlags{}
+		var o bench.Options
+		cmd := &cobra.Command{
+			Use: "bench", SilenceErrors: true, SilenceUsage: true,
+			RunE: func(cmd *cobra.Command, _ []string) (err error) {
+				o, err = f.options(cmd)
+				return err
+			},
+		}
+		f.register(cmd)
+		cmd.SetArgs(append([]string{}, test.args...))
+		err := cmd.Execute()
+		if test.err != "" {
+			if err == nil || !strings.Contains(err.Error(), test.err) {
+				t.Errorf("%v: error %v, want one that says %q", test.args, err, test.err)
+			}
+			continue
+		}
+		if err != nil || o.Rounds != test.rounds || o.Duration != test.duration || len(o.Loads) != test.loads {
+			t.Errorf("%v: %d rounds of %v of %d loads, error %v", test.args, o.Rounds, o.Duration, len(o.Loads), err)
+		}
+	}
+}
+
+// TestQuickIsQuick: by the time each measurement was seen to take beside its duration, on a machine under load.
+func TestQuickIsQuick(t *testing.T) {
+	const beside, standing = 100 * time.Millisecond, 20 * time.Second
+	measurements := time.Duration(quickRounds * len(bench.Modes()) * len(bench.Loads()))
+	if took := standing + measurements*(quickDuration+beside); took > 2*time.Minute {
+		t.Errorf("--quick takes %v", took)
+	}
+}
+
+func TestBenchOutput(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "report.html")
+	o := benchOutput{values: []string{"json", "html=" + file}}
+	if err := o.parse(); err != nil {
+		t.Fatal(err)
+	}
+	var b bytes.Buffer
+	if err := o.write(&b, &bench.Report{}); err != nil || !strings.HasPrefix(b.String(), "{") {
+		t.Errorf("printed %q, error %v, want JSON", b.String(), err)
+	}
+	if matches, err := filepath.Glob(file); err != nil || len(matches) != 1 {
+		t.Errorf("no %s was written", file)
+	}
+	o = benchOutput{values: []string{"html=" + filepath.Join(file, "nowhere")}}
+	if err := o.parse(); err != nil {
+		t.Fatal(err)
+	}
+	if err := o.write(&b, &bench.Report{}); err == nil {
+		t.Error("no error of a file that cannot be written")
+	}
+}
+
+func TestProgress(t *testing.T) {
+	var b bytes.Buffer
+	step := bench.Step{Text: "round 1 of 5: udp_64, host", Done: 5, Total: 10, Left: 90 * time.Second}
+	p := &progress{w: &b, columns: 40}
+	p.show(step)
+	p.end()
+	if want := "\r\x1b[K[##########..........]  50 %, 1m30s lef\r\x1b[K"; b.String() != want {
+		t.Errorf("a terminal of 40 columns gets %q, want %q", b.String(), want)
+	}
+	b.Reset()
+	p = &progress{w: &b}
+	for range 3 {
+		p.show(step)
+	}
+	p.end()
+	if want := "[##########..........]  50 %, 1m30s left, round 1 of 5: udp_64, host\n"; b.String() != want {
+		t.Errorf("a file gets %q, want %q", b.String(), want)
+	}
+}

@@ -1,0 +1,134 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build root
+
+package bench
+
+import (
+	"context"
+	"errors"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/bpfnet/bpfnet/test/lab"
+)
+
+// TestRun runs every load in every mode that this kernel has. How fast they are
+// is nothing a test can tell.
+func TestRun(t *testing.T) {
+	o := options(t)
+	r, err := Run(t.Context(), o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	possible, absent := sort(Modes())
+	var names []string
+	for _, m := range possible {
+		names = append(names, m.Name)
+	}
+	check(t, r, names, Loads())
+	if !slices.Equal(r.Absent, absent) {
+		t.Errorf("absent are %v, want %v", r.Absent, absent)
+	}
+	if len(r.Machine.Offloads) != len(reported) {
+		t.Errorf("offloads are %v, want all of %v", r.Machine.Offloads, reported)
+	}
+	noneLeft(t)
+}
+
+// TestInterrupted: wherever a run is when its context ends, nothing of it remains.
+func TestInterrupted(t *testing.T) {
+	modes, err := ModesNamed([]string{"host", "ebpf-vxlan"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, at := range map[string]func(Step) bool{
+		"while modes are made to stand": func(s Step) bool { return s.Total == 0 },
+		"in the third measurement":      func(s Step) bool { return s.Done == 2 },
+	} {
+		t.Run(name, func(t *testing.T) {
+			ctx, cancel := context.WithCancel(t.Context())
+			defer cancel()
+			o := options(t)
+			o.Modes = modes
+			o.Progress = func(s Step) {
+				if at(s) {
+					cancel()
+				}
+			}
+			if _, err := Run(ctx, o); !errors.Is(err, context.Canceled) {
+				t.Errorf("error %v, want that of the context", err)
+			}
+			noneLeft(t)
+		})
+	}
+}
+
+// noneLeft wants no namespace of a bench to exist.
+func noneLeft(t *testing.T) {
+	t.Helper()
+	left, err := filepath.Glob("/run/netns/bpfnet-bench*")
+	if err != nil || len(left) > 0 {
+		t.Errorf("left behind: %v, error %v", left, err)
+	}
+}
+
+// TestLeftovers: what a run that crashed has left is no obstacle to the next one, one that runs is.
+func TestLeftovers(t *testing.T) {
+	modes, err := ModesNamed([]string{"host"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	o := lab.Defaults()
+	o.Name, o.Containers = labName("host"), 0
+	l, err := lab.Up(t.Context(), o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := clearSite(modes[0]); err == nil || !strings.Contains(err.Error(), "another bench is running") {
+		t.Errorf("error %v beside a bench that runs", err)
+	}
+	if err := l.Down(); err != nil {
+		t.Fatal(err)
+	}
+	if err := clearSite(modes[0]); err != nil {
+		t.Errorf("nothing left, but: %v", err)
+	}
+}
+
+// TestVerify: a way that is not the mode's is found out, whichever sign of it is wrong.
+func TestVerify(t *testing.T) {
+	o := options(t)
+	for _, test := range []struct {
+		mode   string
+		change func(*Mode)
+		want   string
+	}{
+		{"routing", func(m *Mode) { m.ttl = 61 }, "arrive with TTL [62], want 61"},
+		{"routing", func(m *Mode) { m.backend = "ipip" }, "were on the wire as"},
+		{"routing", func(m *Mode) { m.carrier = device("lo") }, "by the means of routing"},
+		{"routing", func(m *Mode) { m.dataplane = dataplaneEBPF; m.carrier = none }, "by the means of"},
+	} {
+		modes, err := ModesNamed([]string{test.mode})
+		if err != nil {
+			t.Fatal(err)
+		}
+		s, err := openSite(t.Context(), modes[0], o.Binary)
+		if err != nil {
+			t.Fatal(err)
+		}
+		test.change(&s.mode)
+		err = s.verify(t.Context())
+		if err == nil || !strings.Contains(err.Error(), test.want) {
+			t.Errorf("error %v, want one that says %q", err, test.want)
+		}
+		if err := s.close(); err != nil {
+			t.Error(err)
+		}
+	}
+	noneLeft(t)
+}
+
+func none(*lab.Host) (uint64, error) { return 0, nil }

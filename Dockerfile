@@ -8,9 +8,9 @@ COPY . .
 ARG VERSION=unknown
 RUN make build VERSION="$VERSION"
 
-FROM scratch
-# For etcd servers whose certificates come from a public authority.
-COPY --from=build /etc/ssl/certs/ca-certificates.crt /etc/ssl/certs/
-COPY --from=build /src/bin/bpfnet /bpfnet
-ENTRYPOINT ["/bpfnet"]
+FROM debian:12-slim
+# iptables, in both variants, for the host's FORWARD chain; certificates for etcd servers of a public authority.
+RUN apt-get update && apt-get install -y --no-install-recommends ca-certificates iptables && rm -rf /var/lib/apt/lists/*
+COPY --from=build /src/bin/bpfnet /usr/bin/bpfnet
+ENTRYPOINT ["/usr/bin/bpfnet"]
 CMD ["daemon"]

@@ -98,7 +98,7 @@ clean: ## remove what build made
 
 .PHONY: nettools
 nettools:
-	@.ci/need ip=iproute2 tcpdump=tcpdump ping=iputils-ping iperf3=iperf3 iptables=iptables
+	@.ci/need ip=iproute2 tcpdump=tcpdump ping=iputils-ping iperf3=iperf3 iptables=iptables nft=nftables
 
 .PHONY: vmtools
 vmtools:

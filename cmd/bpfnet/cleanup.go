@@ -12,16 +12,18 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/bpfnet/bpfnet/controlplane/dataplane/netlink"
+	"github.com/bpfnet/bpfnet/controlplane/firewall"
 	"github.com/bpfnet/bpfnet/controlplane/node"
 	"github.com/bpfnet/bpfnet/loader"
 )
 
 func newCleanupCommand() *cobra.Command {
-	return &cobra.Command{
+	var handOver bool
+	cmd := &cobra.Command{
 		Use:   "cleanup",
 		Short: "Remove the datapath from this node",
 		Long: "Removes what a daemon leaves in place when it stops: programs, pinned maps, the overlay\n" +
-			"device, routes, neighbours and FDB entries. Containers of other nodes are unreachable\n" +
+			"device, routes, neighbours, FDB entries and firewall rules. Containers of other nodes are unreachable\n" +
 			"afterwards. The lease in etcd stays, for this node to take up again.",
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -29,12 +31,15 @@ func newCleanupCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return cleanup(runDir)
+			return cleanup(runDir, handOver)
 		},
 	}
+	cmd.Flags().BoolVar(&handOver, "hand-over", false,
+		"leave the routes and, under flannel's name, the vxlan device, for flanneld to take up without a gap")
+	return cmd
 }
 
-func cleanup(runDir string) error {
+func cleanup(runDir string, handOver bool) error {
 	unlock, err := node.Lock(runDir)
 	if errors.Is(err, node.ErrAlreadyRunning) {
 		return fmt.Errorf("a daemon is running on %s: stop it first", runDir)
@@ -43,7 +48,11 @@ func cleanup(runDir string) error {
 		return err
 	}
 	defer unlock()
-	return errors.Join(loader.Cleanup(runDir), netlink.Cleanup(), removeRunDir(runDir))
+	tables := netlink.Cleanup
+	if handOver {
+		tables = netlink.HandOver
+	}
+	return errors.Join(loader.Cleanup(runDir), tables(), firewall.Remove(), removeRunDir(runDir))
 }
 
 // removeRunDir removes what a daemon has made in its run directory, and the

@@ -129,6 +129,7 @@ func (f *daemonFlags) options(runDir string) (node.Options, error) {
 			return o, err
 		}
 	}
+	o.Firewall = f.firewall.options()
 	f.bindLoader(&o)
 	return o, nil
 }

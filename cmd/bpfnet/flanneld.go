@@ -10,8 +10,11 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/spf13/pflag"
+
+	"github.com/bpfnet/bpfnet/controlplane/node"
 )
 
 // flanneldName is the name by which the binary is `bpfnet daemon`, so that what
@@ -40,6 +43,13 @@ type firewallFlags struct {
 	randomFullyDisable bool // without choosing source ports at random
 	forwardRules       bool // accept forwarded packets of the network
 	resync             int  // seconds between two looks at the rules
+}
+
+func (f firewallFlags) options() node.Firewall {
+	return node.Firewall{
+		Masquerade: f.ipMasq, RandomFully: !f.randomFullyDisable, Forward: f.forwardRules,
+		Resync: time.Duration(f.resync) * time.Second,
+	}
 }
 
 func (f *daemonFlags) registerFlanneld(flags *pflag.FlagSet) {
@@ -107,10 +117,6 @@ func (f *daemonFlags) checkFlanneld() error {
 
 // warnFlanneld tells of flags that do not do what their names say.
 func (f *daemonFlags) warnFlanneld(flags *pflag.FlagSet, log *slog.Logger) {
-	if f.firewall.ipMasq {
-		log.Warn("--ip-masq has no effect: bpfnet does not masquerade yet; the subnet file says FLANNEL_IPMASQ=false, " +
-			"so leave masquerading to Docker (without its --ip-masq=false) or to a rule of your own")
-	}
 	if f.blackhole {
 		log.Warn("--ip-blackhole-route has no effect: `ip route add blackhole SUBNET metric 4096` does the same")
 	}

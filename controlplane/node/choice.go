@@ -75,13 +75,17 @@ func (c *choice) done(err error) (back bool) {
 	return err != nil
 }
 
-// watch ends the session when another dataplane is asked for.
-func (c *choice) watch(ctx context.Context) error {
-	select {
-	case <-ctx.Done():
-		return nil
-	case <-c.asked:
-		return fmt.Errorf("%w: the dataplane is to be %s", errRestart, c.get())
+// watch ends a session when another dataplane than its own is asked for.
+func (c *choice) watch(ctx context.Context, own Dataplane) error {
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-c.asked:
+			if d := c.get(); d != own { // else the session before was told, but ended by itself
+				return fmt.Errorf("%w: the dataplane is to be %s", errRestart, d)
+			}
+		}
 	}
 }
 

@@ -267,8 +267,9 @@ func (l *loop) announce() error {
 	if !l.dataplane.inPlace() {
 		return nil
 	}
-	// IPMasq false: nothing masquerades here, and others go by it.
-	env := store.SubnetEnv{Network: l.config.Network, Subnet: l.self.Subnet, MTU: l.self.MTU}
+	env := store.SubnetEnv{
+		Network: l.config.Network, Subnet: l.self.Subnet, MTU: l.self.MTU, IPMasq: l.Firewall.Masquerade,
+	}
 	err := env.Write(l.SubnetFile)
 	if !l.isSynced() {
 		close(l.synced)

@@ -53,6 +53,7 @@ type Options struct {
 	// FastPath off: containers' packets all take the kernel's path (FORWARD
 	// chain, conntrack), only tunnelling is eBPF's.
 	FastPath bool
+	Firewall Firewall
 	// Healthz is where GET /healthz is answered; nowhere where its port is 0.
 	Healthz netip.AddrPort
 	// Dataplane is the one to begin with.

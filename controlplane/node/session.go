@@ -65,6 +65,7 @@ func (s *session) open(ctx context.Context) error {
 	if err := s.acquire(ctx); err != nil {
 		return err
 	}
+	s.ensureFirewall() // before packets take a way that it may close
 	if err := s.openOverlay(ctx); err != nil {
 		return err
 	}
@@ -207,7 +208,8 @@ func (s *session) run(ctx context.Context) error {
 	g.Go(func() error { return underlay.Watch(ctx, l.underlayChanged) })
 	g.Go(func() error { return s.watchEtcd(ctx) })
 	g.Go(func() error { return s.watchTunnel(ctx) })
-	g.Go(func() error { return s.choice.watch(ctx) })
+	g.Go(func() error { return s.keepFirewall(ctx) })
+	g.Go(func() error { return s.choice.watch(ctx, s.kind) })
 	g.Go(func() error { return l.run(ctx) })
 	g.Go(func() error { return l.serve(ctx) })
 	return g.Wait()

@@ -12,6 +12,8 @@ import (
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"github.com/bpfnet/bpfnet/controlplane/topology"
 )
 
 // flannelName is the device that flanneld makes for what want is for; "" where
@@ -26,9 +28,13 @@ func flannelName(want netlink.Link) string {
 	return ""
 }
 
-// takeOver renames the device that flanneld left in want's place, with all that
-// is on it: traffic goes on by it until ours is set up. nil where there is none.
-func (k kernel) takeOver(want netlink.Link) (netlink.Link, error) {
+// takeOver renames the device that flanneld left in the place of ours, with all
+// that is on it: traffic goes on by it until ours is set up. nil where there is none.
+func (k kernel) takeOver(s topology.Self, c Carrier) (netlink.Link, error) {
+	want, err := overlayWanted(s, c, nil)
+	if err != nil {
+		return nil, err
+	}
 	name := flannelName(want)
 	if name == "" {
 		return nil, nil
@@ -57,25 +63,35 @@ func (k kernel) rename(link netlink.Link, name string) (netlink.Link, error) {
 	return k.link(name)
 }
 
-// HandOver leaves the vxlan device, with the peers on it, under flannel's name,
-// where flanneld takes it up: no packet is lost in between. It returns that
-// name; "" where there is no vxlan device. [Cleanup] removes what is left.
-func HandOver() (string, error) {
+// HandOver leaves our routes and, under flannel's names, the devices that
+// flanneld uses too, with the peers on them: flanneld takes them up, and in a
+// vxlan or host-gw network no packet is lost in between. Other devices go.
+func HandOver() error {
 	k, err := openKernel()
 	if err != nil {
-		return "", err
+		return err
 	}
 	defer k.Close()
-	link, err := k.overlayLink(OverlayName)
-	vxlan, ok := link.(*netlink.Vxlan)
-	if err != nil || !ok {
-		return "", err
+	var errs []error
+	for name := range devices {
+		link, err := k.overlayLink(name)
+		errs = append(errs, err)
+		if link != nil {
+			errs = append(errs, k.handOver(link))
+		}
 	}
-	name := flannelName(vxlan)
+	return errors.Join(errs...)
+}
+
+func (k kernel) handOver(link netlink.Link) error {
+	name := flannelName(link)
+	if name == "" {
+		return removal("device", deviceOf(link), k.LinkDel(link))
+	}
 	if err := k.LinkSetName(link, name); err != nil {
-		return "", fmt.Errorf("rename %s to %s (kernels before 6.2 cannot while it is up): %w", OverlayName, name, err)
+		return fmt.Errorf("rename %s to %s (kernels before 6.2 cannot while it is up): %w", link.Attrs().Name, name, err)
 	}
-	return name, nil
+	return nil
 }
 
 // flanneld is the process id of one that runs in our network namespace; 0 for none.

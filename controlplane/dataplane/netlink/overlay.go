@@ -57,14 +57,14 @@ func EnsureOverlay(s topology.Self, c Carrier) (Device, error) {
 	if err != nil {
 		return Device{}, err
 	}
+	if old == nil {
+		if old, err = k.takeOver(s, c); err != nil {
+			return Device{}, err
+		}
+	}
 	want, err := overlayWanted(s, c, old)
 	if err != nil {
 		return Device{}, err
-	}
-	if old == nil {
-		if old, err = k.takeOver(want); err != nil {
-			return Device{}, err
-		}
 	}
 	if old != nil && !k.sameOverlay(want, old) {
 		if err := k.LinkDel(old); err != nil && !gone(err) {

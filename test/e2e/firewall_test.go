@@ -28,6 +28,12 @@ func dockerRules(t *testing.T, h *lab.Host) {
 	run(t, h.NS, "iptables", "-t", "nat", "-A", "POSTROUTING", "-s", h.Subnet.String(), "!", "-o", h.Bridge, "-j", "MASQUERADE")
 }
 
+// filterRules are all rules of a host, for people.
+func filterRules(t *testing.T, h *lab.Host) string {
+	t.Helper()
+	return run(t, h.NS, "nft", "--stateless", "list", "ruleset")
+}
+
 // TestFirewall: with --ip-masq containers reach what knows no way to them, by
 // their host's address, and each other by their own, past Docker's rules, on
 // either dataplane's way; and cleanup leaves Docker's rules as they were.
@@ -43,7 +49,7 @@ func TestFirewall(t *testing.T) {
 			var before []string
 			for _, h := range l.Hosts {
 				dockerRules(t, h)
-				before = append(before, run(t, h.NS, "iptables-save"))
+				before = append(before, filterRules(t, h))
 			}
 			startDaemons(t, l, "--ip-masq", "--fast-path="+way.fastPath)
 			h1, h2 := l.Hosts[0], l.Hosts[1]
@@ -74,7 +80,7 @@ func TestFirewall(t *testing.T) {
 			for i, h := range l.Hosts {
 				noError(t, h.StopDaemon(t.Context()))
 				bpfnet(t, h, "cleanup")
-				equal(t, "iptables of "+h.Name, before[i], run(t, h.NS, "iptables-save"))
+				equal(t, "rules of "+h.Name, before[i], filterRules(t, h))
 			}
 		})
 	}

@@ -121,10 +121,14 @@ func (n Namespace) StartPing(ctx context.Context, dst netip.Addr, o PingOptions)
 	return p, nil
 }
 
+// pingBuffer is room for what arrives while a busy machine lets nobody read,
+// bytes: a raw socket gets all ICMP of its namespace.
+const pingBuffer = 8 << 20
+
 func listenICMP(ctx context.Context, df bool) (net.PacketConn, error) {
 	c, err := new(net.ListenConfig).ListenPacket(ctx, "ip4:icmp", "0.0.0.0")
-	if err != nil || !df {
-		return c, err
+	if err != nil {
+		return nil, err
 	}
 	raw, err := c.(*net.IPConn).SyscallConn() //nolint:errcheck // what ip4 gives
 	if err != nil {
@@ -132,7 +136,10 @@ func listenICMP(ctx context.Context, df bool) (net.PacketConn, error) {
 	}
 	var optErr error
 	err = raw.Control(func(fd uintptr) {
-		optErr = unix.SetsockoptInt(int(fd), unix.IPPROTO_IP, unix.IP_MTU_DISCOVER, unix.IP_PMTUDISC_DO)
+		optErr = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, pingBuffer)
+		if df {
+			optErr = errors.Join(optErr, unix.SetsockoptInt(int(fd), unix.IPPROTO_IP, unix.IP_MTU_DISCOVER, unix.IP_PMTUDISC_DO))
+		}
 	})
 	if err = errors.Join(err, optErr); err != nil {
 		return nil, errors.Join(err, c.Close())

@@ -8,7 +8,6 @@ import (
 	"slices"
 	"testing"
 
-	"github.com/cilium/ebpf"
 	"github.com/vishvananda/netlink"
 
 	"github.com/bpfnet/bpfnet/bpf"
@@ -47,8 +46,28 @@ func TestAttachers(t *testing.T) {
 	}
 }
 
+// Unless it is told otherwise, a daemon attaches by tcx where the kernel has it.
+func TestAttacherOfTheKernel(t *testing.T) {
+	nstest.Enter(t)
+	eth := nstest.AddVeth(t, "eth0", 1500)
+	start(t, testOptions(t), bpf.FromNetwork, eth)
+	if attached(t, eth) == 0 {
+		t.Error("nothing attached")
+	}
+	want := 1
+	if haveTCX(t) {
+		want = 0
+	}
+	if f, err := (clsact{}).list(); err != nil || len(f) != want {
+		t.Errorf("filters %v, %v, want %d", f, err, want)
+	}
+}
+
 // A daemon that attaches in the other way leaves nothing of the one before.
 func TestChangedAttacher(t *testing.T) {
+	if !haveTCX(t) {
+		t.Skip("this kernel has but one way")
+	}
 	nstest.Enter(t)
 	eth := nstest.AddVeth(t, "eth0", 1500)
 	o := testOptions(t)
@@ -58,15 +77,15 @@ func TestChangedAttacher(t *testing.T) {
 		if f, err := (clsact{}).list(); err != nil || len(f) != 0 {
 			t.Errorf("filters %v, %v, want only a tcx link", f, err)
 		}
-		if attached(t, eth, ebpf.AttachTCXIngress) == 0 {
-			t.Error("no program at the tcx hook")
+		if attached(t, eth) == 0 {
+			t.Error("no program attached")
 		}
 		o.Clsact = true
 		start(t, o, bpf.FromNetwork, eth)
 		if f, err := (clsact{}).list(); err != nil || len(f) != 1 {
 			t.Errorf("filters %v, %v, want one", f, err)
 		}
-		waitDetached(t, eth, ebpf.AttachTCXIngress)
+		waitDetached(t, eth)
 	}
 }
 
@@ -77,13 +96,13 @@ func TestAttachAfterInterfaceWasReplaced(t *testing.T) {
 	o := testOptions(t)
 	d := start(t, o, bpf.FromNetwork, eth)
 	replaceInterface(t, "eth0")
-	if attached(t, eth, ebpf.AttachTCXIngress) != 0 {
+	if attached(t, eth) != 0 {
 		t.Fatal("the new interface has a program already")
 	}
 	if err := d.Attach(bpf.FromNetwork, eth); err != nil {
 		t.Fatal(err)
 	}
-	if attached(t, eth, ebpf.AttachTCXIngress) == 0 {
+	if attached(t, eth) == 0 {
 		t.Error("nothing attached to the interface that took over the number")
 	}
 }
@@ -94,7 +113,7 @@ func TestAttachInAnotherNamespace(t *testing.T) {
 	eth := nstest.AddVeth(t, "eth0", 1500)
 	o := testOptions(t)
 	start(t, o, bpf.FromNetwork, eth)
-	first := attached(t, eth, ebpf.AttachTCXIngress)
+	first := attached(t, eth)
 
 	t.Run("another", func(t *testing.T) {
 		nstest.Enter(t)
@@ -112,11 +131,11 @@ func TestAttachInAnotherNamespace(t *testing.T) {
 		if err := d.Attach(bpf.FromNetwork, eth); err != nil {
 			t.Fatal(err)
 		}
-		if attached(t, eth, ebpf.AttachTCXIngress) == 0 {
+		if attached(t, eth) == 0 {
 			t.Error("nothing attached in this namespace")
 		}
 	})
-	if now := attached(t, eth, ebpf.AttachTCXIngress); now != first {
+	if now := attached(t, eth); now != first {
 		t.Errorf("program %d is now %d: changed from another namespace", first, now)
 	}
 }

@@ -10,7 +10,6 @@ import (
 	"path/filepath"
 	"testing"
 
-	"github.com/cilium/ebpf"
 	"golang.org/x/sys/unix"
 
 	"github.com/bpfnet/bpfnet/bpf"
@@ -30,7 +29,7 @@ func TestCleanupLeavesNothing(t *testing.T) {
 	if err := Cleanup(runDir); err != nil {
 		t.Fatal(err)
 	}
-	waitDetached(t, eth, ebpf.AttachTCXIngress)
+	waitDetached(t, eth)
 	if ok, err := isBPFFS(filepath.Join(runDir, bpffsDir)); ok || !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("bpffs still mounted (%v)", err)
 	}

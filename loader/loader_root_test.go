@@ -13,7 +13,9 @@ import (
 	"time"
 
 	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/features"
 	"github.com/cilium/ebpf/link"
+	"github.com/vishvananda/netlink"
 
 	"github.com/bpfnet/bpfnet/bpf"
 	"github.com/bpfnet/bpfnet/test/nstest"
@@ -92,28 +94,53 @@ func start(t *testing.T, o Options, program string, ifindex int) *Datapath {
 	return d
 }
 
-// attached is the program on an interface's tcx hook, 0 if none.
-func attached(t *testing.T, ifindex int, side ebpf.AttachType) ebpf.ProgramID {
+// haveTCX reports whether the kernel must have tcx: it came with 6.6.
+func haveTCX(t *testing.T) bool {
 	t.Helper()
-	r, err := link.QueryPrograms(link.QueryOptions{Target: ifindex, Attach: side})
+	version, err := features.LinuxVersionCode()
 	if err != nil {
 		t.Fatal(err)
 	}
-	switch len(r.Programs) {
+	return version >= 6<<16|6<<8
+}
+
+// attached is the program at an interface's ingress, 0 if none: by tcx where
+// the kernel has it, else by clsact.
+func attached(t *testing.T, ifindex int) ebpf.ProgramID {
+	t.Helper()
+	var ids []ebpf.ProgramID
+	if haveTCX(t) {
+		r, err := link.QueryPrograms(link.QueryOptions{Target: ifindex, Attach: ebpf.AttachTCXIngress})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, p := range r.Programs {
+			ids = append(ids, p.ID)
+		}
+	} else {
+		all, err := filters(attachment{ifindex: ifindex})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, f := range all {
+			ids = append(ids, ebpf.ProgramID(f.(*netlink.BpfFilter).Id))
+		}
+	}
+	switch len(ids) {
 	case 0:
 		return 0
 	case 1:
-		return r.Programs[0].ID
+		return ids[0]
 	}
-	t.Fatalf("%d programs attached, want at most one", len(r.Programs))
+	t.Fatalf("programs %v attached, want at most one", ids)
 	return 0
 }
 
-// waitDetached waits until the tcx hook is empty: the kernel ends a link some
+// waitDetached waits until nothing is attached: the kernel ends a tcx link some
 // time after its pin is gone.
-func waitDetached(t *testing.T, ifindex int, side ebpf.AttachType) {
+func waitDetached(t *testing.T, ifindex int) {
 	t.Helper()
-	for deadline := time.Now().Add(10 * time.Second); attached(t, ifindex, side) != 0; runtime.Gosched() {
+	for deadline := time.Now().Add(10 * time.Second); attached(t, ifindex) != 0; runtime.Gosched() {
 		if time.Now().After(deadline) {
 			t.Fatal("program still attached")
 		}
@@ -128,10 +155,10 @@ func TestRestartWritesNothing(t *testing.T) {
 	if err := d.Maps()["route_index"].Put(uint32(3), uint32(7)); err != nil {
 		t.Fatal(err)
 	}
-	first := attached(t, eth, ebpf.AttachTCXIngress)
+	first := attached(t, eth)
 
 	again := start(t, o, bpf.FromNetwork, eth)
-	if now := attached(t, eth, ebpf.AttachTCXIngress); now != first {
+	if now := attached(t, eth); now != first {
 		t.Errorf("program %d was replaced by %d, though nothing changed", first, now)
 	}
 	var host uint32
@@ -148,11 +175,11 @@ func TestChangedSettingsReplaceInPlace(t *testing.T) {
 	if err := d.Maps()["route_index"].Put(uint32(3), uint32(7)); err != nil {
 		t.Fatal(err)
 	}
-	first := attached(t, eth, ebpf.AttachTCXIngress)
+	first := attached(t, eth)
 
 	o.Settings.Vni = 2
 	again := start(t, o, bpf.FromNetwork, eth)
-	if now := attached(t, eth, ebpf.AttachTCXIngress); now == first || now == 0 {
+	if now := attached(t, eth); now == first || now == 0 {
 		t.Errorf("program %d attached, want a new one in the place of %d", now, first)
 	}
 	var host uint32
@@ -181,11 +208,11 @@ func TestChangedLayout(t *testing.T) {
 	eth := nstest.AddVeth(t, "eth0", 1500)
 	o := testOptions(t)
 	start(t, o, bpf.FromNetwork, eth)
-	first := attached(t, eth, ebpf.AttachTCXIngress)
+	first := attached(t, eth)
 
 	o.Sizes.Hosts = 32
 	d := open(t, o)
-	if now := attached(t, eth, ebpf.AttachTCXIngress); now != first {
+	if now := attached(t, eth); now != first {
 		t.Fatalf("program %d replaced by %d before the new maps were filled", first, now)
 	}
 	if n := pinnedHosts(t, o.PinDir); n != 16 {
@@ -234,10 +261,10 @@ func TestKilledBeforePublish(t *testing.T) {
 	if err := killed.Attach(bpf.FromNetwork, eth); err != nil {
 		t.Fatal(err)
 	}
-	orphan := attached(t, eth, ebpf.AttachTCXIngress)
+	orphan := attached(t, eth)
 
 	start(t, o, bpf.FromNetwork, eth)
-	if now := attached(t, eth, ebpf.AttachTCXIngress); now == orphan {
+	if now := attached(t, eth); now == orphan {
 		t.Error("the program on unpublished maps is still attached")
 	}
 }

@@ -12,11 +12,11 @@ import (
 	"time"
 
 	"github.com/cilium/ebpf"
-	tcx "github.com/cilium/ebpf/link"
 	"github.com/google/go-cmp/cmp"
 	"github.com/gopacket/gopacket"
 	"github.com/gopacket/gopacket/layers"
 	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
 
 	"github.com/bpfnet/bpfnet/bpf"
 	"github.com/bpfnet/bpfnet/controlplane/topology"
@@ -94,15 +94,22 @@ func closeMachine(t *testing.T, m *machine) {
 	}
 }
 
-func attach(t *testing.T, program *ebpf.Program, ifindex int, where ebpf.AttachType) {
+// attach puts a program on one side of a device: by a filter, which every kernel has.
+func attach(t *testing.T, program *ebpf.Program, ifindex int, side uint32) {
 	t.Helper()
-	l, err := tcx.AttachTCX(tcx.TCXOptions{Interface: ifindex, Program: program, Attach: where})
-	must(t, err)
+	qdisc := &netlink.Clsact{QdiscAttrs: netlink.QdiscAttrs{
+		LinkIndex: ifindex, Handle: netlink.MakeHandle(0xffff, 0), Parent: netlink.HANDLE_CLSACT,
+	}}
+	must(t, netlink.QdiscAdd(qdisc))
 	t.Cleanup(func() {
-		if err := l.Close(); err != nil {
+		if err := netlink.QdiscDel(qdisc); err != nil {
 			t.Errorf("detach program: %v", err)
 		}
 	})
+	must(t, netlink.FilterAdd(&netlink.BpfFilter{
+		FilterAttrs: netlink.FilterAttrs{LinkIndex: ifindex, Parent: side, Handle: 1, Protocol: unix.ETH_P_ALL, Priority: 1},
+		Fd:          program.FD(), Name: "test", DirectAction: true,
+	}))
 }
 
 func ifindexOf(t *testing.T, name string) int {
@@ -152,7 +159,7 @@ func TestHeadersInFragments(t *testing.T) {
 	for _, tun := range tunnels {
 		t.Run(tun.name+"/received", func(t *testing.T) {
 			m := started(t, lab)
-			attach(t, m.programs[bpf.DatapathProgramPROGRAM_FROM_NETWORK], int(uplink.ifindex), ebpf.AttachTCXIngress)
+			attach(t, m.programs[bpf.DatapathProgramPROGRAM_FROM_NETWORK], int(uplink.ifindex), netlink.HANDLE_MIN_INGRESS)
 			inside := openTap(t, int(overlay.ifindex))
 			d := datagram{src: tun.container, dst: newborn, payload: pattern(5000)}
 			must(t, openTap(t, ifindexOf(t, "peer-uplink")).send(vnetHeader{HeaderLen: etherLen}, arrives(from(tun.node, d.bytes()).bytes()).frame))
@@ -170,8 +177,8 @@ func TestHeadersInFragments(t *testing.T) {
 func testJourney(t *testing.T, node netip.Addr, d datagram, header vnetHeader) {
 	peer := hostAt(node)
 	near, far := started(t, near(peer)), started(t, far)
-	attach(t, near.programs[bpf.DatapathProgramPROGRAM_FROM_CONTAINER], int(link1.ifindex), ebpf.AttachTCXIngress)
-	attach(t, far.programs[bpf.DatapathProgramPROGRAM_FROM_NETWORK], ifindexOf(t, "peer-uplink"), ebpf.AttachTCXIngress)
+	attach(t, near.programs[bpf.DatapathProgramPROGRAM_FROM_CONTAINER], int(link1.ifindex), netlink.HANDLE_MIN_INGRESS)
+	attach(t, far.programs[bpf.DatapathProgramPROGRAM_FROM_NETWORK], ifindexOf(t, "peer-uplink"), netlink.HANDLE_MIN_INGRESS)
 	underlay, inside := openTap(t, ifindexOf(t, "peer-uplink")), openTap(t, int(overlay.ifindex))
 	must(t, openTap(t, ifindexOf(t, "peer-c1")).send(header, fromC1(d).frame))
 
@@ -261,16 +268,16 @@ func TestShortFrames(t *testing.T) {
 		program bpf.DatapathProgram
 		device  link
 		from    string // where to send so that the program gets it
-		attach  ebpf.AttachType
+		side    uint32
 		frame   []byte
 	}{
-		{bpf.DatapathProgramPROGRAM_FROM_CONTAINER, link1, "peer-c1", ebpf.AttachTCXIngress, fromC1(datagram{src: c1, dst: remote2}).frame},
-		{bpf.DatapathProgramPROGRAM_FROM_NETWORK, uplink, "peer-uplink", ebpf.AttachTCXIngress, arrives(ipip3).frame},
-		{bpf.DatapathProgramPROGRAM_FROM_HOST, overlay, overlay.name, ebpf.AttachTCXEgress, fromHost(datagram{src: vtepAddr, dst: remote2}).frame},
+		{bpf.DatapathProgramPROGRAM_FROM_CONTAINER, link1, "peer-c1", netlink.HANDLE_MIN_INGRESS, fromC1(datagram{src: c1, dst: remote2}).frame},
+		{bpf.DatapathProgramPROGRAM_FROM_NETWORK, uplink, "peer-uplink", netlink.HANDLE_MIN_INGRESS, arrives(ipip3).frame},
+		{bpf.DatapathProgramPROGRAM_FROM_HOST, overlay, overlay.name, netlink.HANDLE_MIN_EGRESS, fromHost(datagram{src: vtepAddr, dst: remote2}).frame},
 	} {
 		t.Run(c.from, func(t *testing.T) {
 			m := started(t, lab)
-			attach(t, m.programs[c.program], int(c.device.ifindex), c.attach)
+			attach(t, m.programs[c.program], int(c.device.ifindex), c.side)
 			tap := openTap(t, ifindexOf(t, c.from))
 			for n := etherLen; n < testRunMin; n++ {
 				must(t, tap.send(vnetHeader{}, c.frame[:n]))
@@ -295,7 +302,7 @@ func TestVLANTagBesides(t *testing.T) {
 	} {
 		t.Run(c.device.name, func(t *testing.T) {
 			m := started(t, lab)
-			attach(t, m.programs[c.program], int(c.device.ifindex), ebpf.AttachTCXIngress)
+			attach(t, m.programs[c.program], int(c.device.ifindex), netlink.HANDLE_MIN_INGRESS)
 			must(t, openTap(t, ifindexOf(t, "peer-"+c.device.name)).send(vnetHeader{}, tagged(c.frame)))
 			m.waitCounted(t, counterKey(c.program, bpf.DatapathReasonPASS_PROTOCOL), len(c.frame))
 		})

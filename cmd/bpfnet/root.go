@@ -26,6 +26,8 @@ func newRootCommand() *cobra.Command {
 		newDaemonCommand(),
 		newStatusCommand(),
 		newDataplaneCommand(),
+		newConfigCommand(),
+		newLeaseCommand(),
 		newMapsCommand(),
 		newLabCommand(),
 		newDemoCommand(),

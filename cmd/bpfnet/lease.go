@@ -1,0 +1,183 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/bpfnet/bpfnet/controlplane/node"
+	"github.com/bpfnet/bpfnet/controlplane/store"
+)
+
+func newLeaseCommand() *cobra.Command {
+	o := &store.Options{}
+	cmd := &cobra.Command{
+		Use:   "lease",
+		Short: "Show or change the nodes' subnet leases in etcd",
+		Args:  cobra.NoArgs,
+	}
+	registerEtcd(cmd.PersistentFlags(), o)
+	cmd.AddCommand(newLeaseListCommand(o), newLeaseReserveCommand(o), newLeaseUnreserveCommand(o), newLeaseReleaseCommand(o))
+	return cmd
+}
+
+func newLeaseReserveCommand(o *store.Options) *cobra.Command {
+	var publicIP string
+	cmd := &cobra.Command{
+		Use:   "reserve SUBNET",
+		Short: "Keep a subnet for its node for ever",
+		Long: "Takes the time limit off a lease, so that its node finds the subnet again however long it was\n" +
+			"away; what the lease says stays. With --public-ip the subnet is kept for a node that has not\n" +
+			"come yet. Running daemons, flanneld too, go on as before.",
+		Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			forNode, err := nodeAddr("public-ip", publicIP, netip.Addr.Is4)
+			if err != nil {
+				return err
+			}
+			return useEtcd(cmd, o, func(ctx context.Context, s *store.Store) error {
+				if forNode.IsValid() {
+					return reserveFor(ctx, cmd, s, args[0], forNode)
+				}
+				return reserve(ctx, cmd, s, args[0])
+			})
+		},
+	}
+	cmd.Flags().StringVar(&publicIP, "public-ip", "", "address of the node to come, which it will have as its own or as --public-ip")
+	return cmd
+}
+
+func reserve(ctx context.Context, cmd *cobra.Command, s *store.Store, name string) error {
+	r, err := findLease(ctx, s, name)
+	switch {
+	case err != nil:
+		return err
+	case r.Bad != nil && !errors.Is(r.Bad, store.ErrPending):
+		return fmt.Errorf("%s is no lease (%w): delete it with `bpfnet lease release`", r.Lease.Key, r.Bad)
+	case !r.Reserved():
+		err = s.Reserve(ctx, r)
+	}
+	if err != nil {
+		return tryAgain(err)
+	}
+	fmt.Fprintf(cmd.OutOrStdout(), "%s is reserved for node %v\n", r.Lease.Key, r.Lease.PublicIP)
+	return nil
+}
+
+func reserveFor(ctx context.Context, cmd *cobra.Command, s *store.Store, name string, publicIP netip.Addr) error {
+	subnet, err := netip.ParsePrefix(name)
+	if err != nil {
+		return fmt.Errorf("%q is no subnet: give one such as 10.5.1.0/24", name)
+	}
+	c, err := s.Config(ctx)
+	if err != nil {
+		return err
+	}
+	if err = s.ReserveFor(ctx, c, subnet, publicIP); err != nil {
+		return tryAgain(err)
+	}
+	fmt.Fprintf(cmd.OutOrStdout(), "%v is reserved for node %v, when it comes\n", subnet, publicIP)
+	return nil
+}
+
+func newLeaseUnreserveCommand(o *store.Options) *cobra.Command {
+	return &cobra.Command{
+		Use:   "unreserve SUBNET",
+		Short: "Give a reserved lease a time limit again",
+		Long: "Gives a reserved lease a day to live. Its node renews it: a bpfnet node at once knows that it\n" +
+			"has to, flanneld does when it is restarted.",
+		Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return useEtcd(cmd, o, func(ctx context.Context, s *store.Store) error {
+				r, err := findLease(ctx, s, args[0])
+				if err != nil {
+					return err
+				}
+				if !r.Reserved() {
+					fmt.Fprintf(cmd.OutOrStdout(), "%s is not reserved\n", r.Lease.Key)
+					return nil
+				}
+				ends, err := s.Unreserve(ctx, r)
+				if err != nil {
+					return tryAgain(err)
+				}
+				fmt.Fprintf(cmd.OutOrStdout(), "%s ends at %s, unless its node renews it\n", r.Lease.Key, ends.Format(time.RFC3339))
+				return nil
+			})
+		},
+	}
+}
+
+func newLeaseReleaseCommand(o *store.Options) *cobra.Command {
+	var force bool
+	cmd := &cobra.Command{
+		Use:   "release SUBNET|KEY",
+		Short: "Delete a lease",
+		Long: "Deletes a lease, so that its subnet is free for others, or a key that is no lease. The lease of\n" +
+			"a node that may be alive wants --force: a bpfnet node puts it back, and flanneld ends itself.",
+		Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return useEtcd(cmd, o, func(ctx context.Context, s *store.Store) error {
+				r, err := findLease(ctx, s, args[0])
+				if err != nil {
+					return err
+				}
+				if err = alive(cmd, r); err != nil && !force {
+					return err
+				}
+				if err = s.Delete(ctx, r); err != nil {
+					return tryAgain(err)
+				}
+				fmt.Fprintf(cmd.OutOrStdout(), "%s is deleted\n", r.Lease.Key)
+				return nil
+			})
+		},
+	}
+	cmd.Flags().BoolVar(&force, "force", false, "delete it though its node may be alive")
+	return cmd
+}
+
+// alive says why a lease is not to be deleted: its node may need it. etcd does
+// not tell: a lease is renewed but once a day.
+func alive(cmd *cobra.Command, r store.Record) error {
+	if r.Bad != nil {
+		return nil // a reservation for a node to come, or no lease at all
+	}
+	runDir, err := cmd.Flags().GetString("run-dir")
+	if err != nil {
+		return err
+	}
+	s, err := node.FetchStatus(cmd.Context(), runDir)
+	if err == nil && s.Subnet == r.Lease.Subnet {
+		return fmt.Errorf("lease %s is that of this node, whose daemon is running and would put it back: stop it first", r.Lease.Key)
+	}
+	ends := "it is reserved: `bpfnet lease unreserve` has it end in a day"
+	if !r.Reserved() {
+		ends = fmt.Sprintf("it ends by itself in %s", time.Until(r.Expires).Round(time.Minute))
+	}
+	return fmt.Errorf("lease %s is that of node %v, which may be alive: stop its daemon first, then --force deletes it (%s)",
+		r.Lease.Key, r.Lease.PublicIP, ends)
+}
+
+// findLease finds what the user calls name.
+func findLease(ctx context.Context, s *store.Store, name string) (store.Record, error) {
+	records, err := s.Records(ctx)
+	if err != nil {
+		return store.Record{}, err
+	}
+	return store.Find(records, name)
+}
+
+// tryAgain says what to do where somebody else was faster.
+func tryAgain(err error) error {
+	if errors.Is(err, store.ErrChanged) {
+		return fmt.Errorf("%w: try again", err)
+	}
+	return err
+}

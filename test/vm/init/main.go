@@ -38,6 +38,10 @@ func run() error {
 	if err = useModules(parameters["bpfnet.kernel"]); err != nil {
 		return err
 	}
+	// Elsewhere udev makes its device node, by which a program then gets it loaded.
+	if err = exec.Command("/sbin/modprobe", "tun").Run(); err != nil {
+		return fmt.Errorf("load module tun: %w", err)
+	}
 	ports, err := openPorts()
 	if err != nil {
 		return err

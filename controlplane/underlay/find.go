@@ -36,14 +36,14 @@ func (u Uplink) String() string {
 // three it is the interface that has PublicIP, and without that too the
 // interface of the default route.
 type Options struct {
-	Iface      []string   // names or addresses
+	Iface      []string   // names or addresses; like flanneld, the default route for an empty one
 	IfaceRegex []string   // unanchored; matched with the addresses of all interfaces, then with the names
 	CanReach   netip.Addr // the interface that the kernel would send to this address from
 	PublicIP   netip.Addr // address to publish; may be one that NAT gives, where an interface is named
 }
 
 // Find chooses the uplink among the interfaces with an IPv4 address; loopback
-// and the overlay device are none. The error says in one line why each choice
+// and overlay devices, flannel's too, are none. The error says in one line why each choice
 // failed.
 func Find(o Options) (Uplink, error) {
 	v, err := openView()
@@ -99,10 +99,10 @@ type choice func(*view) (Uplink, error)
 func choices(o Options) []choice {
 	var all []choice
 	for _, s := range o.Iface {
-		all = append(all, func(v *view) (Uplink, error) { return v.byNameOrAddr(s) })
+		all = append(all, unlessEmpty(s, (*view).byNameOrAddr))
 	}
 	for _, s := range o.IfaceRegex {
-		all = append(all, func(v *view) (Uplink, error) { return v.byRegex(s) })
+		all = append(all, unlessEmpty(s, (*view).byRegex))
 	}
 	if o.CanReach.IsValid() {
 		all = append(all, func(v *view) (Uplink, error) { return v.byReach(o.CanReach) })
@@ -114,6 +114,15 @@ func choices(o Options) []choice {
 		all = append(all, (*view).byDefaultRoute)
 	}
 	return all
+}
+
+// unlessEmpty is what an interface is chosen by, or the default route for the
+// empty string, as flanneld has it: unit files give --iface=$IFACE.
+func unlessEmpty(s string, by func(*view, string) (Uplink, error)) choice {
+	if s == "" {
+		return (*view).byDefaultRoute
+	}
+	return func(v *view) (Uplink, error) { return by(v, s) }
 }
 
 // join is errors.Join on one line.

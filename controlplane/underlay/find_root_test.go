@@ -73,6 +73,21 @@ func TestFind(t *testing.T) {
 			err: "--iface-can-reach: look up route to 8.8.8.8: network is unreachable"},
 		"can reach itself": {o: Options{CanReach: addr("10.0.0.5")},
 			err: "--iface-can-reach: 10.0.0.5 is an address of this node itself"},
+		"no name, as of an unset variable":  {o: Options{Iface: []string{""}}, route: "0 10.0.0.1", want: "eth1 10.0.0.5 10.0.0.5"},
+		"no regex, as of an unset variable": {o: Options{IfaceRegex: []string{""}}, route: "0 10.0.0.1", want: "eth1 10.0.0.5 10.0.0.5"},
+		"no name and no default route": {o: Options{Iface: []string{""}},
+			err: "there is no default route: name the interface with --iface NAME or --iface-can-reach ADDRESS"},
+		"regex of several addresses":       {o: Options{IfaceRegex: []string{`^192\.`}}, want: "eth0 192.168.32.245 192.168.32.245"},
+		"address before name in one regex": {o: Options{IfaceRegex: []string{"eth0|^10\\.0"}}, want: "eth1 10.0.0.5 10.0.0.5"},
+		"iface before regex":               {o: Options{IfaceRegex: []string{"eth0"}, Iface: []string{"eth1"}}, want: "eth1 10.0.0.5 10.0.0.5"},
+		"regex with a comma":               {o: Options{IfaceRegex: []string{`^192(\.\d{1,3}){3}$`}}, want: "eth0 192.168.32.245 192.168.32.245"},
+		"regex before can reach":           {o: Options{IfaceRegex: []string{"eth1"}, CanReach: addr("10.7.1.1")}, want: "eth1 10.0.0.5 10.0.0.5"},
+		"link-local by its address":        {o: Options{Iface: []string{"169.254.1.1"}}, want: "eth1 169.254.1.1 169.254.1.1"},
+		"can reach by the default route":   {o: Options{CanReach: addr("8.8.8.8")}, route: "0 10.0.0.1", want: "eth1 10.0.0.5 10.0.0.5"},
+		"can reach an IPv6 address": {o: Options{CanReach: addr("2001:db8::1")},
+			err: "--iface-can-reach: look up route to 2001:db8::1: network is unreachable"},
+		"public IP and can reach": {o: Options{CanReach: addr("10.7.1.1"), PublicIP: addr("203.0.113.7")},
+			want: "eth0 192.168.32.245 203.0.113.7"},
 		"public IP":               {o: Options{PublicIP: addr("192.168.32.9")}, route: "0 10.0.0.1", want: "eth0 192.168.32.9 192.168.32.9"},
 		"public IP and interface": {o: Options{Iface: []string{"eth1"}, PublicIP: addr("203.0.113.7")}, want: "eth1 10.0.0.5 203.0.113.7"},
 		"public IP of nobody": {o: Options{PublicIP: addr("1.2.3.4")}, route: "0 10.0.0.1",
@@ -102,6 +117,61 @@ func TestFind(t *testing.T) {
 				t.Errorf("ifindex, MTU, MAC (-want +got):\n%s", diff)
 			}
 		})
+	}
+}
+
+// TestFindPrefers checks which of an interface's addresses is taken, as flannel sorts them.
+func TestFindPrefers(t *testing.T) {
+	for name, tc := range map[string]struct {
+		addrs string // for `ip addr add`, in this order
+		want  string
+	}{
+		"the first":                          {"10.1.0.9/24|10.1.0.5/24", "10.1.0.9"},
+		"a static one before DHCP's":         {"10.1.0.9/24 valid_lft 3600 preferred_lft 3600|10.1.0.5/24", "10.1.0.5"},
+		"DHCP's before a link-local one":     {"169.254.7.7/16|10.1.0.9/24 valid_lft 3600 preferred_lft 3600", "10.1.0.9"},
+		"none that is deprecated":            {"10.1.0.9/24 valid_lft 3600 preferred_lft 0|10.1.0.5/24 valid_lft 3600 preferred_lft 3600", "10.1.0.5"},
+		"a link-local one, if it is alone":   {"169.254.7.7/16", "169.254.7.7"},
+		"of another network, the first":      {"10.2.0.1/24|10.1.0.5/24", "10.2.0.1"},
+		"of a point-to-point link, the near": {"10.1.0.5 peer 10.1.0.6", "10.1.0.5"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			nstest.Enter(t)
+			nstest.AddVeth(t, "eth0", 1500)
+			for a := range strings.SplitSeq(tc.addrs, "|") {
+				run(t, "ip addr add dev eth0 "+a)
+			}
+			for _, o := range []Options{{Iface: []string{"eth0"}}, {IfaceRegex: []string{"eth0"}}} {
+				if up, err := Find(o); err != nil || up.Addr.String() != tc.want {
+					t.Errorf("%+v: got %s, %v, want %s", o, up.Addr, err, tc.want)
+				}
+			}
+		})
+	}
+}
+
+// TestFindTakesWhatIsNamed: a deprecated address, and an interface that is down, for it may come up.
+func TestFindTakesWhatIsNamed(t *testing.T) {
+	nstest.Enter(t)
+	nstest.AddVeth(t, "eth0", 1500, "10.1.0.5/24")
+	run(t, "ip addr add dev eth0 10.1.0.9/24 valid_lft 3600 preferred_lft 0")
+	run(t, "ip link set eth0 down")
+	up, err := Find(Options{Iface: []string{"10.1.0.9"}})
+	if err != nil || up.Addr.String() != "10.1.0.9" {
+		t.Errorf("got %s, %v", up.Addr, err)
+	}
+	if got := fmt.Sprint(up.Check()); got != "uplink eth0 is down: set it up" {
+		t.Error(got)
+	}
+}
+
+// TestFindPassesFlannelsDevices, which carry the container network.
+func TestFindPassesFlannelsDevices(t *testing.T) {
+	nstest.Enter(t)
+	for i, name := range []string{"flannel.1", "flannel0", "flannel-wg", "eth0"} {
+		nstest.AddVeth(t, name, 1450, fmt.Sprintf("10.5.%d.0/32", i))
+	}
+	if up, err := Find(Options{IfaceRegex: []string{`^10\.5\.`}}); err != nil || up.Name != "eth0" {
+		t.Errorf("got %s, %v, want eth0", up.Name, err)
 	}
 }
 

@@ -27,7 +27,8 @@ type view struct {
 // iface is an interface that could be the uplink.
 type iface struct {
 	Uplink              // without addresses
-	addrs  []netip.Addr // in the kernel's order, link-local ones last
+	addrs  []netip.Addr // that may be chosen, the preferred ones first
+	all    []netip.Addr // that may be named
 }
 
 func (i iface) at(addr netip.Addr) Uplink {
@@ -60,37 +61,58 @@ func (v *view) list() error {
 	if err != nil {
 		return err
 	}
-	byLink := map[int][]netip.Addr{}
+	byLink := map[int][]netlink.Addr{}
 	for _, a := range addrs {
-		byLink[a.LinkIndex] = append(byLink[a.LinkIndex], rtnl.Addr(a.IP))
+		byLink[a.LinkIndex] = append(byLink[a.LinkIndex], a)
 	}
 	for _, l := range links {
 		a := l.Attrs()
-		if a.Flags&net.FlagLoopback != 0 || dataplane.IsOverlay(a.Name) {
+		if a.Flags&net.FlagLoopback != 0 || dataplane.IsOverlay(a.Name) || flannels(a.Name) {
 			continue
 		}
 		up := Uplink{Ifindex: a.Index, Name: a.Name, MTU: a.MTU}
 		if len(a.HardwareAddr) == len(up.MAC) {
 			up.MAC = topology.MAC(a.HardwareAddr)
 		}
-		v.ifaces = append(v.ifaces, iface{up, usable(byLink[a.Index])})
+		i := iface{Uplink: up, addrs: usable(byLink[a.Index])}
+		for _, addr := range byLink[a.Index] {
+			i.all = append(i.all, rtnl.Addr(addr.IP))
+		}
+		v.ifaces = append(v.ifaces, i)
 	}
 	return nil
 }
 
-// usable puts global addresses first and link-local ones last; flanneld takes
-// the first (pkg/ip/iface.go, GetInterfaceIP4Addrs).
-func usable(addrs []netip.Addr) (global []netip.Addr) {
-	var local []netip.Addr
-	for _, a := range addrs {
-		switch {
-		case a.IsGlobalUnicast():
-			global = append(global, a)
-		case a.IsLinkLocalUnicast():
-			local = append(local, a)
+// flannels tells flanneld's devices, which a node that is changing over to
+// bpfnet still has: they carry container addresses too.
+func flannels(name string) bool {
+	return strings.HasPrefix(name, "flannel.") || strings.HasPrefix(name, "flannel-") || name == "flannel0"
+}
+
+// usable leaves out deprecated addresses and puts global ones before link-local
+// ones, then those without an end before those with a lifetime (of DHCP); else
+// the kernel's order stays. flanneld takes the first (pkg/ip/iface.go,
+// GetInterfaceIP4Addrs).
+func usable(addrs []netlink.Addr) []netip.Addr {
+	rank := func(a netlink.Addr) int {
+		n := 0
+		if !a.IP.IsGlobalUnicast() {
+			n += 2
 		}
+		if a.Flags&unix.IFA_F_PERMANENT == 0 {
+			n++
+		}
+		return n
 	}
-	return append(global, local...)
+	fit := slices.DeleteFunc(slices.Clone(addrs), func(a netlink.Addr) bool {
+		return !a.IP.IsGlobalUnicast() && !a.IP.IsLinkLocalUnicast() || a.Flags&unix.IFA_F_DEPRECATED != 0
+	})
+	slices.SortStableFunc(fit, func(a, b netlink.Addr) int { return rank(a) - rank(b) })
+	out := make([]netip.Addr, len(fit))
+	for i, a := range fit {
+		out[i] = rtnl.Addr(a.IP)
+	}
+	return out
 }
 
 func (v *view) byNameOrAddr(s string) (Uplink, error) {
@@ -181,7 +203,7 @@ func (v *view) first(why string, i iface) (Uplink, error) {
 
 func (v *view) withAddr(addr netip.Addr) (Uplink, bool) {
 	for _, i := range v.ifaces {
-		if slices.Contains(i.addrs, addr) {
+		if slices.Contains(i.all, addr) {
 			return i.at(addr), true
 		}
 	}

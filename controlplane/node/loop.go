@@ -11,6 +11,8 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/sync/errgroup"
+
 	"github.com/bpfnet/bpfnet/controlplane/dataplane/netlink"
 	"github.com/bpfnet/bpfnet/controlplane/store"
 	"github.com/bpfnet/bpfnet/controlplane/topology"
@@ -292,7 +294,29 @@ func (l *loop) serve(ctx context.Context) error {
 	case <-ctx.Done():
 		return nil
 	case <-l.synced:
-		return l.dataplane.serve(ctx)
+	}
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return l.dataplane.serve(ctx) })
+	g.Go(func() error { l.watchPathMTU(ctx); return nil })
+	return g.Wait()
+}
+
+// watchPathMTU follows what routers say of the programs' tunnel packets. That
+// it cannot keeps nothing else from being served.
+func (l *loop) watchPathMTU(ctx context.Context) {
+	if l.kind != EBPF {
+		return // the kernel's devices do it themselves
+	}
+	for {
+		at := netip.AddrPortFrom(l.self.Node, l.self.Port)
+		err := underlay.WatchPathMTU(ctx, l.self.Encap, at, l.underlayChanged)
+		if ctx.Err() != nil {
+			return
+		}
+		l.reporter.report("path MTU", err)
+		if !sleep(ctx, retryEvery) {
+			return
+		}
 	}
 }
 

@@ -23,7 +23,7 @@ func TestChoice(t *testing.T) {
 	if err != nil || c.get() != Netlink {
 		t.Fatalf("asked for netlink: %s, %v", c.get(), err)
 	}
-	if err := c.watch(t.Context(), EBPF); !errors.Is(err, errRestart) {
+	if err = c.watch(t.Context(), EBPF); !errors.Is(err, errRestart) {
 		t.Errorf("the session ends with %v", err)
 	}
 	if _, err = c.ask(EBPF); err == nil || !strings.Contains(err.Error(), "under way") {

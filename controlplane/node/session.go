@@ -62,11 +62,11 @@ func (s *session) open(ctx context.Context) error {
 	if s.config, err = s.store.Config(ctx); err != nil {
 		return err
 	}
-	if err := s.acquire(ctx); err != nil {
+	if err = s.acquire(ctx); err != nil {
 		return err
 	}
 	s.ensureFirewall() // before packets take a way that it may close
-	if err := s.openOverlay(ctx); err != nil {
+	if err = s.openOverlay(ctx); err != nil {
 		return err
 	}
 	s.endCare()

@@ -108,11 +108,11 @@ func TestTakeOverNotFromARunningFlanneld(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := os.WriteFile(flanneld, binary, 0o700); err != nil {
+	if err = os.WriteFile(flanneld, binary, 0o700); err != nil {
 		t.Fatal(err)
 	}
 	process := exec.Command(flanneld, "60")
-	if err := process.Start(); err != nil {
+	if err = process.Start(); err != nil {
 		t.Fatal(err)
 	}
 	_, err = EnsureOverlay(s, Programs)

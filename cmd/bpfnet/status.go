@@ -6,6 +6,8 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"maps"
+	"slices"
 	"strings"
 	"text/tabwriter"
 
@@ -66,6 +68,9 @@ func printServed(row func(format string, args ...any), s node.Status) {
 	if s.Dataplane == node.EBPF { // the kernel finds them by itself
 		row("containers\t%d found, %d addresses known", s.Containers, s.Endpoints)
 	}
+	if c := s.Copied; c != nil {
+		row("copied\t%d packets sent, %d delivered, dropped: %s", c.Sent, c.Delivered, printDrops(c.Drops))
+	}
 	row("etcd revision\t%d", s.Revision)
 	row("")
 	row("PEER\tSUBNET\tENCAPSULATION\tNEXT HOP\tVTEP MAC")
@@ -75,4 +80,16 @@ func printServed(row func(format string, args ...any), s node.Status) {
 	if len(s.Problems) > 0 {
 		row("")
 	}
+}
+
+// printDrops is the packets dropped by reason, in one line.
+func printDrops(drops map[string]uint64) string {
+	if len(drops) == 0 {
+		return "none"
+	}
+	var all []string
+	for _, reason := range slices.Sorted(maps.Keys(drops)) {
+		all = append(all, fmt.Sprintf("%d %s", drops[reason], reason))
+	}
+	return strings.Join(all, ", ")
 }

@@ -59,6 +59,8 @@ func TestPrintStatus(t *testing.T) {
 	none.Peers, none.Problems = nil, nil
 	kernel := testStatus
 	kernel.Dataplane = node.Netlink
+	copied := kernel
+	copied.Copied = &node.Copied{Sent: 5, Delivered: 4, Drops: map[string]uint64{"ttl": 2, "no_route": 1}}
 	tests := map[string]struct {
 		status node.Status
 		want   string
@@ -68,6 +70,8 @@ func TestPrintStatus(t *testing.T) {
 			"PEER  SUBNET  ENCAPSULATION  NEXT HOP  VTEP MAC\n"},
 		"the kernel's own devices": {kernel, strings.Replace(testStatusTable,
 			"ebpf\ncontainers     2 found, 1 addresses known\n", "netlink\n", 1)},
+		"copied in user space": {copied, strings.Replace(testStatusTable, "ebpf\ncontainers     2 found, 1 addresses known\n",
+			"netlink\ncopied         5 packets sent, 4 delivered, dropped: 1 no_route, 2 ttl\n", 1)},
 		"before there is a network": {
 			node.Status{Problems: []node.Problem{{Source: "session", Text: "no etcd"}}},
 			"ready  false\nproblem: session: no etcd\n",

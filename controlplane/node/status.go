@@ -17,6 +17,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/bpfnet/bpfnet/controlplane/dataplane/udptun"
 	"github.com/bpfnet/bpfnet/controlplane/store"
 	"github.com/bpfnet/bpfnet/controlplane/topology"
 )
@@ -41,6 +42,24 @@ type Status struct {
 	Endpoints  int          `json:"endpoints"`  // containers whose address is known
 	Problems   []Problem    `json:"problems"`
 	Etcd       EtcdAccess   `json:"etcd,omitzero"`
+	Copied     *Copied      `json:"copied,omitempty"` // by the userspace copy of a udp network
+}
+
+// Copied is what the userspace copy has done since it started.
+type Copied struct {
+	Sent      uint64            `json:"sent"`      // packets, as are all of these
+	Delivered uint64            `json:"delivered"` // to this node
+	Drops     map[string]uint64 `json:"drops"`     // by reason, those that there were
+}
+
+func copied(s udptun.Stats) *Copied {
+	c := &Copied{Sent: s.Sent.Packets, Delivered: s.Delivered.Packets, Drops: map[string]uint64{}}
+	for reason, packets := range s.Drops {
+		if packets > 0 {
+			c.Drops[reason.String()] = packets
+		}
+	}
+	return c
 }
 
 // EtcdAccess is how the daemon reaches etcd, for others on its node to do the
@@ -83,8 +102,9 @@ func sortProblems(p []Problem) {
 
 // status is the current Status, for the control socket to read.
 type status struct {
-	mu  sync.Mutex
-	now Status
+	mu     sync.Mutex
+	now    Status
+	tunnel *udptun.Tunnel // that runs; nil for none
 }
 
 func (s *status) update(f func(*Status)) {
@@ -98,7 +118,17 @@ func (s *status) fail() { s.update(func(now *Status) { now.Ready = false }) }
 func (s *status) get() Status {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.now
+	now := s.now
+	if s.tunnel != nil {
+		now.Copied = copied(s.tunnel.Stats())
+	}
+	return now
+}
+
+func (s *status) setTunnel(t *udptun.Tunnel) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.tunnel = t
 }
 
 func peerStatus(peers []topology.Peer) []PeerStatus {

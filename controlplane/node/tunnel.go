@@ -43,6 +43,7 @@ func (s *session) startTunnel(ctx context.Context) error {
 		run.err = errors.Join(t.Run(ctx), t.Close())
 	}()
 	s.tunnel = run
+	s.status.setTunnel(t)
 	return nil
 }
 
@@ -52,6 +53,7 @@ func (n *node) endTunnel() {
 	if n.tunnel == nil {
 		return
 	}
+	n.status.setTunnel(nil)
 	n.tunnel.stop()
 	<-n.tunnel.done
 	n.reporter.report("udp tunnel", n.tunnel.err)

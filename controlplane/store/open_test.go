@@ -21,6 +21,9 @@ import (
 
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	clientv3 "go.etcd.io/etcd/client/v3"
+	"go.uber.org/zap"
+
+	"github.com/bpfnet/bpfnet/controlplane/store/embedded"
 )
 
 func TestOpenErrors(t *testing.T) {
@@ -175,7 +178,7 @@ func TestTLS(t *testing.T) {
 			eventually(t, "the loss is logged", func() bool { return log.count("etcd is out of reach") == 1 })
 			cancel()
 			if err := <-done; !errors.Is(err, context.Canceled) || !strings.Contains(err.Error(), tt.want) ||
-				log.count(tt.want) == 0 {
+				log.count(tt.want) == 0 || log.count("\n") != 1 {
 				t.Errorf("error is %v, want %s; log:\n%s", err, tt.want, &log)
 			}
 		})
@@ -186,7 +189,12 @@ func TestTLS(t *testing.T) {
 // default prefix.
 func newEtcdWithUsers(t *testing.T) *etcd {
 	e := newEtcd(t)
-	ctx := t.Context()
+	e.enableAuth()
+	return e
+}
+
+func (e *etcd) enableAuth() {
+	t, ctx := e.t, e.t.Context()
 	must := func(_ any, err error) {
 		t.Helper()
 		if err != nil {
@@ -202,7 +210,71 @@ func newEtcdWithUsers(t *testing.T) *etcd {
 	must(e.cli.UserAdd(ctx, "bpfnet", "secret"))
 	must(e.cli.UserGrantRole(ctx, "bpfnet", "network"))
 	must(e.cli.AuthEnable(ctx))
-	return e
+}
+
+// TestUserOverTLS has all that flannel's users can ask of etcd at once: servers
+// and clients show certificates, and users have passwords and permissions.
+func TestUserOverTLS(t *testing.T) {
+	a := newAuthority(t)
+	for _, name := range []string{"server", "client"} {
+		a.issue(name, false)
+	}
+	e := &etcd{t: t}
+	e.options = embedded.Options{
+		Dir: t.TempDir(), NoSync: true, ClientURLs: []string{"https://127.0.0.1:0"},
+		CertFile: a.file("server.crt"), KeyFile: a.file("server.key"), CAFile: a.file("ca.crt"),
+	}
+	e.start()
+	t.Cleanup(e.stop)
+	good := Options{
+		Endpoints: e.server.Endpoints(), CAFile: a.file("ca.crt"), CertFile: a.file("client.crt"), KeyFile: a.file("client.key"),
+		Username: "bpfnet", Password: "secret",
+	}
+	tlsConfig, err := good.tlsConfig()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if e.cli, err = clientv3.New(clientv3.Config{Endpoints: good.Endpoints, TLS: tlsConfig, Logger: zap.NewNop()}); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { e.cli.Close() })
+	e.enableAuth()
+
+	var log logged
+	good.Logger = log.logger()
+	good.LeaseTTL = 5 * time.Second
+	s := e.open(good)
+	if err = s.ReplaceConfig(t.Context(), []byte(fourSubnets), 0); err != nil {
+		t.Fatal(err)
+	}
+	h := acquire(t, s, mustParseConfig(t, fourSubnets), wantOf("192.168.32.245"))
+	events, _ := keep(t, h, 4*time.Second)
+	expect(t, events, Renewed, "")
+	if all := records(t, s); len(all) != 1 {
+		t.Errorf("records %v", all)
+	}
+	if log.count("level=WARN") != 0 || log.count("level=ERROR") != 0 {
+		t.Errorf("log:\n%s", &log)
+	}
+	for name, tt := range map[string]struct {
+		change func(*Options)
+		want   string
+	}{
+		"wrong password": {func(o *Options) { o.Password = "wrong" }, "authentication failed, invalid user ID or password"},
+		"no such user":   {func(o *Options) { o.Username = "nobody" }, "authentication failed, invalid user ID or password"},
+		"host:port":      {func(o *Options) { o.Endpoints = []string{strings.TrimPrefix(o.Endpoints[0], "https://")} }, ""},
+		"plain":          {func(o *Options) { o.Endpoints = []string{strings.Replace(o.Endpoints[0], "https", "http", 1)} }, "is plain: write it https://"},
+	} {
+		o := good
+		tt.change(&o)
+		other, err := Open(t.Context(), o)
+		if err == nil {
+			err = other.Close()
+		}
+		if (err == nil) != (tt.want == "") || err != nil && (!strings.Contains(err.Error(), tt.want) || strings.Contains(err.Error(), "\n")) {
+			t.Errorf("%s: error %v, want one line with %q", name, err, tt.want)
+		}
+	}
 }
 
 func TestUser(t *testing.T) {

@@ -13,13 +13,18 @@ import (
 	"github.com/cilium/ebpf/link"
 	"github.com/vishvananda/netlink"
 
+	"github.com/bpfnet/bpfnet/controlplane/node"
 	"github.com/bpfnet/bpfnet/controlplane/topology"
 	"github.com/bpfnet/bpfnet/test/lab"
 )
 
 // wantAttached are the programs a host has to have, by tcx or clsact: on its
-// uplink, its containers' links and bpfnet0, and nowhere else.
+// uplink, its containers' links and bpfnet0, and nowhere else; in the netlink
+// dataplane none.
 func wantAttached(l *lab.Lab, h *lab.Host, way string) []string {
+	if l.Options.Dataplane == node.Netlink {
+		return nil
+	}
 	want := []string{lab.Uplink + " " + way + " ingress from_network"}
 	if l.Options.Backend != topology.EncapNone {
 		want = append(want, "bpfnet0 "+way+" egress from_host", "bpfnet0 "+way+" ingress from_overlay")

@@ -101,7 +101,7 @@ func testFragmentsOutOfOrder(t *testing.T, l *lab.Lab) {
 		if len(d.VXLAN) > 0 {
 			outer[d.UDP[0].SrcPort] = true
 		}
-		noError(t, lab.VerifyChecksums(p))
+		noError(t, lab.VerifyChecksums(finished(p)))
 	}
 	equal(t, "offsets of the fragments on the wire", []int{3072, 2048, 1024, 0}, offsets)
 	if len(outer) > 1 {
@@ -124,7 +124,7 @@ func randomBytes(size int) []byte {
 func testTTL(t *testing.T, l *lab.Lab) {
 	h1, h2 := l.Hosts[0], l.Hosts[1]
 	from, to := h1.Containers[0], h2.Containers[1]
-	for sender, ttl := range map[lab.Namespace]uint8{from.NS: 62, h1.NS: 63} {
+	for sender, ttl := range map[lab.Namespace]int{from.NS: 62, h1.NS: 63} {
 		c := capture(t, to.NS, "eth0")
 		ping(t, sender, to.Addr, lab.PingOptions{Count: 1})
 		var got []uint8
@@ -133,12 +133,14 @@ func testTTL(t *testing.T, l *lab.Lab) {
 				got = append(got, d.IPv4[0].TTL)
 			}
 		}
-		equal(t, "TTL of what arrived from "+string(sender), []uint8{ttl}, got)
+		equal(t, "TTL of what arrived from "+string(sender), []uint8{uint8(modeOf(l).ttl(ttl))}, got)
 	}
-	for ttl, answers := range map[int][]netip.Addr{
-		1: {h1.Gateway()},
-		2: {h2.Gateway(), h2.Addr, h2.Subnet.Addr()}, // whichever of its addresses the kernel chooses
-	} {
+	near, far := []netip.Addr{h1.Gateway()}, []netip.Addr{h2.Gateway(), h2.Addr, h2.Subnet.Addr()} // whichever the kernel chooses
+	hops := map[int][]netip.Addr{1: near, 2: far}
+	if modeOf(l).copied() == 1 {
+		hops = map[int][]netip.Addr{1: near, 2: near, 3: far, 4: far}
+	}
+	for ttl, answers := range hops {
 		t.Run(fmt.Sprint("TTL ", ttl), func(t *testing.T) {
 			c := capture(t, from.NS, "eth0")
 			out, _ := from.NS.Run(t.Context(), "ping", "-c", "1", "-W", "5", "-t", fmt.Sprint(ttl), to.Addr.String())

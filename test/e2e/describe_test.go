@@ -7,6 +7,7 @@ package e2e
 import (
 	"fmt"
 	"net/netip"
+	"slices"
 	"testing"
 
 	"github.com/gopacket/gopacket"
@@ -88,12 +89,27 @@ func inNetwork(addr []byte) bool {
 	return ok && lab.Network.Contains(a.Unmap())
 }
 
-// verify checks every checksum.
+// verify checks every checksum, and tells of the first packet with a wrong one.
 func verify(t *testing.T, where string, packets []lab.Packet) {
 	t.Helper()
 	for _, p := range packets {
-		if err := lab.VerifyChecksums(p); err != nil {
+		if err := lab.VerifyChecksums(finished(p)); err != nil {
 			t.Errorf("%s: %s: %v", where, lab.Summary(p), err)
+			return
 		}
 	}
+}
+
+// finished is a packet without the checksum of its outer UDP header, where a NIC
+// would have filled that in, alone or for each segment.
+func finished(p lab.Packet) lab.Packet {
+	const outerUDP = 14 + 20
+	d := lab.Decode(p)
+	if !p.Partial || len(d.IPv4) < 2 || len(d.UDP) == 0 || d.UDP[0].Checksum == 0 {
+		return p
+	}
+	p.Data = slices.Clone(p.Data)
+	clear(p.Data[outerUDP+6 : outerUDP+8])
+	p.Partial = p.CsumStart != outerUDP // that was it
+	return p
 }

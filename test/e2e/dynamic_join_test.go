@@ -71,7 +71,7 @@ func join(t *testing.T, l *lab.Lab, c *clientv3.Client, h *lab.Host, subnet neti
 	since := time.Now()
 	all := leases(t, c)
 	for _, h := range l.Hosts {
-		t.Logf("%s follows the join after %v", h.Name, waitView(t, h, wantView(h, all...), since, followLimit))
+		t.Logf("%s follows the join after %v", h.Name, waitView(t, h, wantView(l, h, all...), since, followLimit))
 	}
 	until(t, "subnet.env follows", func() (bool, error) {
 		want := store.SubnetEnv{Network: lab.Network, Subnet: subnet, MTU: l.Options.ContainerMTU()}
@@ -93,7 +93,7 @@ func leave(t *testing.T, l *lab.Lab, c *clientv3.Client, h *lab.Host) {
 	all := leases(t, c)
 	for _, other := range l.Hosts {
 		if other != h {
-			t.Logf("%s follows the leave after %v", other.Name, waitView(t, other, wantView(other, all...), since, followLimit))
+			t.Logf("%s follows the leave after %v", other.Name, waitView(t, other, wantView(l, other, all...), since, followLimit))
 		}
 	}
 }

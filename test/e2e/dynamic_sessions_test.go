@@ -100,7 +100,7 @@ func (n networkChange) make(t *testing.T, l *lab.Lab, c *clientv3.Client) time.D
 	}
 	network := networkOf(t, n.config)
 	for _, h := range l.Hosts {
-		waitView(t, h, wantView(h, leases(t, c)...), since, timeout)
+		waitView(t, h, wantView(l, h, leases(t, c)...), since, timeout)
 		waitProblems(t, h)
 		until(t, "subnet.env of "+h.Name+" says so", func() (bool, error) {
 			return subnetEnv(t, h) == store.SubnetEnv{Network: network.Network, Subnet: h.Subnet, MTU: n.mtu}, nil

@@ -134,7 +134,7 @@ func waitEtcd(t *testing.T, l *lab.Lab, c *clientv3.Client) time.Duration {
 	})
 	all := leases(t, c)
 	for _, h := range l.Hosts {
-		waitView(t, h, wantView(h, all...), since, timeout)
+		waitView(t, h, wantView(l, h, all...), since, timeout)
 	}
 	return time.Since(since)
 }

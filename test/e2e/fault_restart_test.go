@@ -5,6 +5,7 @@
 package e2e
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 	"testing"
@@ -146,8 +147,8 @@ type datapath struct {
 	Maps     map[string]ebpf.MapID
 	Links    map[string]link.ID
 	Programs map[string]ebpf.ProgramID // by link
-	Overlay  string                    // MAC of bpfnet0
-	Ifindex  int                       // of bpfnet0
+	Overlay  string                    // MAC of the overlay device
+	Ifindex  int                       // of the overlay device
 	File     uint64                    // inode of subnet.env
 	Hosts    map[uint32]string
 	Routes   []string
@@ -179,12 +180,15 @@ func datapathOf(t *testing.T, h *lab.Host) datapath {
 	noError(t, unix.Stat(h.SubnetFile(), &file))
 	d.File = file.Ino
 	noError(t, h.NS.Do(func() error {
-		overlay, err := netlink.LinkByName(kernel.OverlayName)
-		if err == nil {
+		overlay, err := overlayLink()
+		if overlay != nil {
 			d.Overlay, d.Ifindex = overlay.Attrs().HardwareAddr.String(), overlay.Attrs().Index
 		}
 		return err
 	}))
+	if len(d.Maps) == 0 {
+		return d
+	}
 	set, err := h.Maps()
 	noError(t, err)
 	hosts, err := set.Hosts.All()
@@ -199,6 +203,17 @@ func datapathOf(t *testing.T, h *lab.Host) datapath {
 	}
 	noError(t, set.Close())
 	return d
+}
+
+// overlayLink is the overlay device of the calling thread's namespace; nil where there is none.
+func overlayLink() (netlink.Link, error) {
+	for _, name := range []string{kernel.OverlayName, kernel.TUNName} {
+		link, err := netlink.LinkByName(name)
+		if !errors.As(err, new(netlink.LinkNotFoundError)) {
+			return link, err
+		}
+	}
+	return nil, nil
 }
 
 // waitAttached waits until a host has its programs where they belong, each

@@ -54,7 +54,7 @@ func (m *meddled) unnoticed(t *testing.T, meddle func()) {
 	t.Helper()
 	there := startFlow(t, m.h1.Containers[0], m.h2.Containers[0], time.Millisecond)
 	meddle()
-	t.Logf("mended after %v", waitView(t, m.h1, wantView(m.h1, leases(t, m.c)...), time.Now(), timeout))
+	t.Logf("mended after %v", waitView(t, m.h1, wantView(m.Lab, m.h1, leases(t, m.c)...), time.Now(), timeout))
 	waitProblems(t, m.h1)
 	there.more(10)
 	there.intact()

@@ -23,6 +23,7 @@ import (
 
 	"github.com/bpfnet/bpfnet/bpf"
 	kernel "github.com/bpfnet/bpfnet/controlplane/dataplane/netlink"
+	"github.com/bpfnet/bpfnet/controlplane/node"
 	"github.com/bpfnet/bpfnet/controlplane/store"
 	"github.com/bpfnet/bpfnet/controlplane/topology"
 	"github.com/bpfnet/bpfnet/maps"
@@ -55,6 +56,9 @@ func viewOf(h *lab.Host) (view, error) {
 	v := newView()
 	err := h.NS.Do(v.readKernel)
 	set, e := h.Maps()
+	if errors.Is(e, maps.ErrNoDatapath) { // nor has a view with maps been asked for, or it differs
+		return v, err
+	}
 	if err = errors.Join(err, e); err != nil {
 		return v, err
 	}
@@ -137,22 +141,22 @@ func hostWords(h maps.Host) string {
 
 // wantView is the view of a host whose peers hold these leases. Of two with one
 // VTEP MAC, the second keeps it.
-func wantView(h *lab.Host, leases ...store.Lease) view {
+func wantView(l *lab.Lab, h *lab.Host, leases ...store.Lease) view {
 	v := newView()
 	v.MapRoutes[h.Subnet.String()] = "self"
 	v.Hosts = 1
 	var own topology.MAC
-	for _, l := range leases {
-		if l.PublicIP == h.Addr {
-			own = l.MAC
+	for _, lease := range leases {
+		if lease.PublicIP == h.Addr {
+			own = lease.MAC
 			continue
 		}
 		v.Hosts++
-		subnet, first, at := l.Subnet.String(), l.Subnet.Addr().String(), l.PublicIP.String()
+		subnet, first, at := lease.Subnet.String(), lease.Subnet.Addr().String(), lease.PublicIP.String()
 		v.MapNodes[at] = at
-		switch l.Backend {
+		switch lease.Backend {
 		case topology.EncapVXLAN:
-			mac := l.MAC.String()
+			mac := lease.MAC.String()
 			v.Routes[subnet] = fmt.Sprintf("via %s dev %s", first, kernel.OverlayName)
 			v.Neighbours[first], v.FDB[mac] = mac, at
 			v.MapRoutes[subnet] = at + " 50 " + mac
@@ -162,11 +166,22 @@ func wantView(h *lab.Host, leases ...store.Lease) view {
 			v.Routes[subnet] = fmt.Sprintf("via %s dev %s", at, lab.Uplink)
 			v.MapRoutes[subnet] = at + " 0"
 		default:
-			v.Routes[subnet] = fmt.Sprintf("via %s dev %s", at, kernel.OverlayName)
-			v.MapRoutes[subnet] = at + " " + strconv.Itoa(map[topology.Encap]int{topology.EncapIPIP: 20, topology.EncapUDP: 28}[l.Backend])
+			v.Routes[subnet] = fmt.Sprintf("via %s dev %s", at, mode{l.Options.Dataplane, lease.Backend}.device())
+			v.MapRoutes[subnet] = at + " " + strconv.Itoa(map[topology.Encap]int{topology.EncapIPIP: 20, topology.EncapUDP: 28}[lease.Backend])
 		}
 	}
+	if l.Options.Dataplane == node.Netlink {
+		v.forgetMaps()
+	}
 	return v
+}
+
+// forgetMaps leaves the kernel's tables alone, as where no datapath is.
+func (v *view) forgetMaps() {
+	for _, m := range []map[string]string{v.MapRoutes, v.MapNodes, v.MapNeigh, v.MapFDB} {
+		clear(m)
+	}
+	v.Hosts = 0
 }
 
 // waitView waits until a host's view is the wanted one, no longer than limit

@@ -18,6 +18,7 @@ import (
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"google.golang.org/grpc"
 
+	"github.com/bpfnet/bpfnet/controlplane/node"
 	"github.com/bpfnet/bpfnet/test/lab"
 )
 
@@ -41,6 +42,9 @@ func up(t *testing.T, change func(*lab.Options)) *lab.Lab {
 	}
 	l, err := lab.Up(t.Context(), o)
 	noError(t, err)
+	for _, h := range l.Hosts {
+		rfcPorts(t, h)
+	}
 	t.Cleanup(func() {
 		if t.Failed() {
 			logDaemons(t, l)
@@ -74,12 +78,13 @@ func learn(t *testing.T, h *lab.Host) {
 	waitEndpoints(t, h, len(h.Containers))
 }
 
-// waitEndpoints waits until a host's daemon knows that many of its containers' addresses.
+// waitEndpoints waits until a host's daemon knows that many of its containers'
+// addresses. Where the kernel's devices carry them, the kernel alone has to.
 func waitEndpoints(t *testing.T, h *lab.Host, endpoints int) {
 	t.Helper()
 	until(t, fmt.Sprintf("%d containers of %s are known", endpoints, h.Name), func() (bool, error) {
 		s, err := h.DaemonStatus(t.Context())
-		return err == nil && s.Endpoints == endpoints, err
+		return err == nil && (s.Endpoints == endpoints || s.Dataplane == node.Netlink), err
 	})
 }
 

@@ -10,6 +10,10 @@ import (
 	"testing"
 	"time"
 
+	"github.com/vishvananda/netlink"
+
+	kernel "github.com/bpfnet/bpfnet/controlplane/dataplane/netlink"
+	"github.com/bpfnet/bpfnet/controlplane/node"
 	"github.com/bpfnet/bpfnet/controlplane/topology"
 	"github.com/bpfnet/bpfnet/test/lab"
 )
@@ -17,32 +21,50 @@ import (
 // TestKernelTables: people who look with ip and bridge see the peers as flannel
 // would have set them up (SCENARIOS A1, A4, A5; topology as TestOverlay).
 func TestKernelTables(t *testing.T) {
-	forEach(t, backends, nil, func(t *testing.T, l *lab.Lab) {
+	forEach(t, allModes, nil, func(t *testing.T, l *lab.Lab) {
 		h1, h2 := l.Hosts[0], l.Hosts[1]
 		routes := map[topology.Encap]string{
 			topology.EncapVXLAN: "172.246.0.0/24 via 172.246.0.0 dev bpfnet0 onlink",
 			topology.EncapIPIP:  "172.246.0.0/24 via 192.168.32.246 dev bpfnet0 onlink",
-			topology.EncapUDP:   "172.246.0.0/24 via 192.168.32.246 dev bpfnet0 onlink",
+			topology.EncapUDP:   "172.246.0.0/24 via 192.168.32.246 dev " + modeOf(l).device() + " onlink",
 			topology.EncapNone:  "172.246.0.0/24 via 192.168.32.246 dev eth0 onlink",
 		}
+		equal(t, "overlay devices", wantDevices[modeOf(l).device()], overlayDevices(t, h1))
+		equal(t, "programs", wantAttached(l, h1, "tcx"), attached(t, h1))
 		equal(t, "routes", []string{routes[l.Options.Backend]}, lines(run(t, h1.NS, "ip", "route", "show", "proto", "98")))
 		if l.Options.Backend == topology.EncapNone {
-			if out, err := h1.NS.Run(t.Context(), "ip", "link", "show", "bpfnet0"); err == nil {
-				t.Errorf("host-gw needs no overlay device: %s", out)
-			}
 			return
 		}
-		if out := run(t, h1.NS, "ip", "-o", "-4", "address", "show", "dev", "bpfnet0"); !strings.Contains(out, " inet 172.245.0.0/32 ") {
-			t.Errorf("bpfnet0 has another address: %s", out)
+		device := modeOf(l).device()
+		if out := run(t, h1.NS, "ip", "-o", "-4", "address", "show", "dev", device); !strings.Contains(out, " inet 172.245.0.0/32 ") {
+			t.Errorf("%s has another address: %s", device, out)
 		}
-		link := run(t, h1.NS, "ip", "-d", "link", "show", "bpfnet0")
+		link := run(t, h1.NS, "ip", "-d", "link", "show", device)
 		if want := fmt.Sprintf(" mtu %d ", l.Options.ContainerMTU()); !strings.Contains(link, want) {
-			t.Errorf("bpfnet0 is not%s:\n%s", want, link)
+			t.Errorf("%s is not%s:\n%s", device, want, link)
 		}
 		if l.Options.Backend == topology.EncapVXLAN {
 			checkVTEP(t, h1, h2, link)
 		}
 	})
+}
+
+// wantDevices are the links that stand where that is the overlay device: a veth has another end.
+var wantDevices = map[string][]string{"": nil, "bpfnet0": {"bpfnet0"}, "bpfnet-tun": {"bpfnet-tun"}}
+
+// overlayDevices are the links of a host that are named as ours, without the veth's other end.
+func overlayDevices(t *testing.T, h *lab.Host) (names []string) {
+	t.Helper()
+	noError(t, h.NS.Do(func() error {
+		links, err := netlink.LinkList()
+		for _, link := range links {
+			if name := link.Attrs().Name; kernel.IsOverlay(name) && name != kernel.OverlayPeerName {
+				names = append(names, name)
+			}
+		}
+		return err
+	}))
+	return names
 }
 
 // checkVTEP holds the kernel's own entries for the peer's VTEP to what A4 and A5 show.
@@ -71,7 +93,12 @@ func lines(out string) (all []string) {
 // no VTEP is asked for on the wire nor on bpfnet0, and nothing is learned
 // from what arrives.
 func TestNoARPForVTEPs(t *testing.T) {
-	l := up(t, nil)
+	for _, m := range []mode{{node.EBPF, topology.EncapVXLAN}, {node.Netlink, topology.EncapVXLAN}} {
+		t.Run(m.String(), func(t *testing.T) { testNoARPForVTEPs(t, up(t, m.in(nil))) })
+	}
+}
+
+func testNoARPForVTEPs(t *testing.T, l *lab.Lab) {
 	h1, h2 := l.Hosts[0], l.Hosts[1]
 	wire := []*lab.Capture{capture(t, h1.NS, lab.Uplink), capture(t, h2.NS, lab.Uplink)}
 	startDaemons(t, l)

@@ -101,14 +101,16 @@ func TestMapsDump(t *testing.T) {
 	}
 }
 
-func ifindex(t *testing.T, h *lab.Host, iface string) (index int) {
+func ifindex(t *testing.T, h *lab.Host, iface string) int {
 	t.Helper()
-	noError(t, h.NS.Do(func() error {
-		link, err := netlink.LinkByName(iface)
-		if err == nil {
-			index = link.Attrs().Index
-		}
+	return linkOf(t, h, iface).Attrs().Index
+}
+
+func linkOf(t *testing.T, h *lab.Host, iface string) (link netlink.Link) {
+	t.Helper()
+	noError(t, h.NS.Do(func() (err error) {
+		link, err = netlink.LinkByName(iface)
 		return err
 	}))
-	return index
+	return link
 }

@@ -20,7 +20,7 @@ import (
 // is too big for the overlay (topology as TestOverlay). With DF the host answers
 // with the MTU that fits, to the byte; without it, the host cuts.
 func TestMTU(t *testing.T) {
-	forEach(t, backends, nil, func(t *testing.T, l *lab.Lab) {
+	forEach(t, allModes, nil, func(t *testing.T, l *lab.Lab) {
 		h1, h2 := l.Hosts[0], l.Hosts[1]
 		widen(t, h1)
 		mtu := l.Options.ContainerMTU()

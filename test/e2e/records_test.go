@@ -20,7 +20,7 @@ import (
 // subnet.env, byte by byte with what flannel writes there (SCENARIOS B1, B4;
 // topology as TestOverlay).
 func TestRecords(t *testing.T) {
-	forEach(t, backends, nil, func(t *testing.T, l *lab.Lab) {
+	forEach(t, allModes, nil, func(t *testing.T, l *lab.Lab) {
 		backend := l.Options.Backend
 		data := map[topology.Encap]string{
 			topology.EncapVXLAN: `,"BackendType":"vxlan","BackendData":{"VNI":1,"VtepMAC":"%s"}}`,

@@ -20,7 +20,7 @@ var switchable = []topology.Encap{topology.EncapVXLAN, topology.EncapUDP, topolo
 //
 //	as in TestRestart
 func TestSwitchDataplane(t *testing.T) {
-	forEach(t, switchable, nil, func(t *testing.T, l *lab.Lab) {
+	forEach(t, modesOf(node.EBPF, switchable...), nil, func(t *testing.T, l *lab.Lab) {
 		there, back := crossing(t, l.Hosts[0], l.Hosts[1])
 		for range 3 {
 			for _, d := range []node.Dataplane{node.Netlink, node.EBPF} {
@@ -43,7 +43,7 @@ func TestSwitchDataplane(t *testing.T) {
 // the other flag. A udp network is not among them: its netlink dataplane is the
 // daemon itself.
 func TestSwitchByRestart(t *testing.T) {
-	forEach(t, []topology.Encap{topology.EncapVXLAN, topology.EncapNone}, nil, func(t *testing.T, l *lab.Lab) {
+	forEach(t, modesOf(node.EBPF, topology.EncapVXLAN, topology.EncapNone), nil, func(t *testing.T, l *lab.Lab) {
 		there, back := crossing(t, l.Hosts[0], l.Hosts[1])
 		for _, d := range []node.Dataplane{node.Netlink, node.EBPF} {
 			for _, h := range l.Hosts[1:] { // the first serves etcd

@@ -28,20 +28,21 @@ func routed(o *lab.Options) { o.Underlay = lab.Routed }
 //
 // The router takes one off the outer TTL alone.
 func TestRoutedUnderlay(t *testing.T) {
-	forEach(t, tunnels, routed, func(t *testing.T, l *lab.Lab) {
+	forEach(t, but(topology.EncapNone, allModes), routed, func(t *testing.T, l *lab.Lab) {
 		testPaths(t, l)
 		h1, h2 := l.Hosts[0], l.Hosts[1]
 		arrived := capture(t, h2.NS, lab.Uplink)
-		if ttl := ping(t, h1.Containers[0].NS, h2.Containers[0].Addr, lab.PingOptions{Count: 1}); ttl != 62 {
-			t.Errorf("TTL %d, want 62", ttl)
+		if ttl := ping(t, h1.Containers[0].NS, h2.Containers[0].Addr, lab.PingOptions{Count: 1}); ttl != modeOf(l).ttl(62) {
+			t.Errorf("TTL %d, want %d", ttl, modeOf(l).ttl(62))
 		}
+		inner := uint8(63 - modeOf(l).copied())
 		outer := map[topology.Encap]uint8{topology.EncapVXLAN: 63, topology.EncapIPIP: 62, topology.EncapUDP: 63}
 		packets := traffic(stop(t, arrived))
 		verify(t, h2.Name, packets)
 		for _, p := range packets {
 			d := lab.Decode(p)
-			if !p.Outgoing && (d.IPv4[0].TTL != outer[l.Options.Backend] || d.IPv4[1].TTL != 63) {
-				t.Errorf("outer TTL %d, want %d, inner TTL %d, want 63", d.IPv4[0].TTL, outer[l.Options.Backend], d.IPv4[1].TTL)
+			if !p.Outgoing && (d.IPv4[0].TTL != outer[l.Options.Backend] || d.IPv4[1].TTL != inner) {
+				t.Errorf("outer TTL %d, want %d, inner TTL %d, want %d", d.IPv4[0].TTL, outer[l.Options.Backend], d.IPv4[1].TTL, inner)
 			}
 		}
 	})
@@ -119,7 +120,7 @@ func TestDirectRouting(t *testing.T) {
 //	  172.245.0.2 dev vethc1, 172.245.0.3 dev vethc2
 //	        h1 192.168.32.245 ── wire ── h2 192.168.32.246 likewise
 func TestRoutedLinks(t *testing.T) {
-	forEach(t, backends, func(o *lab.Options) { o.Wiring = lab.PerLink }, func(t *testing.T, l *lab.Lab) {
+	forEach(t, allModes, func(o *lab.Options) { o.Wiring = lab.PerLink }, func(t *testing.T, l *lab.Lab) {
 		h1, h2 := l.Hosts[0], l.Hosts[1]
 		equal(t, "programs on h1", wantAttached(l, h1, "tcx"), attached(t, h1))
 		c1, c2, remote := h1.Containers[0], h1.Containers[1], h2.Containers[0]
@@ -144,8 +145,12 @@ func TestRoutedLinks(t *testing.T) {
 				const count = 5
 				expectCounters(t, l, count, test.want, func() {
 					ttl := ping(t, test.from, test.to.Addr, lab.PingOptions{Count: count, Interval: time.Millisecond})
-					if ttl != test.ttl {
-						t.Errorf("TTL %d, want %d", ttl, test.ttl)
+					want := test.ttl
+					if test.to == remote {
+						want = modeOf(l).ttl(want)
+					}
+					if ttl != want {
+						t.Errorf("TTL %d, want %d", ttl, want)
 					}
 				})
 			})

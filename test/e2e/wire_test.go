@@ -21,6 +21,12 @@ import (
 // everybody has, and compares the request and the reply on the wire between
 // the hosts with what the kernel's own tunnels send (SCENARIOS A1, A2, A4).
 func testWire(t *testing.T, l *lab.Lab) {
+	if modeOf(l).outerChecksum() {
+		for _, h := range l.Hosts {
+			setChecksumOffload(t, h, lab.Uplink, false) // for the capture to hold them
+			defer setChecksumOffload(t, h, lab.Uplink, true)
+		}
+	}
 	for _, test := range []struct {
 		args            []string
 		request, reply  inner
@@ -41,9 +47,10 @@ func testWire(t *testing.T, l *lab.Lab) {
 			request, reply := pingOnWire(t, l, from.NS, to.Addr, test.args...)
 			in := test.request
 			in.src, in.dst, in.icmp, in.length = from.Addr, to.Addr, "EchoRequest", test.bytes-14
+			in.ttl -= modeOf(l).copied()
 			equal(t, "request", wireLines(t, l, h1, h2, in, test.outerTOS), describe(request))
 			// The kernel answers by the TOS it was asked by, and leaves fragmenting to the routers.
-			in = inner{src: to.Addr, dst: from.Addr, icmp: "EchoReply", length: in.length, ttl: 63, tos: in.tos}
+			in = inner{src: to.Addr, dst: from.Addr, icmp: "EchoReply", length: in.length, ttl: 63 - modeOf(l).copied(), tos: in.tos}
 			equal(t, "reply", wireLines(t, l, h2, h1, in, test.outerTOS), describe(reply))
 			if pattern := summaries[l.Options.Backend]; !regexp.MustCompile(pattern).MatchString(lab.Summary(reply)) {
 				t.Errorf("tcpdump's line is %q, want %s", lab.Summary(reply), pattern)
@@ -130,7 +137,7 @@ func wireLines(t *testing.T, l *lab.Lab, from, to *lab.Host, in inner, outerTOS 
 	case topology.EncapVXLAN:
 		lines = append(lines,
 			outer(64, false, layers.IPProtocolUDP),
-			udpLine("dynamic", 8472, in.length+30, false),
+			udpLine("dynamic", 8472, in.length+30, modeOf(l).outerChecksum()),
 			"VXLAN 0800000000000100", // I flag, VNI 1
 			fmt.Sprintf("Ethernet %s > %s IPv4", mac(t, from, "bpfnet0"), mac(t, to, "bpfnet0")))
 	case topology.EncapIPIP:
@@ -138,7 +145,7 @@ func wireLines(t *testing.T, l *lab.Lab, from, to *lab.Host, in inner, outerTOS 
 	case topology.EncapUDP:
 		lines = append(lines,
 			outer(64, true, layers.IPProtocolUDP),
-			udpLine("8285", 8285, in.length+8, false))
+			udpLine("8285", 8285, in.length+8, modeOf(l).outerChecksum()))
 	}
 	return append(lines,
 		ipLine(in.src, in.dst, in.ttl, in.tos, in.df, layers.IPProtocolICMPv4, in.length),

@@ -5,6 +5,7 @@
 package interop
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"hash/fnv"
@@ -29,10 +30,14 @@ const etcdURL = "http://192.168.32.1:2379"
 
 // mode is a backend as the network's config names it.
 type mode struct {
-	name    string
-	backend topology.Encap
-	options string // more of Backend's JSON, with its comma
+	name     string
+	backend  topology.Encap
+	options  string         // more of Backend's JSON, with its comma
+	onWire   topology.Encap // between the lab's hosts; the backend's own where it is ""
+	underlay lab.Underlay   // flat where it is ""
 }
+
+func (m mode) wire() topology.Encap { return cmp.Or(m.onWire, m.backend) }
 
 // modes are those that flanneld can serve on this kernel. flanneld's ipip needs
 // the kernel's; where that is missing, TestIPIPNeedsTheKernel says so.
@@ -49,8 +54,11 @@ func modes() []mode {
 }
 
 var (
-	ipip          = mode{name: "ipip", backend: topology.EncapIPIP}
-	directRouting = mode{name: "vxlan with DirectRouting", backend: topology.EncapVXLAN, options: `,"DirectRouting":true`}
+	ipip   = mode{name: "ipip", backend: topology.EncapIPIP}
+	direct = mode{
+		name: "vxlan with DirectRouting", backend: topology.EncapVXLAN, options: `,"DirectRouting":true`, onWire: topology.EncapNone}
+	acrossRouter = mode{
+		name: "vxlan with DirectRouting across a router", backend: topology.EncapVXLAN, options: `,"DirectRouting":true`, underlay: lab.Routed}
 )
 
 // agent is what runs on a node: bpfnet's daemon or flanneld.
@@ -108,6 +116,7 @@ func up(t *testing.T, m mode, dp dataplane, hosts int) *cluster {
 	fmt.Fprint(h, t.Name())
 	o.Name = fmt.Sprintf("interop%x", h.Sum64())
 	o.Hosts, o.Containers, o.Backend, o.Binary, o.Etcd = hosts, 1, m.backend, bpfnetBinary, etcdURL
+	o.Underlay = cmp.Or(m.underlay, lab.Flat)
 	l, err := lab.Up(t.Context(), o)
 	noError(t, err)
 	t.Cleanup(func() {

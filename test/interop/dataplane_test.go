@@ -19,15 +19,16 @@ type dataplane struct {
 	args []string
 }
 
-var dataplanes = []dataplane{
-	{"ebpf", []string{"--dataplane", "ebpf"}},
-	{"netlink", []string{"--dataplane", "netlink"}},
-}
+var (
+	ebpf       = dataplane{"ebpf", []string{"--dataplane", "ebpf"}}
+	kernels    = dataplane{"netlink", []string{"--dataplane", "netlink"}}
+	dataplanes = []dataplane{ebpf, kernels}
+)
 
 // matrix runs a test in each dataplane and each mode.
-func matrix(t *testing.T, test func(t *testing.T, m mode, dp dataplane)) {
+func matrix(t *testing.T, modes []mode, test func(t *testing.T, m mode, dp dataplane)) {
 	for _, dp := range dataplanes {
-		for _, m := range modes() {
+		for _, m := range modes {
 			t.Run(dp.name+"/"+m.name, func(t *testing.T) { test(t, m, dp) })
 		}
 	}
@@ -47,7 +48,7 @@ func TestIPIPNeedsTheKernel(t *testing.T) {
 	if kernelHasIPIP() {
 		return
 	}
-	f := up(t, ipip, dataplanes[0], 1).nodes[0].flanneld
+	f := up(t, ipip, kernels, 1).nodes[0].flanneld
 	err := f.tryStart(t)
 	if log := string(f.log(t)); !errors.Is(err, errEnded) || !strings.Contains(log, "operation not supported") {
 		t.Errorf("flanneld in ipip mode: %v\n%s", err, log)

@@ -15,7 +15,7 @@ const maxOutage = time.Second
 // TestMigration changes a cluster of two flanneld nodes to bpfnet, node by
 // node, and back, under traffic: no connection breaks.
 func TestMigration(t *testing.T) {
-	matrix(t, func(t *testing.T, m mode, dp dataplane) {
+	matrix(t, modes(), func(t *testing.T, m mode, dp dataplane) {
 		c := up(t, m, dp, 2)
 		h1, h2 := c.nodes[0], c.nodes[1]
 		h1.flanneld.start(t)
@@ -30,7 +30,7 @@ func TestMigration(t *testing.T) {
 		for _, n := range c.nodes {
 			x.during(t, n.Name+" from bpfnet to flanneld", func() {
 				n.bpfnet.stop(t)
-				n.cleanup(t)
+				n.cleanup(t, "--hand-over")
 				n.flanneld.start(t)
 			})
 		}
@@ -45,7 +45,7 @@ func TestMigration(t *testing.T) {
 }
 
 // cleanup takes our datapath off a node.
-func (n *node) cleanup(t *testing.T) {
+func (n *node) cleanup(t *testing.T, args ...string) {
 	t.Helper()
-	run(t, n.NS, bpfnetBinary, "cleanup", "--run-dir", n.Dir)
+	run(t, n.NS, append([]string{bpfnetBinary, "cleanup", "--run-dir", n.Dir}, args...)...)
 }

@@ -16,6 +16,7 @@ import (
 	"net/netip"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -66,19 +67,25 @@ func startTraffic(t *testing.T, a, b *node) *traffic {
 	return x
 }
 
-// during does something under traffic, and goes on until pings are answered
-// again. What it cost is known at the end.
+// during does something under traffic, and goes on until pings are answered and
+// TCP flows again. What it cost is known at the end.
 func (x *traffic) during(t *testing.T, name string, f func()) {
 	t.Helper()
 	s := step{name: name}
 	for i, p := range x.pings {
-		s.from[i] = p.Snapshot().Sent
+		s.from[i] = lastAnswered(p) + 1
 	}
 	start := time.Now()
 	f()
 	s.took = time.Since(start)
 	for i, p := range x.pings {
 		x.answered(t, i, p.Snapshot().Sent+20)
+	}
+	for i, stream := range x.streams {
+		arrived := stream.arrived.Load()
+		until(t, name+": TCP flows "+x.names[i], func() (bool, error) { return stream.arrived.Load() > arrived+streamChunk, nil })
+	}
+	for i, p := range x.pings {
 		s.to[i] = p.Snapshot().Sent
 	}
 	x.steps = append(x.steps, s)
@@ -90,8 +97,7 @@ func (x *traffic) answered(t *testing.T, i, seq int) {
 	tick := time.NewTicker(5 * time.Millisecond) // a snapshot copies all replies
 	defer tick.Stop()
 	for deadline := time.Now().Add(timeout); ; <-tick.C {
-		replies := x.pings[i].Snapshot().Replies
-		if n := len(replies); n > 0 && replies[n-1].Seq >= seq {
+		if lastAnswered(x.pings[i]) >= seq {
 			return
 		}
 		if time.Now().After(deadline) {
@@ -100,8 +106,17 @@ func (x *traffic) answered(t *testing.T, i, seq int) {
 	}
 }
 
+// lastAnswered is the sequence number of the ping answered last, -1 before the first.
+func lastAnswered(p *lab.Pinger) int {
+	replies := p.Snapshot().Replies
+	if len(replies) == 0 {
+		return -1
+	}
+	return replies[len(replies)-1].Seq
+}
+
 // outages ends the traffic. All connections have to have survived. It returns
-// what each step cost in each direction.
+// what each step cost in each direction, and what was lost besides.
 func (x *traffic) outages(t *testing.T) map[string][2]outage {
 	t.Helper()
 	x.end()
@@ -112,22 +127,25 @@ func (x *traffic) outages(t *testing.T) map[string][2]outage {
 		if r.Damaged > 0 || r.Duplicates > 0 {
 			t.Errorf("%s: %d replies damaged, %d twice", x.names[i], r.Damaged, r.Duplicates)
 		}
-		inSteps := 0
+		besides := outage{sent: r.Sent, lost: len(r.Lost)}
 		for _, s := range x.steps {
 			o := s.outage(i, r.Lost)
-			inSteps += o.lost
+			besides.lost -= o.lost
 			both := all[s.name]
 			both[i] = o
 			all[s.name] = both
 			t.Logf("%-40s %s: %d of %d pings lost, longest gap %v, step took %v", s.name, x.names[i], o.lost, o.sent,
 				o.gap.Round(time.Millisecond), s.took.Round(time.Millisecond))
 		}
-		if inSteps != len(r.Lost) {
-			t.Errorf("%s: %d pings lost between the steps", x.names[i], len(r.Lost)-inSteps)
-		}
+		both := all[betweenSteps]
+		both[i] = besides
+		all[betweenSteps] = both
 	}
 	return all
 }
+
+// betweenSteps is the name of what was lost while a test did nothing.
+const betweenSteps = "between the steps"
 
 // outage counts a step's losses. Pings are a millisecond apart, or more where
 // the machine is busy, so that a gap is at least as long as it says.
@@ -182,9 +200,12 @@ func connect(t *testing.T, from, to *lab.Container) (client, server net.Conn) {
 	return client, server
 }
 
-// stream is a TCP connection that carries 8 KiB every 5 ms one way.
+const streamChunk = 8 << 10 // bytes
+
+// stream is a TCP connection that carries a chunk every 5 ms one way.
 type stream struct {
 	client, server net.Conn
+	arrived        atomic.Int64 // bytes
 	cancel         context.CancelFunc
 	sent           chan account
 	received       chan account
@@ -206,10 +227,18 @@ func startStream(t *testing.T, from, to *lab.Container) *stream {
 	go func() { s.sent <- s.send(ctx) }()
 	go func() {
 		h := sha256.New()
-		n, err := io.Copy(h, s.server)
-		s.received <- accountOf(n, h, err)
+		_, err := io.Copy(io.MultiWriter(h, countWriter{&s.arrived}), s.server)
+		s.received <- accountOf(s.arrived.Load(), h, err)
 	}()
 	return s
+}
+
+// countWriter counts the bytes written to it.
+type countWriter struct{ n *atomic.Int64 }
+
+func (w countWriter) Write(b []byte) (int, error) {
+	w.n.Add(int64(len(b)))
+	return len(b), nil
 }
 
 func (s *stream) send(ctx context.Context) account {
@@ -219,7 +248,7 @@ func (s *stream) send(ctx context.Context) account {
 	defer tick.Stop()
 	var sent int64
 	for {
-		n, err := io.CopyN(s.client, source, 8<<10)
+		n, err := io.CopyN(s.client, source, streamChunk)
 		sent += n
 		if err != nil {
 			return accountOf(sent, h, err)

@@ -1,0 +1,61 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build root
+
+package interop
+
+import (
+	"context"
+	"strings"
+	"testing"
+
+	"github.com/bpfnet/bpfnet/test/lab"
+)
+
+// TestLeftByFlannel starts bpfnet where flanneld was killed, and h3 left while
+// nobody looked: nothing that flanneld has left may lead to it, and nothing to
+// h2 either once that leaves too.
+func TestLeftByFlannel(t *testing.T) {
+	matrix(t, append(modes(), direct), func(t *testing.T, m mode, dp dataplane) {
+		c := up(t, m, dp, 3)
+		h1, h2, h3 := c.nodes[0], c.nodes[1], c.nodes[2]
+		for _, n := range c.nodes {
+			n.flanneld.start(t)
+		}
+		meet(t, h1.container().NS, h2.container().Addr)
+		meet(t, h1.container().NS, h3.container().Addr)
+		macs := map[*node]string{h2: vtepMAC(t, c, h2), h3: vtepMAC(t, c, h3)}
+		h1.flanneld.kill(t)
+		h3.flanneld.stop(t)
+		c.remove(t, h3)
+		h1.bpfnet.start(t)
+		t.Logf("bpfnet after flanneld:\n%s", h1.tables(t))
+		h1.knowsNothingOf(t, h3, macs[h3])
+		h2.flanneld.stop(t)
+		c.remove(t, h2)
+		h1.knowsNothingOf(t, h2, macs[h2])
+	})
+}
+
+// knowsNothingOf waits until no table of a node's kernel leads to another.
+func (n *node) knowsNothingOf(t *testing.T, other *node, vtepMAC string) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), timeout)
+	defer cancel()
+	var tables string
+	err := lab.Until(ctx, n.Name+" knows nothing of "+other.Name, func() (bool, error) {
+		tables = n.tables(t)
+		return !strings.Contains(tables, other.Subnet.String()) && !strings.Contains(tables, other.Subnet.Addr().String()) &&
+			(vtepMAC == "" || !strings.Contains(tables, vtepMAC)), nil
+	})
+	if err != nil {
+		t.Errorf("%v:\n%s", err, tables)
+	}
+}
+
+// tables are the kernel's that packets to other nodes go by.
+func (n *node) tables(t *testing.T) string {
+	t.Helper()
+	return run(t, n.NS, "ip", "-4", "route", "show", "table", "all") + run(t, n.NS, "ip", "-4", "neigh", "show", "nud", "all") +
+		run(t, n.NS, "bridge", "fdb", "show")
+}

@@ -62,7 +62,8 @@ func newBenchCommand() *cobra.Command {
 	}
 	cmd.Flags().StringSliceVar(&modes, "modes", nil, "modes to measure (default all): "+namesOf(bench.Modes(), func(m bench.Mode) string { return m.Name }))
 	f.register(cmd)
-	cmd.AddCommand(newBenchAgentCommand(), newBenchServeCommand(), newBenchRunCommand())
+	cmd.AddCommand(newBenchAgentCommand(), newBenchServeCommand(), newBenchRunCommand(),
+		newBenchControlCommand(), newBenchEtcdCommand())
 	return cmd
 }
 
@@ -97,19 +98,27 @@ func (f *benchFlags) options(cmd *cobra.Command) (o bench.Options, err error) {
 
 // report measures and writes what was measured.
 func (f *benchFlags) report(cmd *cobra.Command, o bench.Options, run func(context.Context, bench.Options) (*bench.Report, error)) error {
+	r, err := withProgress(cmd, func(ctx context.Context, show func(bench.Step)) (*bench.Report, error) {
+		o.Progress = show
+		return run(ctx, o)
+	})
+	if err != nil {
+		return err
+	}
+	return f.output.write(cmd.OutOrStdout(), r)
+}
+
+// withProgress shows how far run is, and lets it clean up however it is interrupted.
+func withProgress[R any](cmd *cobra.Command, run func(context.Context, func(bench.Step)) (R, error)) (R, error) {
 	// A terminal that goes away is no reason not to clean up.
 	ctx, stop := signal.NotifyContext(cmd.Context(), syscall.SIGHUP)
 	defer stop()
 	outliveReader()
 	p := &progress{w: cmd.ErrOrStderr(), columns: columns(os.Stderr)}
-	o.Progress = p.show
-	r, err := run(ctx, o)
+	r, err := run(ctx, p.show)
 	p.end()
 	if ctx.Err() != nil {
-		return errors.New("interrupted, and all of it removed")
+		err = errors.New("interrupted, and all of it removed")
 	}
-	if err != nil {
-		return err
-	}
-	return f.output.write(cmd.OutOrStdout(), r)
+	return r, err
 }

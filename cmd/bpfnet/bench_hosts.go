@@ -111,13 +111,13 @@ func parseTargets(values []string, to string) ([]bench.Target, error) {
 			return nil, fmt.Errorf("--target %s is given twice", name)
 		}
 		seen[name] = true
-		all = append(all, bench.Target{Name: name, Addr: addr, Control: control(to, addr)})
+		all = append(all, bench.Target{Name: name, Addr: addr, Control: controlAt(to, addr)})
 	}
 	return all, nil
 }
 
-// control is where bench serve is reached: at to, if that is given.
-func control(to string, addr netip.Addr) string {
+// controlAt is where bench serve is reached: at to, if that is given.
+func controlAt(to string, addr netip.Addr) string {
 	if to == "" {
 		to = addr.String()
 	}

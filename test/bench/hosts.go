@@ -70,7 +70,7 @@ func RunTo(ctx context.Context, o Options, targets []Target) (r *Report, err err
 		return nil, err
 	}
 	r = &Report{Absent: []Absent{}}
-	if r.Machine, err = describeMachine(); err != nil {
+	if r.Machine, err = DescribeMachine(ctx); err != nil {
 		return nil, err
 	}
 	o.Loads, r.Absent = withoutUplink(o.Loads)

@@ -4,6 +4,7 @@ package bench
 
 import (
 	"bytes"
+	"context"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -41,8 +42,9 @@ var sysctls = []string{
 	"net/core/rps_sock_flow_entries", "net/ipv4/tcp_congestion_control", "net/ipv4/ip_early_demux", "kernel/bpf_stats_enabled",
 }
 
-// describeMachine is the machine, and the cores that a run will use.
-func describeMachine() (Machine, error) {
+// DescribeMachine is the machine, the cores that a run will use, and what others
+// do there just now.
+func DescribeMachine(ctx context.Context) (Machine, error) {
 	m := Machine{Time: time.Now().UTC().Truncate(time.Second), Arch: runtime.GOARCH, CPUs: runtime.NumCPU(), Governor: "none"}
 	var u unix.Utsname
 	if err := unix.Uname(&u); err != nil {
@@ -55,17 +57,18 @@ func describeMachine() (Machine, error) {
 	}
 	m.Cores = cores[:min(2, len(cores))]
 	m.CPU = cpuModel()
-	if g, err := readLine("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"); err == nil {
+	if g, failed := readLine("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"); failed == nil {
 		m.Governor = g
 	}
 	m.Mitigations = readDir("/sys/devices/system/cpu/vulnerabilities")
 	m.Sysctls = map[string]string{}
 	for _, name := range sysctls {
-		if v, err := readLine(filepath.Join("/proc/sys", name)); err == nil {
+		if v, failed := readLine(filepath.Join("/proc/sys", name)); failed == nil {
 			m.Sysctls[strings.ReplaceAll(name, "/", ".")] = v
 		}
 	}
-	return m, nil
+	m.Background, err = background(ctx, m.CPUs)
+	return m, err
 }
 
 // cpuModel is the first CPU's name, or its architecture's where it has none.

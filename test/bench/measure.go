@@ -71,7 +71,7 @@ func (w way) start(ctx context.Context, l Load) error {
 
 // observe lets a load get going and counts what it does in a time.
 func (w way) observe(ctx context.Context, l Load, d time.Duration) (client, server traffic.Count, err error) {
-	if err = sleep(ctx, warmUp(d)); err != nil {
+	if err = Sleep(ctx, warmUp(d)); err != nil {
 		return client, server, err
 	}
 	clientBefore, serverBefore, err := w.counts(ctx)
@@ -81,7 +81,7 @@ func (w way) observe(ctx context.Context, l Load, d time.Duration) (client, serv
 	// On a machine with other things to do an end may not get a CPU in a short time: that is no
 	// failure yet. What is counted is divided by the time that it took.
 	for limit := time.Now().Add(d + patience); ; {
-		if err = sleep(ctx, d); err != nil {
+		if err = Sleep(ctx, d); err != nil {
 			return client, server, err
 		}
 		client, server, err = w.counts(ctx)
@@ -116,7 +116,8 @@ func limited(ctx context.Context, f func(context.Context) error) error {
 	return f(ctx)
 }
 
-func sleep(ctx context.Context, d time.Duration) error {
+// Sleep waits, or returns the error of ctx.
+func Sleep(ctx context.Context, d time.Duration) error {
 	t := time.NewTimer(d)
 	defer t.Stop()
 	select {
@@ -133,7 +134,7 @@ func background(ctx context.Context, cpus int) (float64, error) {
 	if err != nil {
 		return 0, err
 	}
-	if err = sleep(ctx, machineRun); err != nil {
+	if err = Sleep(ctx, machineRun); err != nil {
 		return 0, err
 	}
 	after, err := traffic.ReadMachine()

@@ -21,10 +21,7 @@ type plan struct {
 }
 
 // run measures all, round by round, and fills the report.
-func (p *plan) run(ctx context.Context, r *Report) (err error) {
-	if r.Machine.Background, err = background(ctx, r.Machine.CPUs); err != nil {
-		return err
-	}
+func (p *plan) run(ctx context.Context, r *Report) error {
 	r.Machine.Rounds, r.Machine.Duration = p.Rounds, p.Duration.Seconds()
 	p.began = time.Now()
 	all := samples{}

@@ -47,7 +47,7 @@ func Run(ctx context.Context, o Options) (r *Report, err error) {
 		return nil, err
 	}
 	r = &Report{}
-	if r.Machine, err = describeMachine(); err != nil {
+	if r.Machine, err = DescribeMachine(ctx); err != nil {
 		return nil, err
 	}
 	var possible []Mode

@@ -77,23 +77,19 @@ func noneLeft(t *testing.T) {
 
 // TestLeftovers: what a run that crashed has left is no obstacle to the next one, one that runs is.
 func TestLeftovers(t *testing.T) {
-	modes, err := ModesNamed([]string{"host"})
-	if err != nil {
-		t.Fatal(err)
-	}
 	o := lab.Defaults()
 	o.Name, o.Containers = labName("host"), 0
 	l, err := lab.Up(t.Context(), o)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := clearSite(modes[0]); err == nil || !strings.Contains(err.Error(), "another bench is running") {
+	if err := ClearLab(o.Name); err == nil || !strings.Contains(err.Error(), "another bench is running") {
 		t.Errorf("error %v beside a bench that runs", err)
 	}
 	if err := l.Down(); err != nil {
 		t.Fatal(err)
 	}
-	if err := clearSite(modes[0]); err != nil {
+	if err := ClearLab(o.Name); err != nil {
 		t.Errorf("nothing left, but: %v", err)
 	}
 }

@@ -33,9 +33,9 @@ type site struct {
 // that crashed has left is found by the next one.
 func labName(mode string) string { return "bench" + strings.ReplaceAll(mode, "-", "") }
 
-// clearSite removes what a run that crashed has left.
-func clearSite(m Mode) error {
-	name := labName(m.Name)
+// ClearLab removes a lab that a run which crashed has left. One of a run that
+// goes on is an error.
+func ClearLab(name string) error {
 	l, err := lab.Open(name)
 	if errors.Is(err, lab.ErrNotUp) {
 		return nil
@@ -49,7 +49,7 @@ func clearSite(m Mode) error {
 // openSite makes a mode stand and proves that it is that mode. Where that
 // fails, nothing of it remains.
 func openSite(ctx context.Context, m Mode, binary string) (*site, error) {
-	if err := clearSite(m); err != nil {
+	if err := ClearLab(labName(m.Name)); err != nil {
 		return nil, err
 	}
 	o := lab.Defaults()

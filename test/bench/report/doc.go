@@ -5,20 +5,10 @@
 package report
 
 import (
-	"encoding/json"
-	"fmt"
 	"io"
 
 	"github.com/bpfnet/bpfnet/test/bench"
 )
 
 // JSON writes the report as it is.
-func JSON(w io.Writer, r *bench.Report) error {
-	enc := json.NewEncoder(w)
-	enc.SetIndent("", "  ")
-	enc.SetEscapeHTML(false)
-	if err := enc.Encode(r); err != nil {
-		return fmt.Errorf("write report: %w", err)
-	}
-	return nil
-}
+func JSON(w io.Writer, r *bench.Report) error { return writeJSON(w, r) }

@@ -18,6 +18,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/bpfnet/bpfnet/test/bench"
+	"github.com/bpfnet/bpfnet/test/bench/control"
 )
 
 var update = flag.Bool("update", false, "write the golden files anew")
@@ -59,19 +60,7 @@ func TestGolden(t *testing.T) {
 		if err := write(&b, sample()); err != nil {
 			t.Fatal(err)
 		}
-		path := filepath.Join("testdata", file)
-		if *update {
-			if err := os.WriteFile(path, b.Bytes(), 0o644); err != nil {
-				t.Fatal(err)
-			}
-		}
-		want, err := os.ReadFile(path)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if d := cmp.Diff(string(want), b.String()); d != "" {
-			t.Errorf("%s (-want +got; -update writes it anew):\n%s", file, d)
-		}
+		compareGolden(t, file, b.Bytes())
 	}
 }
 
@@ -143,5 +132,38 @@ func TestQuantity(t *testing.T) {
 		if got := quantity(test.v, test.unit); got != test.want {
 			t.Errorf("quantity(%v, %q) is %q, want %q", test.v, test.unit, got, test.want)
 		}
+	}
+}
+
+// TestControlGolden is TestGolden of the control plane's report.
+func TestControlGolden(t *testing.T) {
+	r := &control.Report{Machine: sample().Machine, Rate: 100, Changes: 1000, Results: []control.Result{{
+		Nodes: 100_000, FirstSync: 9_876_543 * time.Microsecond, Restart: 3 * time.Second, P50: 1_234 * time.Microsecond, P99: 9 * time.Millisecond,
+		Max: 12 * time.Millisecond, RSS: 400e6, PeakRSS: 512e6, Maps: 64e6, IdleCPU: 0.00123,
+	}}}
+	for file, write := range map[string]func(io.Writer, *control.Report) error{"control.json": ControlJSON, "control.table": ControlTable} {
+		var b bytes.Buffer
+		if err := write(&b, r); err != nil {
+			t.Fatal(err)
+		}
+		compareGolden(t, file, b.Bytes())
+	}
+}
+
+// compareGolden compares with a file of testdata.
+func compareGolden(t *testing.T, file string, got []byte) {
+	t.Helper()
+	path := filepath.Join("testdata", file)
+	if *update {
+		if err := os.WriteFile(path, got, 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if d := cmp.Diff(string(want), string(got)); d != "" {
+		t.Errorf("%s (-want +got; -update writes it anew):\n%s", file, d)
 	}
 }

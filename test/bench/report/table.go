@@ -62,7 +62,7 @@ var legend = []string{
 func about(r *bench.Report) []string {
 	m := r.Machine
 	lines := []string{
-		fmt.Sprintf("%s, %d CPUs, kernel %s, %s", m.CPU, m.CPUs, m.Kernel, m.Arch),
+		machineLine(m),
 		fmt.Sprintf("%s; %d rounds of %g s; pinned to CPUs %v; governor %s", m.Time.Format("2006-01-02 15:04 UTC"), m.Rounds, m.Duration,
 			m.Cores, m.Governor),
 	}

@@ -1,0 +1,168 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package control
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"syscall"
+	"time"
+
+	"github.com/cilium/ebpf"
+	"golang.org/x/sys/unix"
+
+	"github.com/bpfnet/bpfnet/controlplane/node"
+	"github.com/bpfnet/bpfnet/loader"
+	"github.com/bpfnet/bpfnet/test/lab"
+)
+
+const (
+	syncTimeout = 5 * time.Minute
+	stopTimeout = 30 * time.Second
+	look        = 2 * time.Millisecond // between two looks at whether the daemon is ready
+	spare       = 1000                 // map entries beside the cluster's
+)
+
+// daemon is the daemon under test.
+type daemon struct {
+	host *lab.Host
+	cmd  *exec.Cmd
+	log  bytes.Buffer
+}
+
+// startDaemon starts a daemon and returns once it serves that many peers, with
+// the time it took.
+func startDaemon(ctx context.Context, h *lab.Host, binary string, peers, room int) (d *daemon, took time.Duration, err error) {
+	entries := strconv.Itoa(room + spare)
+	d = &daemon{host: h, cmd: exec.Command(binary, "daemon",
+		"--run-dir", h.Dir, "--subnet-file", h.SubnetFile(), "--iface", lab.Uplink, "--etcd-endpoints", etcdURL,
+		"--max-hosts", entries, "--max-neighbours", entries)}
+	d.cmd.Stdout, d.cmd.Stderr = &d.log, &d.log
+	d.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // ctrl-c is for who measures
+	began := time.Now()
+	if err = h.NS.Do(d.cmd.Start); err != nil {
+		return nil, 0, fmt.Errorf("start daemon: %w", err)
+	}
+	if err = d.ready(ctx); err != nil {
+		return nil, 0, errors.Join(err, d.stop())
+	}
+	took = time.Since(began)
+	s, err := node.FetchStatus(ctx, h.Dir)
+	if err == nil && len(s.Peers) != peers {
+		err = fmt.Errorf("daemon serves %d peers, want %d; problems: %v", len(s.Peers), peers, s.Problems)
+	}
+	if err != nil {
+		return nil, 0, errors.Join(err, d.stop())
+	}
+	return d, took, nil
+}
+
+// ready waits for the first synchronisation.
+func (d *daemon) ready(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, syncTimeout)
+	defer cancel()
+	tick := time.NewTicker(look)
+	defer tick.Stop()
+	for {
+		if s, err := node.FetchStatus(ctx, d.host.Dir); err == nil && s.Ready {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("wait for the daemon's first synchronisation: %w; it says: %s", ctx.Err(), d.lastLog())
+		case <-tick.C:
+		}
+	}
+}
+
+// lastLog is what the daemon said last. Only for when it has ended or is given up.
+func (d *daemon) lastLog() string {
+	_ = d.cmd.Process.Kill() // it is given up
+	_ = d.cmd.Wait()         // and its log complete
+	lines := bytes.Split(bytes.TrimSpace(d.log.Bytes()), []byte("\n"))
+	return string(lines[len(lines)-1])
+}
+
+// stop ends the daemon; that it has ended is no error.
+func (d *daemon) stop() error {
+	if d.cmd.ProcessState != nil {
+		return nil
+	}
+	kill := time.AfterFunc(stopTimeout, func() { _ = d.cmd.Process.Kill() })
+	defer kill.Stop()
+	err := d.cmd.Process.Signal(syscall.SIGTERM)
+	if e := d.cmd.Wait(); e != nil {
+		err = errors.Join(err, fmt.Errorf("stop daemon: %w", e))
+	}
+	return err
+}
+
+// memory is the daemon's resident set, now and at most, in bytes.
+func (d *daemon) memory() (rss, peak uint64, err error) {
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", d.cmd.Process.Pid))
+	if err != nil {
+		return 0, 0, fmt.Errorf("read the daemon's memory: %w", err)
+	}
+	if rss, err = statusBytes(b, "VmRSS:"); err != nil {
+		return 0, 0, err
+	}
+	peak, err = statusBytes(b, "VmHWM:")
+	return rss, peak, err
+}
+
+// statusBytes reads a size from /proc/PID/status (proc_pid_status(5)).
+func statusBytes(status []byte, field string) (uint64, error) {
+	for line := range bytes.Lines(status) {
+		f := bytes.Fields(line)
+		if len(f) == 3 && string(f[0]) == field && string(f[2]) == "kB" {
+			kb, err := strconv.ParseUint(string(f[1]), 10, 54)
+			return kb << 10, err
+		}
+	}
+	return 0, fmt.Errorf("malformed /proc/PID/status: no %s", field)
+}
+
+// cpu is the CPU time that the daemon has spent.
+func (d *daemon) cpu() (time.Duration, error) {
+	// The clock of another process's CPU time, as clock_getcpuclockid(3) names it.
+	clock := ^int32(d.cmd.Process.Pid)<<3 | 2
+	var ts unix.Timespec
+	if err := unix.ClockGettime(clock, &ts); err != nil {
+		return 0, fmt.Errorf("read the daemon's CPU time: %w", err)
+	}
+	return time.Duration(ts.Nano()), nil
+}
+
+// mapMemory is what the kernel holds for the datapath's maps, bytes.
+func mapMemory(h *lab.Host) (sum uint64, err error) {
+	dir, err := loader.PinDir(h.Dir)
+	if err != nil {
+		return 0, err
+	}
+	pins, err := filepath.Glob(filepath.Join(dir, "maps", "*"))
+	if err != nil {
+		return 0, err
+	}
+	for _, pin := range pins {
+		m, err := ebpf.LoadPinnedMap(pin, nil)
+		if err != nil {
+			return 0, fmt.Errorf("open map %s: %w", pin, err)
+		}
+		info, err := m.Info()
+		if err == nil {
+			if n, ok := info.Memlock(); ok {
+				sum += n
+			}
+		}
+		if err = errors.Join(err, m.Close()); err != nil {
+			return 0, fmt.Errorf("read size of map %s: %w", pin, err)
+		}
+	}
+	return sum, nil
+}

@@ -1,0 +1,121 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package control
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/bpfnet/bpfnet/test/bench"
+	"github.com/bpfnet/bpfnet/test/lab"
+)
+
+const (
+	labName  = "benchcontrol"
+	calm     = 2 * time.Second // after the last change, before idleness is measured
+	idleness = 5 * time.Second
+)
+
+// Run measures the daemon in each cluster, one after another, and leaves nothing behind.
+func Run(ctx context.Context, o Options) (*Report, error) {
+	if err := o.Validate(); err != nil {
+		return nil, err
+	}
+	r := &Report{Rate: o.Rate, Changes: o.Changes}
+	var err error
+	if r.Machine, err = bench.DescribeMachine(ctx); err != nil {
+		return nil, err
+	}
+	for i, nodes := range o.Nodes {
+		step := func(text string) {
+			if o.Progress != nil {
+				o.Progress(bench.Step{Text: fmt.Sprintf("cluster %d of %d, %d nodes: %s", i+1, len(o.Nodes), nodes, text)})
+			}
+		}
+		result, err := runCluster(ctx, o, nodes, step)
+		if err != nil {
+			return nil, fmt.Errorf("%d nodes: %w", nodes, err)
+		}
+		r.Results = append(r.Results, result)
+	}
+	return r, nil
+}
+
+// runCluster measures in a lab of one host.
+func runCluster(ctx context.Context, o Options, nodes int, step func(string)) (r Result, err error) {
+	if err = bench.ClearLab(labName); err != nil {
+		return r, err
+	}
+	options := lab.Defaults()
+	options.Name, options.Hosts, options.Containers = labName, 1, 0
+	l, err := lab.Up(ctx, options)
+	if err != nil {
+		return r, err
+	}
+	defer func() { err = errors.Join(err, l.Down()) }()
+	h := l.Hosts[0]
+	step("putting their leases into etcd")
+	e, err := startEtcd(ctx, h.NS, o.Binary)
+	if err != nil {
+		return r, err
+	}
+	defer func() { err = errors.Join(err, e.close()) }()
+	if err = configure(ctx, e.Client); err != nil {
+		return r, err
+	}
+	if err = join(ctx, e.Client, 0, nodes); err != nil {
+		return r, err
+	}
+	return measure(ctx, o, h, e, nodes, step)
+}
+
+func measure(ctx context.Context, o Options, h *lab.Host, e *etcd, nodes int, step func(string)) (r Result, err error) {
+	r.Nodes = nodes
+	step("starting the daemon, and again")
+	room := nodes + o.Changes
+	var d *daemon
+	for _, took := range []*time.Duration{&r.FirstSync, &r.Restart} {
+		if d != nil {
+			if err = d.stop(); err != nil {
+				return r, err
+			}
+		}
+		if d, *took, err = startDaemon(ctx, h, o.Binary, nodes, room); err != nil {
+			return r, err
+		}
+	}
+	defer func() { err = errors.Join(err, d.stop()) }()
+	step(fmt.Sprintf("%d more join, %d a second", o.Changes, o.Rate))
+	took, err := joinAtRate(ctx, h, e.Client, nodes, o)
+	if err != nil {
+		return r, err
+	}
+	r.P50, r.P99, r.Max = quantile(took, 0.5), quantile(took, 0.99), took[len(took)-1]
+	step("idling")
+	if r.IdleCPU, err = d.idle(ctx); err != nil {
+		return r, err
+	}
+	if r.RSS, r.PeakRSS, err = d.memory(); err != nil {
+		return r, err
+	}
+	r.Maps, err = mapMemory(h)
+	return r, err
+}
+
+// idle is the share of a CPU that the daemon takes while nothing changes.
+func (d *daemon) idle(ctx context.Context) (float64, error) {
+	if err := bench.Sleep(ctx, calm); err != nil {
+		return 0, err
+	}
+	before, err := d.cpu()
+	if err != nil {
+		return 0, err
+	}
+	if err = bench.Sleep(ctx, idleness); err != nil {
+		return 0, err
+	}
+	after, err := d.cpu()
+	return (after - before).Seconds() / idleness.Seconds(), err
+}

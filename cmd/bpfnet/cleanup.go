@@ -11,6 +11,7 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
 
+	"github.com/bpfnet/bpfnet/controlplane/blackhole"
 	"github.com/bpfnet/bpfnet/controlplane/dataplane/netlink"
 	"github.com/bpfnet/bpfnet/controlplane/firewall"
 	"github.com/bpfnet/bpfnet/controlplane/node"
@@ -52,7 +53,7 @@ func cleanup(runDir string, handOver bool) error {
 	if handOver {
 		tables = netlink.HandOver
 	}
-	return errors.Join(loader.Cleanup(runDir), tables(), firewall.Remove(), removeRunDir(runDir))
+	return errors.Join(loader.Cleanup(runDir), tables(), firewall.Remove(), blackhole.Cleanup(), removeRunDir(runDir))
 }
 
 // removeRunDir removes what a daemon has made in its run directory, and the

@@ -3,6 +3,7 @@
 package main
 
 import (
+	"cmp"
 	"fmt"
 	"log/slog"
 	"net/netip"
@@ -113,7 +114,7 @@ func (f *daemonFlags) options(runDir string) (node.Options, error) {
 	if o.Underlay.PublicIP, err = nodeAddr("public-ip", f.publicIP, netip.Addr.Is4); err != nil {
 		return o, err
 	}
-	healthzIP, err := addrFlag("healthz-ip", f.healthzIP)
+	healthzIP, err := addrFlag("healthz-ip", cmp.Or(f.healthzIP, "0.0.0.0"))
 	if err != nil {
 		return o, err
 	}

@@ -32,7 +32,6 @@ type flanneldFlags struct {
 	healthzPort   uint16
 	firewall      firewallFlags
 	kubeSubnetMgr bool
-	blackhole     bool
 	verbosity     int
 	version       bool
 }
@@ -69,7 +68,7 @@ func (f *daemonFlags) registerFlanneld(flags *pflag.FlagSet) {
 	flags.BoolVar(&f.firewall.forwardRules, "iptables-forward-rules", true,
 		"have the FORWARD chain accept the network's packets")
 	flags.IntVar(&f.firewall.resync, "iptables-resync", 5, "put firewall rules back this often, in `seconds`")
-	flags.BoolVar(&f.blackhole, "ip-blackhole-route", false, "drop what is for an address of this node's subnet that no interface has")
+	flags.BoolVar(&o.Blackhole, "ip-blackhole-route", false, "drop what is for an address of this node's subnet that no interface has")
 	flags.StringVar(&f.healthzIP, "healthz-ip", "0.0.0.0", "address on which GET /healthz is answered")
 	flags.Uint16Var(&f.healthzPort, "healthz-port", 0, "port on which GET /healthz is answered; 0: on none")
 	flags.IntVarP(&f.verbosity, "v", "v", 0, "log `level` of klog's: 1 or more is --log-level=debug")
@@ -117,9 +116,6 @@ func (f *daemonFlags) checkFlanneld() error {
 
 // warnFlanneld tells of flags that do not do what their names say.
 func (f *daemonFlags) warnFlanneld(flags *pflag.FlagSet, log *slog.Logger) {
-	if f.blackhole {
-		log.Warn("--ip-blackhole-route has no effect: `ip route add blackhole SUBNET metric 4096` does the same")
-	}
 	var idle []string
 	for _, name := range append([]string{"public-ipv6", "set-node-network-unavailable"}, klogFlags...) {
 		if flags.Changed(name) {
@@ -152,7 +148,8 @@ func nodeAddr(name, value string, family func(netip.Addr) bool) (netip.Addr, err
 	if err != nil || value == "" {
 		return a, err
 	}
-	if a = a.Unmap(); !family(a) || a.Zone() != "" || a.IsUnspecified() || a.IsLoopback() || a.IsMulticast() {
+	if a = a.Unmap(); !family(a) || a.Zone() != "" || a.IsUnspecified() || a.IsLoopback() || a.IsMulticast() ||
+		a == netip.AddrFrom4([4]byte{255, 255, 255, 255}) {
 		return a, fmt.Errorf("--%s %s: is no address that other nodes could reach this one by", name, value)
 	}
 	return a, nil

@@ -144,16 +144,17 @@ func FuzzArguments(f *testing.F) {
 // TestFlanneldFlagsRefused, with what to do, before anything is touched.
 func TestFlanneldFlagsRefused(t *testing.T) {
 	for line, want := range map[string]string{
-		"-kube-subnet-mgr":      "--kube-subnet-mgr: bpfnet takes subnets from etcd",
-		"-iptables-resync=0":    "--iptables-resync 0: must be 1 second or more",
-		"-subnet-file=":         "--subnet-file: is empty",
-		"-etcd-endpoints=,":     "--etcd-endpoints: is empty",
-		"-public-ip=0.0.0.0":    "--public-ip 0.0.0.0: is no address that other nodes could reach this one by",
-		"-public-ip=127.0.0.1":  "--public-ip 127.0.0.1: is no address",
-		"-public-ip=224.0.0.1":  "--public-ip 224.0.0.1: is no address",
-		"-public-ip=fc00::1":    "--public-ip fc00::1: is no address",
-		"-public-ipv6=10.0.0.1": "--public-ipv6 10.0.0.1: is no address",
-		"-public-ipv6=x":        "--public-ipv6: ",
+		"-kube-subnet-mgr":           "--kube-subnet-mgr: bpfnet takes subnets from etcd",
+		"-iptables-resync=0":         "--iptables-resync 0: must be 1 second or more",
+		"-subnet-file=":              "--subnet-file: is empty",
+		"-etcd-endpoints=,":          "--etcd-endpoints: is empty",
+		"-public-ip=0.0.0.0":         "--public-ip 0.0.0.0: is no address that other nodes could reach this one by",
+		"-public-ip=127.0.0.1":       "--public-ip 127.0.0.1: is no address",
+		"-public-ip=224.0.0.1":       "--public-ip 224.0.0.1: is no address",
+		"-public-ip=255.255.255.255": "--public-ip 255.255.255.255: is no address",
+		"-public-ip=fc00::1":         "--public-ip fc00::1: is no address",
+		"-public-ipv6=10.0.0.1":      "--public-ipv6 10.0.0.1: is no address",
+		"-public-ipv6=x":             "--public-ipv6: ",
 	} {
 		f, err := parse(t, "flanneld", line)
 		if err != nil {

@@ -17,7 +17,7 @@ type Firewall struct {
 	Resync      time.Duration // between two looks at the rules
 }
 
-// keepFirewall puts the rules back that others remove, until ctx ends. They
+// keepFirewall puts the rules and the blackhole route back that others remove, until ctx ends. They
 // stay in place then, as the datapath does.
 func (s *session) keepFirewall(ctx context.Context) error {
 	tick := time.NewTicker(s.Firewall.Resync)
@@ -28,6 +28,7 @@ func (s *session) keepFirewall(ctx context.Context) error {
 			return nil
 		case <-tick.C:
 			s.ensureFirewall()
+			s.ensureBlackhole()
 		}
 	}
 }

@@ -106,6 +106,10 @@ func (l *loop) leaseEvent(e store.Event) {
 		l.log.Warn("the node's lease was gone from etcd and has been put back", "lease", e.Lease.Key)
 	case store.Renewed:
 		l.log.Debug("lease renewed", "lease", e.Lease.Key)
+	case store.Reserved:
+		l.log.Info("the node's lease has been reserved: it needs no renewing", "lease", e.Lease.Key)
+	case store.Limited:
+		l.log.Info("the node's lease is reserved no longer: it is renewed from now on", "lease", e.Lease.Key)
 	}
 }
 

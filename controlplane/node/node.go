@@ -54,6 +54,8 @@ type Options struct {
 	// chain, conntrack), only tunnelling is eBPF's.
 	FastPath bool
 	Firewall Firewall
+	// Blackhole drops what is for an address of this node's subnet that nothing has.
+	Blackhole bool
 	// Healthz is where GET /healthz is answered; nowhere where its port is 0.
 	Healthz netip.AddrPort
 	// Dataplane is the one to begin with.

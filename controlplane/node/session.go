@@ -66,6 +66,7 @@ func (s *session) open(ctx context.Context) error {
 		return err
 	}
 	s.ensureFirewall() // before packets take a way that it may close
+	s.ensureBlackhole()
 	if err = s.openOverlay(ctx); err != nil {
 		return err
 	}

@@ -89,7 +89,7 @@ func parseSubnetEnv(data []byte) (SubnetEnv, error) {
 	lines := bufio.NewScanner(bytes.NewReader(data))
 	for lines.Scan() {
 		key, value, _ := strings.Cut(lines.Text(), "=")
-		key = strings.TrimSpace(key)
+		key = strings.TrimPrefix(strings.TrimSpace(key), "export ")
 		parse, known := fields[key]
 		if !known {
 			continue

@@ -77,6 +77,7 @@ func TestReadSubnetEnv(t *testing.T) {
 			want: SubnetEnv{Subnet: prefix("172.245.0.0/24"), MTU: 1450}},
 		{name: "quoted", file: "FLANNEL_SUBNET=\"172.245.0.1/24\"\r\nOTHER=1\nrubbish\nFLANNEL_MTU=1450",
 			want: SubnetEnv{Subnet: prefix("172.245.0.0/24"), MTU: 1450}},
+		{name: "exported", file: "export FLANNEL_SUBNET=172.245.0.1/24\n", want: SubnetEnv{Subnet: prefix("172.245.0.0/24")}},
 		{name: "empty", file: ""},
 		{name: "bad subnet", file: "FLANNEL_SUBNET=172.245.0.1\n", err: `FLANNEL_SUBNET "172.245.0.1" cannot be read`},
 		{name: "bad MTU", file: "FLANNEL_MTU=big\n", err: `FLANNEL_MTU "big" cannot be read`},

@@ -1,0 +1,23 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package node
+
+import (
+	"net/netip"
+
+	"github.com/bpfnet/bpfnet/controlplane/blackhole"
+)
+
+// ensureBlackhole drops what is for nobody in this node's subnet, where that is
+// asked for, and else takes away the route of a daemon that was asked to.
+func (s *session) ensureBlackhole() {
+	var subnet netip.Prefix
+	if s.Blackhole {
+		subnet = s.self.Subnet
+	}
+	changed, err := blackhole.Ensure(subnet)
+	s.reporter.report("blackhole route", err)
+	if changed {
+		s.log.Info("changed the blackhole route of this node's subnet", "subnet", s.self.Subnet, "there", s.Blackhole)
+	}
+}

@@ -36,9 +36,8 @@ func (w way) measure(ctx context.Context, l Load, d time.Duration) (s sample, st
 	if err == nil {
 		client, server, err = w.observe(ctx, l, d)
 	}
-	// The client first: the server takes its going for the end.
-	if ctx.Err() == nil {
-		err = errors.Join(err, limited(ctx, w.client.Stop), limited(ctx, w.server.Stop))
+	if stopped := w.stop(ctx); err == nil {
+		err = stopped
 	}
 	if err != nil {
 		return s, 0, fmt.Errorf("measure %s in mode %s: %w", l.Name, w.mode, err)
@@ -110,10 +109,12 @@ func (w way) counts(ctx context.Context) (client, server traffic.Count, err erro
 	return client, server, err
 }
 
-func limited(ctx context.Context, f func(context.Context) error) error {
+// stop ends a load and tells what went wrong in it. The client ends first: the
+// server takes its going for the end.
+func (w way) stop(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, callLimit)
 	defer cancel()
-	return f(ctx)
+	return errors.Join(w.client.Stop(ctx), w.server.Stop(ctx))
 }
 
 // Sleep waits, or returns the error of ctx.

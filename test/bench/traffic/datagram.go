@@ -58,8 +58,7 @@ func sendFlood(f *flow) error {
 		if err != nil {
 			return fmt.Errorf("send datagrams: %w", err)
 		}
-		f.ops.Add(uint64(n))
-		f.bytes.Add(uint64(n * f.spec.Size))
+		f.doneMany(n, uint64(n*f.spec.Size))
 	}
 	return nil
 }
@@ -75,8 +74,7 @@ func receiveFlood(f *flow) error {
 		if err != nil {
 			return fmt.Errorf("receive datagrams: %w", err)
 		}
-		f.ops.Add(uint64(n))
-		f.bytes.Add(lengths(m[:n]))
+		f.doneMany(n, lengths(m[:n]))
 	}
 	return nil
 }

@@ -112,7 +112,7 @@ func (a *Agent) ask(ctx context.Context, q request) (r reply, err error) {
 		err = a.in.Decode(&r)
 	}
 	if !stop() {
-		return r, ctx.Err()
+		return r, fmt.Errorf("wait for agent to %s: %w", q.Do, ctx.Err())
 	}
 	if err != nil {
 		return r, fmt.Errorf("ask agent to %s: %w", q.Do, err)

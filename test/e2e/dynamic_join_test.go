@@ -28,33 +28,34 @@ const followLimit = time.Second
 //	     └──────── 192.168.32.0/24 ──┴──────────────────┘
 //	                  .1 etcd, the test's own
 func TestJoinAndLeave(t *testing.T) {
-	for _, backend := range []topology.Encap{topology.EncapVXLAN, topology.EncapIPIP, topology.EncapNone} {
-		t.Run(string(backend), func(t *testing.T) {
-			l := up(t, func(o *lab.Options) {
-				withEtcd(o)
-				o.Hosts, o.Containers, o.Backend = 3, 1, backend
-			})
-			startEtcd(t, l)
-			h1, h2, h3 := l.Hosts[0], l.Hosts[1], l.Hosts[2]
-			for _, h := range []*lab.Host{h1, h2} {
-				noError(t, h.StartDaemon(t.Context()))
-				learn(t, h)
-			}
-			waitPeers(t, h1, 1)
-			there := startFlow(t, h1.Containers[0], h2.Containers[0], 10*time.Millisecond)
-			back := startFlow(t, h2.Containers[0], h1.Containers[0], 10*time.Millisecond)
+	modes := append(but(topology.EncapUDP, ebpfModes), netlinkModes...)
+	forEachUp(t, modes, func(o *lab.Options) {
+		withEtcd(o)
+		o.Hosts, o.Containers = 3, 1
+	}, testJoinAndLeave)
+}
 
-			c := dialEtcd(t, l.Wire(), etcdURL)
-			join(t, l, c, h3, h3.Subnet)
-			ping(t, h3.Containers[0].NS, h1.Containers[0].Addr, lab.PingOptions{Count: 3})
-			leave(t, l, c, h3)
-			join(t, l, c, h3, netip.MustParsePrefix("172.244.77.0/24"))
-			leave(t, l, c, h3)
-
-			there.intact()
-			back.intact()
-		})
+func testJoinAndLeave(t *testing.T, l *lab.Lab) {
+	startEtcd(t, l)
+	h1, h2, h3 := l.Hosts[0], l.Hosts[1], l.Hosts[2]
+	for _, h := range []*lab.Host{h1, h2} {
+		noError(t, h.StartDaemon(t.Context()))
+		learn(t, h)
 	}
+	waitPeers(t, h1, 1)
+	there := startFlow(t, h1.Containers[0], h2.Containers[0], 10*time.Millisecond)
+	back := startFlow(t, h2.Containers[0], h1.Containers[0], 10*time.Millisecond)
+	there.ttl, back.ttl = modeOf(l).ttl(there.ttl), modeOf(l).ttl(back.ttl)
+
+	c := dialEtcd(t, l.Wire(), etcdURL)
+	join(t, l, c, h3, h3.Subnet)
+	ping(t, h3.Containers[0].NS, h1.Containers[0].Addr, lab.PingOptions{Count: 3})
+	leave(t, l, c, h3)
+	join(t, l, c, h3, netip.MustParsePrefix("172.244.77.0/24"))
+	leave(t, l, c, h3)
+
+	there.intact()
+	back.intact()
 }
 
 // join starts the daemon of a host, which is to take the subnet, and waits

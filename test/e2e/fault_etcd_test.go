@@ -11,6 +11,7 @@ import (
 
 	clientv3 "go.etcd.io/etcd/client/v3"
 
+	"github.com/bpfnet/bpfnet/controlplane/topology"
 	"github.com/bpfnet/bpfnet/test/lab"
 )
 
@@ -22,7 +23,10 @@ import (
 //	            └────────── 192.168.32.0/24 ───┘
 //	                           .1 etcd, the test's own
 func TestEtcdAway(t *testing.T) {
-	l := up(t, withEtcd)
+	forEachUp(t, both(topology.EncapVXLAN), withEtcd, testEtcdAway)
+}
+
+func testEtcdAway(t *testing.T, l *lab.Lab) {
 	server := startEtcd(t, l)
 	h1, h2 := l.Hosts[0], l.Hosts[1]
 	for _, h := range l.Hosts {

@@ -33,6 +33,7 @@ import (
 type flow struct {
 	t    *testing.T
 	name string
+	ttl  int // that replies are to come with
 	ping *lab.Pinger
 	end  func() (lab.PingResult, error)
 }
@@ -42,7 +43,7 @@ func startFlow(t *testing.T, from, to *lab.Container, interval time.Duration) *f
 	t.Helper()
 	p, err := from.NS.StartPing(t.Context(), to.Addr, lab.PingOptions{Interval: interval, Timeout: 2 * time.Second})
 	noError(t, err)
-	f := &flow{t: t, name: fmt.Sprintf("ping %s from %s", to.Addr, from.NS), ping: p, end: sync.OnceValues(p.Stop)}
+	f := &flow{t: t, name: fmt.Sprintf("ping %s from %s", to.Addr, from.NS), ttl: 62, ping: p, end: sync.OnceValues(p.Stop)}
 	t.Cleanup(func() { _, _ = f.end() }) // for tests that end early
 	f.more(1)
 	return f
@@ -70,7 +71,7 @@ func (f *flow) intact() {
 	if err != nil {
 		f.t.Error(err)
 	}
-	equal(f.t, f.name+": TTLs", []int{62}, r.TTLs())
+	equal(f.t, f.name+": TTLs", []int{f.ttl}, r.TTLs())
 	r.Replies = nil
 	equal(f.t, f.name, lab.PingResult{Sent: r.Sent, Received: r.Sent}, r)
 }

@@ -27,7 +27,10 @@ import (
 //	            └────────── 192.168.32.0/24 ───┘
 //	                           .1 etcd, the test's own
 func TestBadRecords(t *testing.T) {
-	l := up(t, withEtcd)
+	forEachUp(t, both(topology.EncapVXLAN), withEtcd, testBadRecords)
+}
+
+func testBadRecords(t *testing.T, l *lab.Lab) {
 	startEtcd(t, l)
 	for _, h := range l.Hosts {
 		noError(t, h.StartDaemon(t.Context(), jsonLog))

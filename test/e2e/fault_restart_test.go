@@ -17,6 +17,8 @@ import (
 	"golang.org/x/sys/unix"
 
 	kernel "github.com/bpfnet/bpfnet/controlplane/dataplane/netlink"
+	"github.com/bpfnet/bpfnet/controlplane/node"
+	"github.com/bpfnet/bpfnet/controlplane/topology"
 	"github.com/bpfnet/bpfnet/test/lab"
 )
 
@@ -28,7 +30,11 @@ import (
 //	                └──────────── 192.168.32.0/24 ─────────────┘
 //	           etcd in h1's daemon
 func TestRestart(t *testing.T) {
-	l := serve(t, nil)
+	modes := append(both(topology.EncapVXLAN), mode{node.Netlink, topology.EncapNone})
+	forEach(t, modes, nil, testRestart)
+}
+
+func testRestart(t *testing.T, l *lab.Lab) {
 	h1, h2 := l.Hosts[0], l.Hosts[1]
 	freezeMaps(t, h1)
 	freezeMaps(t, h2)

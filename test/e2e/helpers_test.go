@@ -60,12 +60,18 @@ func up(t *testing.T, change func(*lab.Options)) *lab.Lab {
 func serve(t *testing.T, change func(*lab.Options)) *lab.Lab {
 	t.Helper()
 	l := up(t, change)
+	serveAll(t, l)
+	return l
+}
+
+// serveAll starts all daemons, and waits until all containers and peers are known.
+func serveAll(t *testing.T, l *lab.Lab) {
+	t.Helper()
 	noError(t, l.StartDaemons(t.Context()))
 	for _, h := range l.Hosts {
 		learn(t, h)
 		waitPeers(t, h, len(l.Hosts)-1)
 	}
-	return l
 }
 
 // learn has each container of a host speak, and waits until the daemon knows

@@ -13,7 +13,6 @@ import (
 	"github.com/vishvananda/netlink"
 
 	kernel "github.com/bpfnet/bpfnet/controlplane/dataplane/netlink"
-	"github.com/bpfnet/bpfnet/controlplane/node"
 	"github.com/bpfnet/bpfnet/controlplane/topology"
 	"github.com/bpfnet/bpfnet/test/lab"
 )
@@ -93,9 +92,7 @@ func lines(out string) (all []string) {
 // no VTEP is asked for on the wire nor on bpfnet0, and nothing is learned
 // from what arrives.
 func TestNoARPForVTEPs(t *testing.T) {
-	for _, m := range []mode{{node.EBPF, topology.EncapVXLAN}, {node.Netlink, topology.EncapVXLAN}} {
-		t.Run(m.String(), func(t *testing.T) { testNoARPForVTEPs(t, up(t, m.in(nil))) })
-	}
+	forEachUp(t, both(topology.EncapVXLAN), nil, testNoARPForVTEPs)
 }
 
 func testNoARPForVTEPs(t *testing.T, l *lab.Lab) {

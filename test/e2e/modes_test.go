@@ -41,6 +41,11 @@ func but(backend topology.Encap, modes []mode) []mode {
 	return slices.DeleteFunc(slices.Clone(modes), func(m mode) bool { return m.backend == backend })
 }
 
+// both are a backend's modes.
+func both(backend topology.Encap) []mode {
+	return []mode{{node.EBPF, backend}, {node.Netlink, backend}}
+}
+
 // modeOf is the mode of a lab whose hosts are all alike.
 func modeOf(l *lab.Lab) mode { return mode{l.Options.Dataplane, l.Options.Backend} }
 
@@ -84,8 +89,16 @@ func (m mode) outerChecksum() bool { return m.dataplane == node.Netlink }
 
 // forEach runs a test with each of the modes, on a lab of its own.
 func forEach(t *testing.T, modes []mode, change func(*lab.Options), f func(*testing.T, *lab.Lab)) {
+	forEachUp(t, modes, change, func(t *testing.T, l *lab.Lab) {
+		serveAll(t, l)
+		f(t, l)
+	})
+}
+
+// forEachUp is forEach without daemons.
+func forEachUp(t *testing.T, modes []mode, change func(*lab.Options), f func(*testing.T, *lab.Lab)) {
 	for _, m := range modes {
-		t.Run(m.String(), func(t *testing.T) { f(t, serve(t, m.in(change))) })
+		t.Run(m.String(), func(t *testing.T) { f(t, up(t, m.in(change))) })
 	}
 }
 

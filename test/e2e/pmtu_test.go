@@ -11,7 +11,6 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/bpfnet/bpfnet/controlplane/node"
 	"github.com/bpfnet/bpfnet/controlplane/store"
 	"github.com/bpfnet/bpfnet/controlplane/topology"
 	"github.com/bpfnet/bpfnet/maps"
@@ -53,7 +52,7 @@ func TestNarrowPath(t *testing.T) {
 // TestBackendMTU configures what the underlay carries, outer headers included, as
 // with flannel. What the uplink cannot carry is said, and the uplink's MTU served.
 func TestBackendMTU(t *testing.T) {
-	forEach(t, []mode{{node.EBPF, topology.EncapVXLAN}, {node.Netlink, topology.EncapVXLAN}}, nil, testBackendMTU)
+	forEach(t, both(topology.EncapVXLAN), nil, testBackendMTU)
 }
 
 func testBackendMTU(t *testing.T, l *lab.Lab) {

@@ -38,9 +38,10 @@ func run() error {
 	if err = useModules(parameters["bpfnet.kernel"]); err != nil {
 		return err
 	}
-	// Elsewhere udev makes its device node, by which a program then gets it loaded.
-	if err = exec.Command("/sbin/modprobe", "tun").Run(); err != nil {
-		return fmt.Errorf("load module tun: %w", err)
+	// Elsewhere udev makes the node of the TUN device, by which a program then gets it loaded. ipip
+	// adds a link to every namespace that there is: not while a test looks for what it left.
+	if err = exec.Command("/sbin/modprobe", "--all", "tun", "ipip").Run(); err != nil {
+		return fmt.Errorf("load modules: %w", err)
 	}
 	ports, err := openPorts()
 	if err != nil {

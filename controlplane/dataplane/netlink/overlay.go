@@ -209,7 +209,7 @@ func (k kernel) sameOverlay(want, have netlink.Link) bool {
 		return have.Type() == "veth" && err == nil && peer.Attrs().ParentIndex == have.Attrs().Index
 	case *netlink.Iptun:
 		h, ok := have.(*netlink.Iptun)
-		return ok && h.Local.Equal(w.Local) && !rtnl.Addr(h.Remote).IsValid() && h.PMtuDisc == w.PMtuDisc && !h.FlowBased
+		return ok && h.Local.Equal(w.Local) && anyRemote(h) && h.PMtuDisc == w.PMtuDisc && !h.FlowBased
 	case *netlink.Tuntap:
 		h, ok := have.(*netlink.Tuntap)
 		return ok && h.Mode == w.Mode
@@ -268,12 +268,15 @@ func inTheWay(want, other netlink.Link) string {
 			return fmt.Sprintf("VNI %d on port %d", w.VxlanId, w.Port)
 		}
 	case *netlink.Iptun:
-		if o, ok := other.(*netlink.Iptun); ok && o.Local.Equal(w.Local) && !rtnl.Addr(o.Remote).IsValid() {
+		if o, ok := other.(*netlink.Iptun); ok && o.Local.Equal(w.Local) && anyRemote(o) {
 			return "the local address " + w.Local.String()
 		}
 	}
 	return ""
 }
+
+// anyRemote reports whether an ipip device has no remote: the kernel then says 0.0.0.0.
+func anyRemote(t *netlink.Iptun) bool { return t.Remote == nil || t.Remote.IsUnspecified() }
 
 func orOther(want netlink.Link) string {
 	if _, vxlan := want.(*netlink.Vxlan); vxlan {

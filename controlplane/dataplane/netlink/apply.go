@@ -41,7 +41,7 @@ func Apply(s topology.State, dev Device) ([]topology.Problem, error) {
 			problems = append(problems, topology.Problem{Key: p.Key, Text: err.Error()})
 		}
 	}
-	return problems, w.prune()
+	return append(problems, w.strays(s.Network)...), w.prune()
 }
 
 // writer carries one Apply: what the kernel held when it began and what was
@@ -63,6 +63,7 @@ func (w *writer) claim(p topology.Peer) {
 		return
 	}
 	w.want.routes[w.route(p)] = w.mtu(p)
+	w.takeOver(p)
 	if p.Encap != topology.EncapVXLAN {
 		return
 	}
@@ -108,6 +109,34 @@ func (w *writer) serve(p topology.Peer) error {
 		}
 	}
 	return w.setRoute(w.route(p))
+}
+
+// takeOver makes ours the route to a peer's subnet by its node that flanneld
+// sets in a host-gw network, or somebody by hand: ours, which says the same or
+// better, stands in front of it, and behind it would come to light when the peer is gone.
+func (w *writer) takeOver(p topology.Peer) {
+	theirs := route{p.Subnet, p.Node, p.Path.Ifindex, unix.RTPROT_BOOT}
+	if w.have.others[theirs] {
+		delete(w.have.others, theirs)
+		w.have.routes[theirs] = 0
+	}
+}
+
+// strays are the routes of others into the network that no lease asks for.
+// flanneld leaves some, but so may a person, who is to decide.
+func (w *writer) strays(network netip.Prefix) (problems []topology.Problem) {
+	leased := map[netip.Prefix]bool{}
+	for r := range w.want.routes {
+		leased[r.dst] = true
+	}
+	for r := range w.have.others {
+		if !network.IsValid() || !network.Contains(r.dst.Addr()) || r.dst.Bits() < network.Bits() || leased[r.dst] || r.ifindex != w.self.Uplink {
+			continue
+		}
+		problems = append(problems, topology.Problem{Key: r.dst.String(), Text: fmt.Sprintf(
+			"is routed via %s though no lease is there: if flanneld left it, or nobody needs it, run \"ip route del %s\"", r.gateway, r)})
+	}
+	return problems
 }
 
 // setFDB writes the entry of a MAC; this node's own has none.

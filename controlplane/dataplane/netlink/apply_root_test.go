@@ -302,14 +302,14 @@ func TestApplyPathMTU(t *testing.T) {
 	}
 }
 
-// flannel's route to the same subnet yields to ours without being touched.
+// Another's route to the same subnet yields to ours without being touched.
 func TestApplyGoesInFrontOfForeignRoutes(t *testing.T) {
 	s := host1(t, topology.EncapVXLAN)
 	ensure(t, s)
-	nstest.AddRoute(t, "172.246.0.0/24", "192.168.32.246")
+	nstest.AddRoute(t, "172.246.0.0/24", "192.168.32.9")
 	state := topology.State{Self: s, Peers: []topology.Peer{peer(2, topology.EncapVXLAN, s.Uplink)}}
 	apply(t, state)
-	if diff := cmp.Diff([]string{"172.246.0.0/24 via 172.246.0.0 dev bpfnet0 proto 98 onlink", "172.246.0.0/24 via 192.168.32.246 dev eth0"},
+	if diff := cmp.Diff([]string{"172.246.0.0/24 via 172.246.0.0 dev bpfnet0 proto 98 onlink", "172.246.0.0/24 via 192.168.32.9 dev eth0"},
 		ip(t, "ip", "route", "show", "172.246.0.0/24")); diff != "" {
 		t.Errorf("routes (-want +got):\n%s", diff)
 	}
@@ -317,7 +317,7 @@ func TestApplyGoesInFrontOfForeignRoutes(t *testing.T) {
 		t.Errorf("the kernel takes %s", got[0])
 	}
 	apply(t, topology.State{Self: s})
-	if diff := cmp.Diff([]string{"172.246.0.0/24 via 192.168.32.246 dev eth0"}, ip(t, "ip", "route", "show", "172.246.0.0/24")); diff != "" {
+	if diff := cmp.Diff([]string{"172.246.0.0/24 via 192.168.32.9 dev eth0"}, ip(t, "ip", "route", "show", "172.246.0.0/24")); diff != "" {
 		t.Errorf("routes after ours went (-want +got):\n%s", diff)
 	}
 }

@@ -5,9 +5,11 @@
 package netlink
 
 import (
+	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -125,6 +127,42 @@ func TestTakeOverNotFromARunningFlanneld(t *testing.T) {
 	}
 	_ = process.Wait() // killed
 	ensure(t, s)
+}
+
+// flanneld's routes by the nodes themselves look like anybody's. To a peer they
+// become ours; those that no lease asks for are told of.
+func TestTakeOverDirectRoutes(t *testing.T) {
+	for _, encap := range []topology.Encap{topology.EncapNone, topology.EncapVXLAN} {
+		t.Run(string(encap), func(t *testing.T) {
+			s := host1(t, encap)
+			dev := ensure(t, s)
+			nstest.AddRoute(t, "172.246.0.0/24", "192.168.32.246")
+			nstest.AddRoute(t, "172.247.0.0/24", "192.168.32.247")
+			nstest.AddRoute(t, "10.8.0.0/24", "192.168.32.1")
+			state := topology.State{Network: netip.MustParsePrefix("172.244.0.0/14"), Self: s,
+				Peers: []topology.Peer{peer(2, encap, s.Uplink)}}
+			problems, err := Apply(state, dev)
+			if err != nil {
+				t.Fatal(err)
+			}
+			want := []topology.Problem{{Key: "172.247.0.0/24", Text: "is routed via 192.168.32.247 though no lease is there: " +
+				`if flanneld left it, or nobody needs it, run "ip route del 172.247.0.0/24 via 192.168.32.247"`}}
+			if diff := cmp.Diff(want, problems); diff != "" {
+				t.Errorf("problems (-want +got):\n%s", diff)
+			}
+			state.Peers = nil
+			if _, err := Apply(state, dev); err != nil {
+				t.Fatal(err)
+			}
+			left := []string{"172.247.0.0/24 via 192.168.32.247 dev eth0", "10.8.0.0/24 via 192.168.32.1 dev eth0"}
+			slices.Sort(left)
+			got := slices.DeleteFunc(ip(t, "ip", "route", "show"), func(line string) bool { return !strings.Contains(line, " via ") })
+			slices.Sort(got)
+			if diff := cmp.Diff(left, got); diff != "" {
+				t.Errorf("routes once the peer has gone (-want +got):\n%s", diff)
+			}
+		})
+	}
 }
 
 // HandOver is the way back: flanneld finds its device, and every route.

@@ -52,6 +52,7 @@ type tables struct {
 	fdb        map[topology.MAC]netip.Addr // VTEP MAC -> node
 	neighbours map[netip.Addr]topology.MAC // VTEP address -> VTEP MAC
 	routes     map[route]int               // -> MTU; 0 where it is the device's
+	others     map[route]bool              // set by hand, or by flanneld; not ours unless they say the same as ours
 	connected  map[netip.Prefix]int        // networks this node has an address in -> ifindex; not ours
 }
 
@@ -60,6 +61,7 @@ func newTables() *tables {
 		fdb:        map[topology.MAC]netip.Addr{},
 		neighbours: map[netip.Addr]topology.MAC{},
 		routes:     map[route]int{},
+		others:     map[route]bool{},
 		connected:  map[netip.Prefix]int{},
 	}
 }
@@ -100,19 +102,24 @@ func (k kernel) listNeighbours(overlay int, t *tables) error {
 	return err
 }
 
-// listRoutes: on the overlay device what a daemon would have put there is ours
-// too, flanneld's and that of a person (unix.RTPROT_BOOT) who set it up by hand.
+// listRoutes takes what leads by a gateway into the overlay device as ours,
+// whoever put it there: flanneld, whose device it was, or a person.
 func (k kernel) listRoutes(overlay int, t *tables) error {
 	routes, err := rtnl.List("routes", func() ([]netlink.Route, error) { return k.RouteList(nil, unix.AF_INET) })
 	for _, r := range routes {
-		gateway := rtnl.Addr(r.Gw)
+		key := route{rtnl.Prefix(r.Dst), rtnl.Addr(r.Gw), r.LinkIndex, r.Protocol}
 		switch {
-		case r.Protocol == RouteProtocol,
-			r.Protocol == unix.RTPROT_BOOT && overlay != 0 && r.LinkIndex == overlay && gateway.IsValid():
-			t.routes[route{rtnl.Prefix(r.Dst), gateway, r.LinkIndex, r.Protocol}] = r.MTU
+		case r.Protocol == RouteProtocol, byHand(key) && overlay != 0 && key.ifindex == overlay:
+			t.routes[key] = r.MTU
+		case byHand(key):
+			t.others[key] = true
 		case r.Protocol == unix.RTPROT_KERNEL:
-			t.connected[rtnl.Prefix(r.Dst)] = r.LinkIndex
+			t.connected[key.dst] = key.ifindex
 		}
 	}
 	return err
 }
+
+// byHand reports whether a route may be flanneld's, which does not mark its
+// own (pkg/backend/route_network.go): iproute2 makes them look the same.
+func byHand(r route) bool { return r.protocol == unix.RTPROT_BOOT && r.gateway.IsValid() }

@@ -5,13 +5,16 @@
 package e2e
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 	"testing"
 
 	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/features"
 	"github.com/cilium/ebpf/link"
 	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
 
 	"github.com/bpfnet/bpfnet/controlplane/node"
 	"github.com/bpfnet/bpfnet/controlplane/topology"
@@ -34,6 +37,18 @@ func wantAttached(l *lab.Lab, h *lab.Host, way string) []string {
 	}
 	slices.Sort(want)
 	return want
+}
+
+// kernelWay is how a daemon attaches its programs unless it is told otherwise:
+// by tcx, which came with kernel 6.6, else by clsact.
+func kernelWay(t *testing.T) string {
+	t.Helper()
+	version, err := features.LinuxVersionCode()
+	noError(t, err)
+	if version < 6<<16|6<<8 {
+		return "clsact"
+	}
+	return "tcx"
 }
 
 // attached names the programs at the tc hooks of all interfaces of a host.
@@ -91,6 +106,9 @@ var tcHooks = []tcHook{
 // programs are those of the calling thread's namespace at a hook of a link.
 func (h tcHook) programs(l netlink.Link) (all []attachedProgram, err error) {
 	query, err := link.QueryPrograms(link.QueryOptions{Target: l.Attrs().Index, Attach: h.tcx})
+	if errors.Is(err, unix.EINVAL) { // a kernel without tcx
+		query, err = &link.QueryResult{}, nil
+	}
 	if err != nil {
 		return nil, err
 	}

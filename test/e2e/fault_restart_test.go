@@ -213,7 +213,7 @@ func datapathOf(t *testing.T, h *lab.Host) datapath {
 
 // overlayLink is the overlay device of the calling thread's namespace; nil where there is none.
 func overlayLink() (netlink.Link, error) {
-	for _, name := range []string{kernel.OverlayName, kernel.TUNName} {
+	for _, name := range []string{kernel.OverlayName, kernel.TUNName, kernel.IPIPName} {
 		link, err := netlink.LinkByName(name)
 		if !errors.As(err, new(netlink.LinkNotFoundError)) {
 			return link, err

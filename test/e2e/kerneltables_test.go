@@ -24,12 +24,12 @@ func TestKernelTables(t *testing.T) {
 		h1, h2 := l.Hosts[0], l.Hosts[1]
 		routes := map[topology.Encap]string{
 			topology.EncapVXLAN: "172.246.0.0/24 via 172.246.0.0 dev bpfnet0 onlink",
-			topology.EncapIPIP:  "172.246.0.0/24 via 192.168.32.246 dev bpfnet0 onlink",
+			topology.EncapIPIP:  "172.246.0.0/24 via 192.168.32.246 dev " + modeOf(l).device() + " onlink",
 			topology.EncapUDP:   "172.246.0.0/24 via 192.168.32.246 dev " + modeOf(l).device() + " onlink",
 			topology.EncapNone:  "172.246.0.0/24 via 192.168.32.246 dev eth0 onlink",
 		}
 		equal(t, "overlay devices", wantDevices[modeOf(l).device()], overlayDevices(t, h1))
-		equal(t, "programs", wantAttached(l, h1, "tcx"), attached(t, h1))
+		equal(t, "programs", wantAttached(l, h1, kernelWay(t)), attached(t, h1))
 		equal(t, "routes", []string{routes[l.Options.Backend]}, lines(run(t, h1.NS, "ip", "route", "show", "proto", "98")))
 		if l.Options.Backend == topology.EncapNone {
 			return
@@ -49,7 +49,9 @@ func TestKernelTables(t *testing.T) {
 }
 
 // wantDevices are the links that stand where that is the overlay device: a veth has another end.
-var wantDevices = map[string][]string{"": nil, "bpfnet0": {"bpfnet0"}, "bpfnet-tun": {"bpfnet-tun"}}
+var wantDevices = map[string][]string{
+	"": nil, "bpfnet0": {"bpfnet0"}, "bpfnet-tun": {"bpfnet-tun"}, "bpfnet-ipip": {"bpfnet-ipip"},
+}
 
 // overlayDevices are the links of a host that are named as ours, without the veth's other end.
 func overlayDevices(t *testing.T, h *lab.Host) (names []string) {

@@ -22,7 +22,7 @@ type mode struct {
 
 func (m mode) String() string { return string(m.dataplane) + "-" + string(m.backend) }
 
-// The modes. This kernel has no ipip device, so netlink ipip is refused (TestSwitchRefused).
+// The modes. Where the kernel has no ipip device, netlink ipip is refused (TestSwitchRefused).
 var (
 	ebpfModes    = modesOf(node.EBPF, backends...)
 	netlinkModes = modesOf(node.Netlink, switchable...)
@@ -66,6 +66,8 @@ func (m mode) device() string {
 		return ""
 	case m == mode{node.Netlink, topology.EncapUDP}:
 		return "bpfnet-tun"
+	case m == mode{node.Netlink, topology.EncapIPIP}:
+		return "bpfnet-ipip"
 	}
 	return "bpfnet0"
 }

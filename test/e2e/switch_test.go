@@ -12,9 +12,6 @@ import (
 	"github.com/bpfnet/bpfnet/test/lab"
 )
 
-// switchable are the backends that this kernel has devices for, in both dataplanes.
-var switchable = []topology.Encap{topology.EncapVXLAN, topology.EncapUDP, topology.EncapNone}
-
 // TestSwitchDataplane changes the dataplane of one host after the other, and
 // back, under two pings of 1,000/s that cross (SCENARIOS E1).
 //
@@ -56,22 +53,4 @@ func TestSwitchByRestart(t *testing.T) {
 		there.lossless()
 		back.lossless()
 	})
-}
-
-// TestSwitchRefused: what the kernel cannot do leaves everything as it was.
-func TestSwitchRefused(t *testing.T) {
-	l := serve(t, func(o *lab.Options) { o.Backend = topology.EncapIPIP })
-	h := l.Hosts[0]
-	there, back := crossing(t, l.Hosts[0], l.Hosts[1])
-	_, err := h.NS.Run(t.Context(), bpfnetBinary, "--run-dir", h.Dir, "dataplane", "set", "netlink")
-	if err == nil {
-		t.Error("netlink ipip was accepted by a kernel without an ipip device")
-	}
-	t.Log(err)
-	if got := bpfnet(t, h, "dataplane", "get"); got != "ebpf\n" {
-		t.Errorf("the dataplane is %q", got)
-	}
-	there.more(100)
-	there.intact()
-	back.intact()
 }

@@ -125,7 +125,7 @@ func TestDirectRouting(t *testing.T) {
 func TestRoutedLinks(t *testing.T) {
 	forEach(t, allModes, func(o *lab.Options) { o.Wiring = lab.PerLink }, func(t *testing.T, l *lab.Lab) {
 		h1, h2 := l.Hosts[0], l.Hosts[1]
-		equal(t, "programs on h1", wantAttached(l, h1, "tcx"), attached(t, h1))
+		equal(t, "programs on h1", wantAttached(l, h1, kernelWay(t)), attached(t, h1))
 		c1, c2, remote := h1.Containers[0], h1.Containers[1], h2.Containers[0]
 		fast, host := containerEncapsulated, hostEncapsulated
 		toHost := [2][]string{{host, networkToHost, overlayChecked}, {networkDelivered, fast}}

@@ -71,7 +71,7 @@ func (f *daemonFlags) registerFlanneld(flags *pflag.FlagSet) {
 	flags.BoolVar(&o.Blackhole, "ip-blackhole-route", false, "drop what is for an address of this node's subnet that no interface has")
 	flags.StringVar(&f.healthzIP, "healthz-ip", "0.0.0.0", "address on which GET /healthz is answered")
 	flags.Uint16Var(&f.healthzPort, "healthz-port", 0, "port on which GET /healthz is answered; 0: on none")
-	flags.IntVarP(&f.verbosity, "v", "v", 0, "log `level` of klog's: 1 or more is --log-level=debug")
+	flags.IntVarP(&f.verbosity, "v", "v", 0, "log `level` of klog's: 1 or more is --log-level=debug, 5 or more debug-4, with what etcd says")
 	flags.BoolVar(&f.version, "version", false, "print the version and exit")
 
 	flags.BoolVar(&f.kubeSubnetMgr, "kube-subnet-mgr", false, "refused: subnets come from etcd")
@@ -135,10 +135,13 @@ func (f *daemonFlags) warnFlanneld(flags *pflag.FlagSet, log *slog.Logger) {
 
 // level is the log's: klog's -v counts where our own flag is not given.
 func (f *daemonFlags) level() string {
-	if f.verbosity > 0 && f.logLevel == "info" {
+	switch {
+	case f.logLevel != "info" || f.verbosity < 1:
+		return f.logLevel
+	case f.verbosity < 5:
 		return "debug"
 	}
-	return f.logLevel
+	return "debug-4"
 }
 
 // nodeAddr is the value of a flag that holds the address of a node, of one

@@ -188,7 +188,7 @@ func TestIdleFlagsAreNamed(t *testing.T) {
 // TestVerbosity: klog's -v is our debug level.
 func TestVerbosity(t *testing.T) {
 	for line, want := range map[string]string{
-		"": "info", "-v=0": "info", "-v=1": "debug", "-v 4": "debug", "-v=4 -log-level=warn": "warn",
+		"": "info", "-v=0": "info", "-v=1": "debug", "-v 4": "debug", "-v=10": "debug-4", "-v=4 -log-level=warn": "warn",
 	} {
 		f, err := parse(t, append([]string{"flanneld"}, strings.Fields(line)...)...)
 		if err != nil {

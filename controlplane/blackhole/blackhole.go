@@ -20,9 +20,9 @@ import (
 	"github.com/bpfnet/bpfnet/controlplane/underlay/rtnl"
 )
 
-// RouteProtocol marks the route ("ip route show proto 99"), apart from the
+// RouteProtocol marks the route ("ip route show proto 97"), apart from the
 // dataplane's, which are all those of peers.
-const RouteProtocol = 0x63
+const RouteProtocol = 0x61
 
 // metric is above those that people and DHCP clients give.
 const metric = 1 << 16

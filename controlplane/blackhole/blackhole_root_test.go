@@ -44,7 +44,7 @@ func TestEnsure(t *testing.T) {
 		if err != nil || changed != step.changed {
 			t.Errorf("%q: changed %t, error %v", step.subnet, changed, err)
 		}
-		if got := strings.Join(strings.Fields(ip(t, "route show proto 99")), " "); got != want {
+		if got := strings.Join(strings.Fields(ip(t, "route show proto 97")), " "); got != want {
 			t.Errorf("%q: routes are %q, want %q", step.subnet, got, want)
 		}
 	}

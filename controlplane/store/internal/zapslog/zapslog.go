@@ -15,7 +15,8 @@ import (
 )
 
 // New returns a zap logger that writes to l. Everything below an error is
-// written at debug level: what etcd calls a warning ("retrying of unary
+// written at debug level, and what it debugs itself by, each key it writes, at
+// [LevelTrace]: what etcd calls a warning ("retrying of unary
 // invoker failed") is its own business as long as it goes on working, and
 // whoever uses etcd says what it means for them.
 func New(l *slog.Logger) *zap.Logger {
@@ -27,17 +28,27 @@ type core struct {
 	log *slog.Logger
 }
 
+// LevelTrace is below our own debug level; --log-level=debug-4 shows it.
+const LevelTrace = slog.LevelDebug - 4
+
 // level is where an entry of zap's level goes in slog.
 func level(l zapcore.Level) slog.Level {
-	if l < zapcore.ErrorLevel {
+	switch {
+	case l < zapcore.InfoLevel:
+		return LevelTrace
+	case l < zapcore.ErrorLevel:
 		return slog.LevelDebug
 	}
 	return slog.LevelError
 }
 
 // benign are errors of etcd's that mean nothing to anybody: a server on a new
-// data directory looks for a schema version there until its first snapshot.
-var benign = map[string]bool{"failed to update storage version": true}
+// data directory looks for a schema version there until its first snapshot, and
+// one that is stopped says that it serves no more; Server.Wait tells the rest.
+var benign = map[string]bool{
+	"failed to update storage version":              true,
+	"setting up serving from embedded etcd failed.": true,
+}
 
 func (c *core) Enabled(l zapcore.Level) bool {
 	return c.log.Enabled(context.Background(), level(l))

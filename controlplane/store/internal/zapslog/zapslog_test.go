@@ -25,6 +25,12 @@ func TestLevelsAndFields(t *testing.T) {
 			`level=DEBUG msg="took too long"`,
 			`level=ERROR msg=broken error="disk full"`,
 		}},
+		{"trace", zapslog.LevelTrace, []string{
+			`level=DEBUG msg=starting name=n1 port=2379 url=http://x`,
+			`level=DEBUG-4 msg="key put"`,
+			`level=DEBUG msg="took too long"`,
+			`level=ERROR msg=broken error="disk full"`,
+		}},
 		{"info", slog.LevelInfo, []string{`level=ERROR msg=broken error="disk full"`}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -34,7 +40,9 @@ func TestLevelsAndFields(t *testing.T) {
 				ReplaceAttr: dropTime,
 			})))
 			l.With(zap.String("name", "n1")).Info("starting", zap.String("url", "http://x"), zap.Int("port", 2379))
+			l.Debug("key put")
 			l.Warn("took too long")
+			l.Error("setting up serving from embedded etcd failed.")
 			l.Error("broken", zap.Error(errors.New("disk full")))
 			if err := l.Sync(); err != nil {
 				t.Fatal(err)

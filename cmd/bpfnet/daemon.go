@@ -41,7 +41,7 @@ func newDaemonCommand() *cobra.Command {
 			"daemon takes over what is there, and `bpfnet cleanup` removes it.\n\n" +
 			"Every flag can be given by the environment as BPFNET_<FLAG> or FLANNELD_<FLAG>, and with one\n" +
 			"dash as with two. A link named flanneld to this binary is this command.",
-		Args: cobra.NoArgs,
+		Args: flagsAlone,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if f.version { // where flanneld prints its own
 				_, err := fmt.Fprintln(cmd.ErrOrStderr(), versionLine())

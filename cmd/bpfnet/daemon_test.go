@@ -31,7 +31,8 @@ func TestDaemonRefusesFlags(t *testing.T) {
 		"no room for a peer":      {[]string{"--max-hosts=2"}, "--max-hosts 2: must be at least 3"},
 		"no room for containers":  {[]string{"--max-endpoints=0"}, "--max-endpoints 0: must be at least 1"},
 		"unknown flag":            {[]string{"--no-such"}, "unknown flag: --no-such"},
-		"argument":                {[]string{"eth0"}, `unknown command "eth0" for "bpfnet daemon"`},
+		"argument":                {[]string{"eth0"}, `unknown argument "eth0": there are flags alone`},
+		"value of a switch":       {[]string{"--ip-masq", "false"}, `unknown argument "false": there are flags alone, and the value of a switch is written --ip-masq=true`},
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {

@@ -12,9 +12,11 @@ import (
 	"strings"
 	"time"
 
+	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
 	"github.com/bpfnet/bpfnet/controlplane/node"
+	"github.com/bpfnet/bpfnet/controlplane/store"
 )
 
 // flanneldName is the name by which the binary is `bpfnet daemon`, so that what
@@ -107,6 +109,8 @@ func (f *daemonFlags) checkFlanneld() error {
 		return fmt.Errorf("--iptables-resync %d: must be 1 second or more", f.firewall.resync)
 	case f.node.SubnetFile == "":
 		return errors.New("--subnet-file: is empty: give a path, container runtimes read it")
+	case f.node.Etcd.Prefix == "":
+		return errors.New("--etcd-prefix: is empty: give one such as " + store.DefaultPrefix)
 	case len(f.node.Etcd.Endpoints) == 0:
 		return errors.New("--etcd-endpoints: is empty: give at least one, such as http://127.0.0.1:2379")
 	}
@@ -181,17 +185,26 @@ func arguments(argv []string) []string {
 func doubleDashes(flags *pflag.FlagSet, args []string) []string {
 	out := slices.Clone(args)
 	for i := 0; i < len(out) && out[i] != "--"; i++ {
-		name, _, inline := strings.Cut(strings.TrimLeft(out[i], "-"), "=")
-		f := flags.Lookup(name)
-		if f == nil || !strings.HasPrefix(out[i], "-") {
+		if !strings.HasPrefix(out[i], "-") {
 			continue
 		}
-		if !strings.HasPrefix(out[i], "--") {
+		name, _, inline := strings.Cut(strings.TrimLeft(out[i], "-"), "=")
+		f := flags.Lookup(name)
+		if !strings.HasPrefix(out[i], "--") && (f != nil || len(name) > 1) {
 			out[i] = "-" + out[i]
 		}
-		if !inline && f.NoOptDefVal == "" {
+		if f != nil && !inline && f.NoOptDefVal == "" {
 			i++ // its value
 		}
 	}
 	return out
+}
+
+// flagsAlone refuses arguments. flanneld would ignore them and every flag
+// behind them.
+func flagsAlone(_ *cobra.Command, args []string) error {
+	if len(args) == 0 {
+		return nil
+	}
+	return fmt.Errorf("unknown argument %q: there are flags alone, and the value of a switch is written --ip-masq=true", args[0])
 }

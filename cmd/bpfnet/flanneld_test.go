@@ -108,7 +108,7 @@ func TestGoSyntax(t *testing.T) {
 
 func TestGoSyntaxErrors(t *testing.T) {
 	for line, want := range map[string]string{
-		"-no-such":            "unknown shorthand flag",
+		"-no-such":            "unknown flag: --no-such",
 		"-ip-masq=yes":        `invalid argument "yes" for "--ip-masq" flag`,
 		"-iface":              "flag needs an argument: --iface",
 		"-healthz-port=http":  `invalid argument "http" for "--healthz-port" flag`,
@@ -148,6 +148,7 @@ func TestFlanneldFlagsRefused(t *testing.T) {
 		"-iptables-resync=0":         "--iptables-resync 0: must be 1 second or more",
 		"-subnet-file=":              "--subnet-file: is empty",
 		"-etcd-endpoints=,":          "--etcd-endpoints: is empty",
+		"-etcd-prefix=":              "--etcd-prefix: is empty",
 		"-public-ip=0.0.0.0":         "--public-ip 0.0.0.0: is no address that other nodes could reach this one by",
 		"-public-ip=127.0.0.1":       "--public-ip 127.0.0.1: is no address",
 		"-public-ip=224.0.0.1":       "--public-ip 224.0.0.1: is no address",

@@ -102,6 +102,14 @@ type DatapathMac struct {
 	Byte [6]uint8
 }
 
+type DatapathNatMode uint32
+
+const (
+	DatapathNatModeNAT_NONE      DatapathNatMode = 0
+	DatapathNatModeNAT_CONNTRACK DatapathNatMode = 1
+	DatapathNatModeNAT_OTHER     DatapathNatMode = 2
+)
+
 type DatapathNeighbour struct {
 	_   structs.HostLayout
 	Mac DatapathMac
@@ -141,6 +149,8 @@ const (
 	DatapathReasonPASS_NOT_ENCAPSULABLE DatapathReason = 28
 	DatapathReasonPASS_CHECKED          DatapathReason = 29
 	DatapathReasonPASS_UDP_SUPERPACKET  DatapathReason = 30
+	DatapathReasonPASS_NAT              DatapathReason = 31
+	DatapathReasonPASS_NAT_UNKNOWN      DatapathReason = 32
 	DatapathReasonDROP_CONTAINER_SOURCE DatapathReason = 40
 	DatapathReasonDROP_NODE_SOURCE      DatapathReason = 41
 	DatapathReasonDROP_UNKNOWN_HOST     DatapathReason = 42
@@ -183,6 +193,8 @@ type DatapathSettings struct {
 	IndexBase  uint32
 	IndexShift uint32
 	IndexCount uint32
+	Conntrack  uint8
+	Pad        [3]uint8
 }
 
 // Names of all BPF objects in the ELF.
@@ -194,6 +206,7 @@ const (
 	DatapathMapEvents         = "events"
 	DatapathMapFdb            = "fdb"
 	DatapathMapHosts          = "hosts"
+	DatapathMapNat            = "nat"
 	DatapathMapNeigh          = "neigh"
 	DatapathMapNodes          = "nodes"
 	DatapathMapRouteIndex     = "route_index"
@@ -262,6 +275,7 @@ type DatapathMapSpecs struct {
 	Events     *ebpf.MapSpec `ebpf:"events"`
 	Fdb        *ebpf.MapSpec `ebpf:"fdb"`
 	Hosts      *ebpf.MapSpec `ebpf:"hosts"`
+	Nat        *ebpf.MapSpec `ebpf:"nat"`
 	Neigh      *ebpf.MapSpec `ebpf:"neigh"`
 	Nodes      *ebpf.MapSpec `ebpf:"nodes"`
 	RouteIndex *ebpf.MapSpec `ebpf:"route_index"`
@@ -300,6 +314,7 @@ type DatapathMaps struct {
 	Events     *ebpf.Map `ebpf:"events"`
 	Fdb        *ebpf.Map `ebpf:"fdb"`
 	Hosts      *ebpf.Map `ebpf:"hosts"`
+	Nat        *ebpf.Map `ebpf:"nat"`
 	Neigh      *ebpf.Map `ebpf:"neigh"`
 	Nodes      *ebpf.Map `ebpf:"nodes"`
 	RouteIndex *ebpf.Map `ebpf:"route_index"`
@@ -313,6 +328,7 @@ func (m *DatapathMaps) Close() error {
 		m.Events,
 		m.Fdb,
 		m.Hosts,
+		m.Nat,
 		m.Neigh,
 		m.Nodes,
 		m.RouteIndex,

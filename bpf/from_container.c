@@ -3,6 +3,7 @@
 
 /* tc ingress on the host end of a container's veth: what the container sends. */
 #include "include/deliver.h"
+#include "include/nat.h"
 #include "include/send.h"
 
 /* To another container of this node, by the bridge's rules or the router's. */
@@ -10,12 +11,17 @@ static __always_inline enum reason to_neighbour(struct walk *w, struct packet *p
 						const struct endpoint *from,
 						const struct endpoint *to)
 {
-	if (mac_equal(p->eth->h_dest, to->mac.byte))
-		return to_endpoint(w, to, FORWARD_LOCAL);
-	if (!mac_equal(p->eth->h_dest, from->gateway.byte))
+	int bridged = mac_equal(p->eth->h_dest, to->mac.byte), reason;
+
+	if (!bridged && !mac_equal(p->eth->h_dest, from->gateway.byte))
 		return PASS_NOT_ROUTED;
-	if (p->ip->ttl <= 1)
+	if (!bridged && p->ip->ttl <= 1)
 		return PASS_TTL;
+	reason = nat_check(w, p->ip, p->cursor);
+	if (reason != ONWARD)
+		return reason;
+	if (bridged)
+		return to_endpoint(w, to, FORWARD_LOCAL);
 	ipv4_decrement_ttl(p->ip);
 	ethernet_to_endpoint(p->eth, to);
 	return to_endpoint(w, to, FORWARD_LOCAL);
@@ -34,6 +40,9 @@ static __always_inline enum reason to_remote(struct walk *w, struct packet *p,
 		return reason;
 	if (p->ip->ttl <= 1)
 		return PASS_TTL;
+	reason = nat_check(w, p->ip, p->cursor);
+	if (reason != ONWARD)
+		return reason;
 	return send(w, p, host, 1);
 }
 

@@ -3,10 +3,12 @@
 
 /* tc ingress on the uplink: what other nodes send. */
 #include "include/decap.h"
+#include "include/nat.h"
 
-/* Up to and with the inner IP header, of the longest encapsulation. */
+/* Up to and with the inner ports, of the longest encapsulation. */
 #define NETWORK_HEADERS                                                                            \
-	(2 * (ETH_HLEN + sizeof(struct iphdr)) + sizeof(struct udphdr) + sizeof(struct vxlanhdr))
+	(2 * (ETH_HLEN + sizeof(struct iphdr)) + sizeof(struct udphdr) + sizeof(struct vxlanhdr) + \
+	 2 * sizeof(__be16))
 
 /* Leaves a packet that has been checked to the kernel's vxlan device. */
 static __always_inline enum reason pass_checked(struct walk *w, enum reason reason)
@@ -51,6 +53,11 @@ static __always_inline enum reason decapsulate(struct walk *w, struct tunnel *t)
 	/* The stack answers what expires here, and reads options. */
 	if (ip->ttl > 1 && !has_options(ip))
 		to = endpoint_lookup(ip->daddr);
+	if (to && (reason = nat_check(w, ip, t->cursor)) != ONWARD) {
+		if (t->inner_eth)
+			return pass_checked(w, reason);
+		to = NULL; /* no tunnel device takes it: the stack gets it from us */
+	}
 	eth = pop_header(w->skb, t, tos);
 	if (!eth)
 		return DROP_DECAPSULATE;
@@ -62,11 +69,13 @@ static __always_inline enum reason decapsulate(struct walk *w, struct tunnel *t)
 }
 
 /* A plain packet of a host-gw peer to a container: what the kernel would route, in one step. */
-static __always_inline enum reason route_in(struct walk *w, struct ethhdr *eth, struct iphdr *ip)
+static __always_inline enum reason route_in(struct walk *w, struct ethhdr *eth, struct iphdr *ip,
+					    struct cursor c)
 {
 	struct endpoint *to;
 	struct host *from;
 	__u32 index;
+	int reason;
 
 	if (!config.direct || w->skb->pkt_type != PACKET_HOST || has_options(ip) || ip->ttl <= 1 ||
 	    !ipv4_checksum_ok(ip))
@@ -78,6 +87,9 @@ static __always_inline enum reason route_in(struct walk *w, struct ethhdr *eth, 
 	from = index >= HOST_FIRST ? host_lookup(index) : NULL;
 	if (!from || from->encap != ENCAP_NONE)
 		return PASS_NOT_OURS;
+	reason = nat_check(w, ip, c);
+	if (reason != ONWARD)
+		return reason;
 	ipv4_decrement_ttl(ip);
 	ethernet_to_endpoint(eth, to);
 	return to_endpoint(w, to, FORWARD_DELIVERED);
@@ -105,7 +117,7 @@ static __always_inline enum reason walk_from_network(struct walk *w)
 	reason = tunnel_read(w, &t);
 	if (reason == ONWARD)
 		return decapsulate(w, &t);
-	return reason == PASS_NOT_OURS ? route_in(w, eth, t.outer) : reason;
+	return reason == PASS_NOT_OURS ? route_in(w, eth, t.outer, c) : reason;
 }
 
 SEC("tc")

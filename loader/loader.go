@@ -21,6 +21,7 @@ import (
 	"path/filepath"
 
 	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/btf"
 	"github.com/cilium/ebpf/rlimit"
 
 	"github.com/bpfnet/bpfnet/bpf"
@@ -45,8 +46,8 @@ type Sizes struct {
 
 // Options say what to load.
 type Options struct {
-	PinDir   string // of EnsurePinDir
-	Settings bpf.DatapathSettings
+	PinDir   string               // of EnsurePinDir
+	Settings bpf.DatapathSettings // Conntrack is Open's to set
 	Sizes    Sizes
 	Clsact   bool // attach by clsact even where the kernel has tcx
 }
@@ -71,6 +72,10 @@ func Open(o Options) (*Datapath, error) {
 	if err := Probe(); err != nil {
 		return nil, err
 	}
+	types := btf.NewCache()
+	if conntrack(types) {
+		o.Settings.Conntrack = 1
+	}
 	spec, err := specFor(o)
 	if err != nil {
 		return nil, err
@@ -88,7 +93,11 @@ func Open(o Options) (*Datapath, error) {
 	d.staged = reuse == nil
 	_, sameSettings := reuse[rodata]
 	d.resetup = !d.staged && !sameSettings
-	d.coll, err = ebpf.NewCollectionWithOptions(spec, ebpf.CollectionOptions{MapReplacements: reuse})
+	options := ebpf.CollectionOptions{MapReplacements: reuse, Cache: types}
+	if o.Settings.Conntrack == 0 {
+		options.Programs.KernelTypes = spec.Types // any will do: what reads the kernel's is never reached
+	}
+	d.coll, err = ebpf.NewCollectionWithOptions(spec, options)
 	if err != nil {
 		return nil, fmt.Errorf("load the datapath: %w", err)
 	}

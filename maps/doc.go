@@ -11,6 +11,7 @@
 //	neigh        hash            network, address -> MAC           control plane  --max-neighbours
 //	fdb          hash            VNI, MAC -> host index            control plane  --max-neighbours
 //	endpoints    hash            network, address -> veth, MACs    control plane  --max-endpoints
+//	nat          array           whether this node translates      control plane  1
 //	counters     per-CPU array   program, reason -> packets, bytes programs       fixed
 //	events       ring buffer     sampled drops                     programs       fixed
 //	settings     array           what was fixed at load            loader         1

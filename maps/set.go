@@ -29,6 +29,7 @@ type Set struct {
 	Neigh     *Neigh
 	FDB       *FDB
 	Endpoints *Endpoints
+	NAT       *NAT
 	Counters  *Counters
 	Events    *Events
 	Settings  *Settings // read once
@@ -67,6 +68,7 @@ func NewSet(m map[string]*ebpf.Map) (*Set, error) {
 		Neigh:     newNeigh(byName["neigh"]),
 		FDB:       newFDB(byName["fdb"]),
 		Endpoints: newEndpoints(byName["endpoints"]),
+		NAT:       &NAT{byName["nat"]},
 		Counters:  &Counters{byName["counters"]},
 		Events:    &Events{byName["events"]},
 		Settings:  settings,

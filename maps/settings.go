@@ -21,6 +21,7 @@ type Settings struct {
 	UDPPort        uint16 // of flannel's udp backend, host byte order; 0: none
 	IPIP           bool   // protocol 4 is decapsulated
 	Direct         bool   // plain packets of host-gw peers are taken past the kernel
+	Conntrack      bool   // the kernel can be asked about connections
 	VNI            uint32
 	IndexBase      uint32 // first address of slot 0 of route_index
 	IndexShift     uint32 // 32 - prefix length of a slot
@@ -50,6 +51,7 @@ func decodeSettings(w bpf.DatapathSettings) *Settings {
 		UDPPort:        netToHost16(w.UdpPort),
 		IPIP:           w.Ipip != 0,
 		Direct:         w.Direct != 0,
+		Conntrack:      w.Conntrack != 0,
 		VNI:            w.Vni,
 		IndexBase:      w.IndexBase,
 		IndexShift:     w.IndexShift,

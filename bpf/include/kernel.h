@@ -20,6 +20,8 @@ enum { false, true };
 
 #define SEC(name) __attribute__((section(name), used))
 #define __packed __attribute__((packed))
+#define __ksym __attribute__((section(".ksyms")))
+#define __weak __attribute__((weak))
 #define __always_inline inline __attribute__((always_inline))
 #define likely(x) __builtin_expect(!!(x), 1)
 #define unlikely(x) __builtin_expect(!!(x), 0)
@@ -123,6 +125,37 @@ static long (*const bpf_csum_level)(struct __sk_buff *skb, __u64 level) = (void 
 static long (*const bpf_redirect_neigh)(__u32 ifindex, struct bpf_redir_neigh *params, int plen,
 					__u64 flags) = (void *)152;
 static long (*const bpf_redirect_peer)(__u32 ifindex, __u64 flags) = (void *)155;
+
+/*
+ * Functions of the kernel's conntrack (5.18; net/netfilter/nf_conntrack_bpf.c). Weak: without them the
+ * programs load too. Of its struct bpf_ct_opts this is the first version, which later ones take as well.
+ */
+struct nf_conn {
+	unsigned long status;
+} __attribute__((preserve_access_index));
+#define IPS_NAT_MASK (1 << 4 | 1 << 5) /* the source or the destination is translated */
+
+struct bpf_sock_tuple {
+	__be32 saddr;
+	__be32 daddr;
+	__be16 sport;
+	__be16 dport;
+};
+
+struct bpf_ct_opts {
+	__s32 netns_id;
+	__s32 error;
+	__u8 l4proto;
+	__u8 dir;
+	__u8 reserved[2];
+};
+#define BPF_F_CURRENT_NETNS -1
+#define ENOENT 2
+
+extern struct nf_conn *bpf_skb_ct_lookup(struct __sk_buff *skb, struct bpf_sock_tuple *tuple,
+					 __u32 tuple__sz, struct bpf_ct_opts *opts, __u32 opts__sz)
+	__weak __ksym;
+extern void bpf_ct_release(struct nf_conn *ct) __weak __ksym;
 
 #define ETH_P_IP 0x0800
 #define IPPROTO_IPIP 4

@@ -25,6 +25,8 @@ struct settings {
 	__u32 index_base;	/* first address of slot 0 of route_index, host byte order */
 	__u32 index_shift;	/* 32 - prefix length of a slot */
 	__u32 index_count;	/* slots in use; 0: no index */
+	__u8 conntrack;		/* the kernel can be asked about connections (nat.h) */
+	__u8 pad[3];
 };
 
 const volatile struct settings config;
@@ -86,6 +88,14 @@ struct {
 	__type(key, struct ip_key);
 	__type(value, struct endpoint);
 } endpoints SEC(".maps");
+
+/* Written when it changes: programs and pinned maps stay as they are when a host's first rule comes. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, enum nat_mode);
+} nat SEC(".maps");
 
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);

@@ -41,6 +41,8 @@ enum __packed reason {
 	PASS_NOT_ENCAPSULABLE = 28, /* GSO of a kind the kernel cannot encapsulate */
 	PASS_CHECKED = 29,	    /* out of bpfnet0, where from_network let it in */
 	PASS_UDP_SUPERPACKET = 30,  /* the kernel's device makes it one that can be cut again */
+	PASS_NAT = 31,		    /* of a connection that this node's conntrack translates */
+	PASS_NAT_UNKNOWN = 32, /* perhaps of one: conntrack cannot be asked about this packet */
 
 	/* Dropped. */
 	DROP_CONTAINER_SOURCE = 40, /* a container used an address that is not its own */

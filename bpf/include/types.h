@@ -102,6 +102,13 @@ struct endpoint {
 	struct mac gateway; /* what it resolves its gateway to: the bridge, or the host end of its veth */
 };
 
+/* nat, an array of 1: whether this node translates destinations, and who knows of which connections. */
+enum nat_mode {
+	NAT_NONE = 0,	   /* no connection is translated */
+	NAT_CONNTRACK = 1, /* conntrack knows them */
+	NAT_OTHER = 2,	   /* something else, that cannot be asked (IPVS) */
+};
+
 /* counters, a per-CPU array indexed by program * REASON_MAX + reason. */
 struct counter {
 	__u64 packets;

@@ -57,6 +57,7 @@ func fill(t *testing.T, set *maps.Set, datapath map[string]*ebpf.Map) {
 	must(t, set.Neigh.Put(0, netip.MustParseAddr("172.246.0.0"), mac))
 	must(t, set.FDB.Put(1, mac, 2))
 	must(t, set.Endpoints.Put(0, netip.MustParseAddr("172.245.0.2"), maps.Endpoint{Ifindex: 9, MAC: mac, Gateway: mac}))
+	must(t, set.NAT.Set(maps.NATConntrack))
 	must(t, datapath["routes"].Put(&bpf.DatapathRouteKey{PrefixLen: 7}, uint32(9)))
 	perCPU := make([]bpf.DatapathCounter, ebpf.MustPossibleCPU())
 	perCPU[0] = bpf.DatapathCounter{Packets: 3, Bytes: 294}

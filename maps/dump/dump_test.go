@@ -226,7 +226,7 @@ func TestUnknown(t *testing.T) {
 		want string
 	}{
 		{CheckName("route"), `unknown map "route": the maps are routes, route_index, hosts, nodes, neigh, fdb, ` +
-			`endpoints, counters, events, settings`},
+			`endpoints, nat, counters, events, settings`},
 		{CheckFormat("xml"), `unknown output format "xml": the formats are table, json, yaml`},
 		{Write(&bytes.Buffer{}, "xml", Table{}), `unknown output format "xml": the formats are table, json, yaml`},
 	} {

@@ -42,6 +42,8 @@ var summaries = []summary{
 		func(s *maps.Set) (maps.Usage, error) { return s.FDB.Usage() }},
 	{"endpoints", "hash", 0, 0, entries, "network, address", "interface, MACs", controlPlane,
 		func(s *maps.Set) (maps.Usage, error) { return s.Endpoints.Usage() }},
+	{"nat", "array", 0, 0, entries, "none", "NAT mode", controlPlane,
+		func(*maps.Set) (maps.Usage, error) { return maps.Usage{Used: 1, Max: 1}, nil }},
 	{"counters", "per-CPU array", 0, 0, entries, "program, reason", "packets, bytes", programs,
 		func(s *maps.Set) (maps.Usage, error) { return s.Counters.Usage() }},
 	{"events", "ring buffer", 0, 0, "bytes", "none", "sampled drop", programs,

@@ -29,6 +29,8 @@ var sources = []source{
 		columns: []string{"VNI", "MAC", "HOST", "NODE"}, read: readFDB},
 	{name: "endpoints", title: "the containers of this node",
 		columns: []string{"NETWORK", "ADDRESS", "IFINDEX", "MAC", "GATEWAY MAC"}, read: readEndpoints},
+	{name: "nat", title: "who translates addresses on this node",
+		columns: []string{"MODE"}, read: readNAT},
 	{name: "counters", title: "packets by program and reason",
 		columns: []string{"PROGRAM", "VERDICT", "REASON", "PACKETS", "BYTES"}, read: readCounters},
 	{name: "events", title: "sampled drops not read before",
@@ -159,6 +161,17 @@ func readEndpoints(set *maps.Set) ([]record, error) {
 	return recordsOf(entries, err, func(k maps.AddrKey, e maps.Endpoint) endpoint {
 		return endpoint{k.Network, k.Addr, e.Ifindex, macString(e.MAC), macString(e.Gateway)}
 	})
+}
+
+type natMode struct {
+	Mode string `json:"mode"`
+}
+
+func (n natMode) rows() [][]string { return [][]string{{n.Mode}} }
+
+func readNAT(set *maps.Set) ([]record, error) {
+	mode, err := set.NAT.Get()
+	return []record{natMode{mode.String()}}, err
 }
 
 type count struct {

@@ -20,6 +20,7 @@ type settings struct {
 	UDPPort        uint16     `json:"udp_port"` // 0: no flannel udp
 	IPIP           bool       `json:"ipip"`
 	Direct         bool       `json:"direct"`
+	Conntrack      bool       `json:"conntrack"`
 	IndexBase      netip.Addr `json:"index_base"`
 	IndexBits      uint32     `json:"index_prefix_length"`
 	IndexCount     uint32     `json:"index_slots"` // 0: no index
@@ -31,7 +32,7 @@ func newSettings(s maps.Settings) settings {
 	return settings{
 		Node: s.Node, Network: s.Network,
 		OverlayIfindex: s.OverlayIfindex, OverlayMAC: macString(s.OverlayMAC),
-		VXLANPort: s.VXLANPort, VNI: s.VNI, UDPPort: s.UDPPort, IPIP: s.IPIP, Direct: s.Direct,
+		VXLANPort: s.VXLANPort, VNI: s.VNI, UDPPort: s.UDPPort, IPIP: s.IPIP, Direct: s.Direct, Conntrack: s.Conntrack,
 		IndexBase: netip.AddrFrom4(base), IndexBits: 32 - s.IndexShift, IndexCount: s.IndexCount,
 	}
 }
@@ -45,6 +46,7 @@ func (s settings) rows() [][]string {
 		{"udp", orNone(s.UDPPort != 0, fmt.Sprintf("UDP port %d", s.UDPPort))},
 		{"ipip", onOff(s.IPIP)},
 		{"direct", onOff(s.Direct)},
+		{"conntrack", onOff(s.Conntrack)},
 		{"index", orNone(s.IndexCount != 0,
 			fmt.Sprintf("%d prefixes of length %d from %s on", s.IndexCount, s.IndexBits, s.IndexBase))},
 	}

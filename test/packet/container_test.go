@@ -19,11 +19,11 @@ import (
 func tables() map[bpf.DatapathProgram][]packetCase {
 	return map[bpf.DatapathProgram][]packetCase{
 		bpf.DatapathProgramPROGRAM_FROM_CONTAINER: concat(containerToRemote(), containerPasses(), containerLocal(),
-			containerSuperpackets(), containerSecond()),
+			containerSuperpackets(), containerSecond(), containerNAT()),
 		bpf.DatapathProgramPROGRAM_FROM_HOST:    concat(hostToRemote(), hostOthers()),
 		bpf.DatapathProgramPROGRAM_FROM_OVERLAY: overlayCases(),
 		bpf.DatapathProgramPROGRAM_FROM_NETWORK: concat(networkDelivers(), networkECN(), networkToHost(),
-			networkNotOurs(), networkMalformed(), networkForgiven(), networkFragments(), networkInner(), networkDrops(), networkDirect(), networkWorlds()),
+			networkNotOurs(), networkMalformed(), networkForgiven(), networkFragments(), networkInner(), networkDrops(), networkDirect(), networkWorlds(), networkNAT()),
 	}
 }
 

@@ -24,6 +24,7 @@ func (w *world) settings() *bpf.DatapathSettings {
 		UdpPort:        bits.ReverseBytes16(w.udpPort),
 		Ipip:           flag[uint8](w.ipip, 1),
 		Direct:         flag[uint8](w.direct, 1),
+		Conntrack:      flag[uint8](w.conntrack, 1),
 		Vni:            w.vni,
 		IndexCount:     w.slotCount(),
 	}
@@ -69,6 +70,9 @@ func (w *world) fill(maps map[string]*ebpf.Map) error {
 		if err := maps[bpf.DatapathMapEndpoints].Put(key, value); err != nil {
 			return fmt.Errorf("put endpoint %s: %w", e.addr, err)
 		}
+	}
+	if err := maps[bpf.DatapathMapNat].Put(uint32(0), w.nat); err != nil {
+		return fmt.Errorf("put NAT mode: %w", err)
 	}
 	return nil
 }

@@ -5,6 +5,7 @@
 package packet
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"runtime"
@@ -33,7 +34,7 @@ func TestMain(m *testing.M) {
 func enterNamespace() error {
 	pid := strconv.Itoa(os.Getpid())
 	if os.Getenv(inNamespace) == pid {
-		return addLinks()
+		return errors.Join(addLinks(), track(connections))
 	}
 	runtime.LockOSThread()
 	if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {

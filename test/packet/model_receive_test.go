@@ -164,6 +164,7 @@ func (w *world) decapsulate(a arrival, t tunnel) fate {
 	inner := ipv4Header(t.inner)
 	f.src, f.dst = inner.src(), inner.dst()
 	tos, congested := decapsulatedTOS(t.outer[1], inner[1])
+	natReason, natted := w.leaveToNAT(t)
 	switch {
 	case !w.isNode(f.outer):
 		f.reason = bpf.DatapathReasonDROP_UNKNOWN_HOST
@@ -177,6 +178,8 @@ func (w *world) decapsulate(a arrival, t tunnel) fate {
 		f.reason = bpf.DatapathReasonDROP_DECAPSULATE
 	case congested:
 		f.reason = bpf.DatapathReasonDROP_ECN
+	case natted && t.frame != nil:
+		f.reason, f.checked = natReason, true
 	case a.gsoSize != 0:
 		f.reason, f.frame = bpf.DatapathReasonDROP_DECAPSULATE, nil // as refused() says
 	default:
@@ -201,11 +204,21 @@ func (w *world) deliver(a arrival, t tunnel, tos uint8) (bpf.DatapathReason, []b
 		ip.change(func() { ip[1] = tos })
 	}
 	to, found := w.endpointAt(ip.dst())
-	if found && ip.ttl() > 1 && !ip.hasOptions() {
+	if _, natted := w.leaveToNAT(t); found && ip.ttl() > 1 && !ip.hasOptions() && !natted {
 		return bpf.DatapathReasonFORWARD_DELIVERED, routed(frame, to)
 	}
 	ethernetHeader(frame).setDst(w.overlay.mac)
 	return bpf.DatapathReasonFORWARD_TO_HOST, frame
+}
+
+// leaveToNAT: a packet out of a tunnel that would go to a container.
+func (w *world) leaveToNAT(t tunnel) (bpf.DatapathReason, bool) {
+	ip := ipv4Header(t.rest)
+	_, found := w.endpointAt(ip.dst())
+	if !found || ip.ttl() <= 1 || ip.hasOptions() {
+		return 0, false
+	}
+	return w.mayTranslate(ip)
 }
 
 // decapsulatedTOS is the inner TOS behind the tunnel, and whether the packet has to be dropped:
@@ -234,6 +247,9 @@ func (w *world) routeIn(a arrival) fate {
 	unicast := a.frame[0]&1 == 0
 	if !w.direct || !unicast || !found || !plain || ip.hasOptions() || ip.ttl() <= 1 || !ip.checksumOK() {
 		return a.untouched(bpf.DatapathReasonPASS_NOT_OURS)
+	}
+	if reason, natted := w.mayTranslate(ip); natted {
+		return a.untouched(reason)
 	}
 	return fate{reason: bpf.DatapathReasonFORWARD_DELIVERED, frame: routed(a.frame, to)}
 }

@@ -26,13 +26,17 @@ func (w *world) fromContainer(a arrival) fate {
 		return a.dropped(bpf.DatapathReasonDROP_CONTAINER_SOURCE)
 	}
 	to, local := w.endpointAt(ip.dst())
+	bridged := local && eth.dst() == to.mac
+	reason, natted := w.mayTranslate(ip)
 	switch {
-	case local && eth.dst() == to.mac: // what a bridge would hand over as it is
-		return a.untouched(bpf.DatapathReasonFORWARD_LOCAL)
-	case eth.dst() != from.gateway:
+	case !bridged && eth.dst() != from.gateway:
 		return a.untouched(bpf.DatapathReasonPASS_NOT_ROUTED)
-	case local && ip.ttl() <= 1:
+	case local && !bridged && ip.ttl() <= 1:
 		return a.untouched(bpf.DatapathReasonPASS_TTL)
+	case local && natted:
+		return a.untouched(reason)
+	case bridged: // what a bridge would hand over as it is
+		return a.untouched(bpf.DatapathReasonFORWARD_LOCAL)
 	case local:
 		return fate{reason: bpf.DatapathReasonFORWARD_LOCAL, frame: routed(a.frame, to)}
 	}
@@ -42,6 +46,9 @@ func (w *world) fromContainer(a arrival) fate {
 	}
 	if ip.ttl() <= 1 {
 		return a.untouched(bpf.DatapathReasonPASS_TTL)
+	}
+	if natted {
+		return a.untouched(reason)
 	}
 	return w.send(a, peer, 1)
 }

@@ -23,6 +23,8 @@ type world struct {
 	udpPort   uint16 // host byte order; 0: no udp
 	ipip      bool
 	direct    bool
+	conntrack bool // the programs can ask the kernel's conntrack
+	nat       bpf.DatapathNatMode
 	slots     netip.Prefix // what route_index covers; invalid: nothing
 	slotBits  int          // prefix length of a slot
 	routes    []route
@@ -174,7 +176,23 @@ var bare = &world{
 	endpoints: endpointsOf(0),
 }
 
-var worlds = []*world{lab, second, bare}
+// natted is the lab on a node that translates connections: those of translations.
+var natted = lab.with("natted", func(w *world) { w.nat, w.conntrack = bpf.DatapathNatModeNAT_CONNTRACK, true })
+
+// blind is the same on a kernel whose conntrack cannot be asked.
+var blind = lab.with("blind", func(w *world) { w.nat = bpf.DatapathNatModeNAT_CONNTRACK })
+
+// untold is the lab on a node where something other than conntrack translates.
+var untold = lab.with("untold", func(w *world) { w.nat, w.conntrack = bpf.DatapathNatModeNAT_OTHER, true })
+
+func (w *world) with(name string, change func(*world)) *world {
+	other := *w
+	other.name = name
+	change(&other)
+	return &other
+}
+
+var worlds = []*world{lab, second, bare, natted, blind}
 
 // peers have outer headers as flannel's backends send them; those of hosts 6 and 7 have what else a
 // kernel's tunnel device can be told. The node itself has an entry that nothing is sent by.

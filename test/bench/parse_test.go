@@ -7,6 +7,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/bpfnet/bpfnet/test/lab"
 )
 
 const snmp = `Ip: Forwarding DefaultTTL InReceives InHdrErrors InAddrErrors ForwDatagrams InUnknownProtos
@@ -90,4 +92,26 @@ func errorText(err error) string {
 		return ""
 	}
 	return err.Error()
+}
+
+// TestBypass: a program that leaves packets to the kernel is found out, and the kernel's modes may forward.
+func TestBypass(t *testing.T) {
+	s := site{lab: &lab.Lab{Hosts: []*lab.Host{{Name: "h1"}, {Name: "h2"}}}}
+	before := []tally{{10, 10}, {10, 10}}
+	for _, test := range []struct {
+		dataplane string
+		after     []tally
+		want      string
+	}{
+		{dataplaneEBPF, []tally{{1010, 20}, {1010, 10}}, ""},
+		{dataplaneEBPF, []tally{{1010, 10}, {1010, 21}}, "on h2 the kernel forwarded 11 packets beside the programs' 1000"},
+		{dataplaneEBPF, []tally{{10, 11}, {1010, 10}}, "on h1 the kernel forwarded 1 packets"},
+		{dataplaneNetlink, []tally{{1010, 1010}, {1010, 1010}}, ""},
+	} {
+		s.mode.dataplane = test.dataplane
+		err := s.verifyBypass(before, test.after)
+		if got := errorText(err); !strings.Contains(got, test.want) || (err == nil) != (test.want == "") {
+			t.Errorf("%s, %v: error %q, want one that says %q", test.dataplane, test.after, got, test.want)
+		}
+	}
 }

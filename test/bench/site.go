@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"os"
 	"os/exec"
 	"strings"
 	"time"
@@ -115,13 +116,13 @@ func (s *site) connect(ctx context.Context) error {
 func (s *site) route(ctx context.Context) error {
 	h1, h2 := s.lab.Hosts[0], s.lab.Hosts[1]
 	for _, c := range []struct{ on, to *lab.Host }{{h1, h2}, {h2, h1}} {
-		for _, command := range [][]string{
-			{"sysctl", "-q", "-w", "net.ipv4.ip_forward=1"},
-			{"ip", "route", "add", c.to.Subnet.String(), "via", c.to.Addr.String(), "dev", lab.Uplink},
-		} {
-			if _, err := c.on.NS.Run(ctx, command...); err != nil {
-				return err
-			}
+		err := c.on.NS.Do(func() error { return os.WriteFile("/proc/sys/net/ipv4/ip_forward", []byte("1"), 0o644) })
+		if err != nil {
+			return fmt.Errorf("switch forwarding on: %w", err)
+		}
+		_, err = c.on.NS.Run(ctx, "ip", "route", "add", c.to.Subnet.String(), "via", c.to.Addr.String(), "dev", lab.Uplink)
+		if err != nil {
+			return err
 		}
 	}
 	return nil

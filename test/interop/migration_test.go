@@ -13,7 +13,8 @@ import (
 const maxOutage = time.Second
 
 // TestMigration changes a cluster of two flanneld nodes to bpfnet, node by
-// node, and back, under traffic: no connection breaks.
+// node, and back, under traffic: no connection breaks. flanneld then follows
+// what etcd says, whatever bpfnet has handed over.
 func TestMigration(t *testing.T) {
 	matrix(t, modes(), func(t *testing.T, m mode, dp dataplane) {
 		c := up(t, m, dp, 2)
@@ -41,6 +42,10 @@ func TestMigration(t *testing.T) {
 				}
 			}
 		}
+		mac := vtepMAC(t, c, h2)
+		h2.flanneld.stop(t)
+		c.remove(t, h2)
+		h1.knowsNothingOf(t, h2, mac)
 	})
 }
 

@@ -23,13 +23,12 @@ func TestMixed(t *testing.T) {
 		c := up(t, m, dp, 3)
 		h1, h2, h3 := c.nodes[0], c.nodes[1], c.nodes[2]
 		h1.flanneld.start(t)
-		h2.bpfnet.start(t)
-		h3.flanneld.start(t)
+		firstPing(t, h2, h2.bpfnet, h1)
+		firstPing(t, h3, h3.flanneld, h2)
 		for _, other := range []*node{h1, h3} {
 			t.Run(h2.Name+" and "+other.Name, func(t *testing.T) {
 				for _, pair := range [][2]*node{{h2, other}, {other, h2}} {
 					from, to := pair[0], pair[1]
-					meet(t, from.container().NS, to.container().Addr)
 					testPaths(t, c, copies(m, dp, h2)+copies(m, dp, other), from, to)
 					testBulk(t, from, to)
 					testWire(t, c, m, copies(m, dp, from), from, to)
@@ -37,6 +36,17 @@ func TestMixed(t *testing.T) {
 			})
 		}
 	})
+}
+
+// firstPing starts an agent on a node, and waits until it reaches another and
+// that reaches it.
+func firstPing(t *testing.T, n *node, a agent, other *node) {
+	t.Helper()
+	start := time.Now()
+	a.start(t)
+	meet(t, n.container().NS, other.container().Addr)
+	meet(t, other.container().NS, n.container().Addr)
+	t.Logf("%s: first pings answered %v after the start of its %T", n.Name, time.Since(start).Round(time.Millisecond), a)
 }
 
 // copies is how many processes copy a node's packets, which takes a hop off

@@ -170,8 +170,9 @@ func overlayWanted(s topology.Self, c Carrier, old netlink.Link) (netlink.Link, 
 		attrs.HardwareAddr = hardwareAddr(overlayMAC(s, old))
 		return &netlink.Veth{LinkAttrs: attrs, PeerName: OverlayPeerName, PeerHardwareAddr: hardwareAddr(randomMAC())}, nil
 	case s.Encap == topology.EncapIPIP:
-		// Without a remote: each route says by its gateway where to. pmtudisc, as iproute2 has it by default, sets DF.
-		return &netlink.Iptun{LinkAttrs: attrs, Local: s.Node.AsSlice(), PMtuDisc: 1}, nil
+		// Without a remote: each route says by its gateway where to. Without pmtudisc, as flanneld has it: the
+		// outer DF is the inner one (ip_tunnel_xmit of net/ipv4/ip_tunnel.c), as it is from our programs.
+		return &netlink.Iptun{LinkAttrs: attrs, Local: s.Node.AsSlice()}, nil
 	case s.Encap == topology.EncapUDP:
 		return &netlink.Tuntap{LinkAttrs: attrs, Mode: netlink.TUNTAP_MODE_TUN}, nil
 	}

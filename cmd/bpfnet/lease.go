@@ -34,7 +34,8 @@ func newLeaseReserveCommand(o *store.Options) *cobra.Command {
 		Short: "Keep a subnet for its node for ever",
 		Long: "Takes the time limit off a lease, so that its node finds the subnet again however long it was\n" +
 			"away; what the lease says stays. With --public-ip the subnet is kept for a node that has not\n" +
-			"come yet. Running daemons, flanneld too, go on as before.",
+			"come yet. A running bpfnet daemon follows. flanneld (0.28.4) gives its lease a time limit again,\n" +
+			"when it starts and at once while it runs: its nodes cannot hold a reservation.",
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			forNode, err := nodeAddr("public-ip", publicIP, netip.Addr.Is4)
@@ -61,13 +62,40 @@ func reserve(ctx context.Context, cmd *cobra.Command, s *store.Store, name strin
 	case r.Bad != nil && !errors.Is(r.Bad, store.ErrPending):
 		return fmt.Errorf("%s is no lease (%w): delete it with `bpfnet lease release`", r.Lease.Key, r.Bad)
 	case !r.Reserved():
-		err = s.Reserve(ctx, r)
+		if err = s.Reserve(ctx, r); err == nil {
+			err = staysReserved(ctx, s, r)
+		}
 	}
 	if err != nil {
 		return tryAgain(err)
 	}
 	fmt.Fprintf(cmd.OutOrStdout(), "%s is reserved for node %v\n", r.Lease.Key, r.Lease.PublicIP)
 	return nil
+}
+
+// overruled is how long flanneld is given to undo a reservation of its lease:
+// it takes the missing time limit for one that is over (parseSubnetWatchResponse
+// in its pkg/subnet/etcd/registry.go), and renews the lease.
+const overruled = time.Second
+
+// staysReserved tells whether it has.
+func staysReserved(ctx context.Context, s *store.Store, r store.Record) error {
+	deadline := time.After(overruled)
+	for {
+		now, err := findLease(ctx, s, r.Lease.Key)
+		if err != nil {
+			return err
+		}
+		if !now.Reserved() {
+			return fmt.Errorf("lease %s has a time limit again: node %v runs flanneld, it seems, which undoes a reservation; bpfnet keeps one",
+				r.Lease.Key, r.Lease.PublicIP)
+		}
+		select {
+		case <-deadline:
+			return nil
+		case <-time.After(overruled / 10):
+		}
+	}
 }
 
 func reserveFor(ctx context.Context, cmd *cobra.Command, s *store.Store, name string, publicIP netip.Addr) error {

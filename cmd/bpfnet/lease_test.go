@@ -166,6 +166,30 @@ func TestLeaseReserve(t *testing.T) {
 	}
 }
 
+// TestLeaseReserveOfFlanneld: it gives its lease a time limit again, as flanneld 0.28.4 does.
+func TestLeaseReserveOfFlanneld(t *testing.T) {
+	endpoint, cli := someLeases(t)
+	const key = store.DefaultPrefix + "/subnets/10.5.1.0-24"
+	changes := cli.Watch(t.Context(), key, clientv3.WithCreatedNotify())
+	<-changes
+	done := make(chan error, 1)
+	go func() {
+		<-changes
+		g, err := cli.Grant(t.Context(), 86400)
+		if err == nil {
+			_, err = cli.Put(t.Context(), key, vxlanLease1, clientv3.WithLease(g.ID))
+		}
+		done <- err
+	}()
+	_, err := execute(t, "lease", "reserve", "10.5.1.0/24", "--etcd-endpoints", endpoint)
+	if err == nil || !strings.HasPrefix(err.Error(), "lease 10.5.1.0-24 has a time limit again: node 192.168.64.1 runs flanneld") {
+		t.Errorf("error %v", err)
+	}
+	if err = <-done; err != nil {
+		t.Error(err)
+	}
+}
+
 // TestLeaseOfThisNode has a daemon on this node, which says where etcd is and
 // whose lease is whose.
 func TestLeaseOfThisNode(t *testing.T) {

@@ -6,15 +6,19 @@ package interop
 
 import (
 	"context"
+	"slices"
 	"strings"
 	"testing"
 
+	nodestatus "github.com/bpfnet/bpfnet/controlplane/node"
+	"github.com/bpfnet/bpfnet/controlplane/topology"
 	"github.com/bpfnet/bpfnet/test/lab"
 )
 
 // TestLeftByFlannel starts bpfnet where flanneld was killed, and h3 left while
 // nobody looked: nothing that flanneld has left may lead to it, and nothing to
-// h2 either once that leaves too.
+// h2 either once that leaves too. A route by h3 itself could be a person's: it
+// is told of, with the command that removes it.
 func TestLeftByFlannel(t *testing.T) {
 	matrix(t, append(modes(), direct), func(t *testing.T, m mode, dp dataplane) {
 		c := up(t, m, dp, 3)
@@ -29,11 +33,27 @@ func TestLeftByFlannel(t *testing.T) {
 		h3.flanneld.stop(t)
 		c.remove(t, h3)
 		h1.bpfnet.start(t)
-		t.Logf("bpfnet after flanneld:\n%s", h1.tables(t))
+		if m.wire() == topology.EncapNone {
+			stray := "ip route del " + h3.Subnet.String() + " via " + h3.Addr.String()
+			h1.tells(t, h3.Subnet.String(), stray)
+			run(t, h1.NS, strings.Fields(stray)...)
+		}
 		h1.knowsNothingOf(t, h3, macs[h3])
 		h2.flanneld.stop(t)
 		c.remove(t, h2)
 		h1.knowsNothingOf(t, h2, macs[h2])
+	})
+}
+
+// tells waits until the status of a node's bpfnet has a problem of that key
+// whose text contains a command.
+func (n *node) tells(t *testing.T, key, command string) {
+	t.Helper()
+	until(t, n.Name+" tells of "+key+" to "+command, func() (bool, error) {
+		s, err := n.DaemonStatus(t.Context())
+		return slices.ContainsFunc(s.Problems, func(p nodestatus.Problem) bool {
+			return p.Key == key && strings.Contains(p.Text, command)
+		}), err
 	})
 }
 

@@ -126,6 +126,14 @@ func ping(t *testing.T, from lab.Namespace, to netip.Addr, o lab.PingOptions) (t
 	return ttls[0]
 }
 
+// transfer sends bytes by TCP, within the time of a wait.
+func transfer(t *testing.T, from, to lab.Namespace, addr netip.Addr, size int64) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), timeout)
+	defer cancel()
+	noError(t, lab.TransferTCP(ctx, from, to, addr, size))
+}
+
 // etcd is a client of the lab's etcd, from inside its first host.
 func etcd(t *testing.T, l *lab.Lab) *clientv3.Client {
 	t.Helper()

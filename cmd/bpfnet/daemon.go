@@ -4,9 +4,11 @@ package main
 
 import (
 	"cmp"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net/netip"
+	"net/url"
 	"os"
 	"path/filepath"
 	"time"
@@ -16,6 +18,7 @@ import (
 
 	"github.com/bpfnet/bpfnet/bpf"
 	"github.com/bpfnet/bpfnet/controlplane/node"
+	"github.com/bpfnet/bpfnet/controlplane/store"
 	"github.com/bpfnet/bpfnet/loader"
 	"github.com/bpfnet/bpfnet/maps"
 )
@@ -108,6 +111,9 @@ func (f *daemonFlags) options(runDir string) (node.Options, error) {
 	if err = checkSizes(f.sizes); err != nil {
 		return o, err
 	}
+	if err = checkEtcd(o); err != nil {
+		return o, err
+	}
 	if o.Underlay.CanReach, err = addrFlag("iface-can-reach", f.ifaceCanReach); err != nil {
 		return o, err
 	}
@@ -157,6 +163,24 @@ func (f *daemonFlags) bindLoader(o *node.Options) {
 		}
 		return maps.AdoptPinned(filepath.Join(pinDir, "maps"))
 	}
+}
+
+// checkEtcd refuses what no etcd could mend.
+func checkEtcd(o node.Options) error {
+	if o.InitConfig != "" {
+		if _, err := store.ParseConfig([]byte(o.InitConfig)); err != nil {
+			return fmt.Errorf("--etcd-init-config: %w", err)
+		}
+	}
+	if len(o.Embedded.Listen) > 0 && o.Embedded.Dir == "" {
+		return errors.New("--etcd-embedded-listen: is for --etcd-embedded, which names the directory of its data")
+	}
+	for _, s := range o.Embedded.Listen {
+		if u, err := url.Parse(s); err != nil || u.Scheme != "http" || u.Port() == "" {
+			return fmt.Errorf("--etcd-embedded-listen %q: is no URL to listen on: give one such as http://192.0.2.1:2379", s)
+		}
+	}
+	return nil
 }
 
 // checkSizes refuses maps without room for what every node has.

@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -24,22 +25,16 @@ type Machine struct {
 	Arch        string            `json:"arch"`
 	CPU         string            `json:"cpu"`
 	CPUs        int               `json:"cpus"`
-	Cores       []int             `json:"cores"`       // the CPUs that sender and receiver were pinned to
-	Governor    string            `json:"governor"`    // of CPU frequency; "none" where the kernel governs none
-	Mitigations map[string]string `json:"mitigations"` // /sys/devices/system/cpu/vulnerabilities
-	Sysctls     map[string]string `json:"sysctls"`
+	Cores       []int             `json:"cores"`          // the CPUs that sender and receiver were pinned to
+	Governor    string            `json:"governor"`       // of CPU frequency; "none" where the kernel governs none
+	Mitigations map[string]string `json:"mitigations"`    // /sys/devices/system/cpu/vulnerabilities
+	Sysctls     map[string]string `json:"sysctls"`        // of a host's network namespace
 	Offloads    map[string]bool   `json:"offloads"`       // of the uplink, where no load says otherwise
 	Background  float64           `json:"background"`     // share of all CPUs' time that others took before the first round
 	Steal       float64           `json:"steal"`          // share of all CPUs' time that a hypervisor took meanwhile
 	Rounds      int               `json:"rounds"`         //
 	Duration    float64           `json:"duration"`       // seconds, of each measurement
 	Peer        string            `json:"peer,omitempty"` // the other host, where there are two
-}
-
-// sysctls that change what packets cost; those that a kernel does not have are left out.
-var sysctls = []string{
-	"net/core/bpf_jit_enable", "net/core/bpf_jit_harden", "net/core/default_qdisc", "net/core/netdev_max_backlog",
-	"net/core/rps_sock_flow_entries", "net/ipv4/tcp_congestion_control", "net/ipv4/ip_early_demux", "kernel/bpf_stats_enabled",
 }
 
 // DescribeMachine is the machine, the cores that a run will use, and what others
@@ -61,14 +56,23 @@ func DescribeMachine(ctx context.Context) (Machine, error) {
 		m.Governor = g
 	}
 	m.Mitigations = readDir("/sys/devices/system/cpu/vulnerabilities")
-	m.Sysctls = map[string]string{}
-	for _, name := range sysctls {
-		if v, failed := readLine(filepath.Join("/proc/sys", name)); failed == nil {
-			m.Sysctls[strings.ReplaceAll(name, "/", ".")] = v
-		}
-	}
+	m.Sysctls = readSysctls()
 	m.Background, err = background(ctx, m.CPUs)
 	return m, err
+}
+
+// describe adds what holds for a host of the lab; some of the sysctls are the
+// machine's, and not to be seen from there.
+func (s *site) describe(m *Machine) (err error) {
+	h := s.lab.Hosts[0]
+	err = h.NS.Do(func() error {
+		maps.Copy(m.Sysctls, readSysctls())
+		return nil
+	})
+	if err == nil {
+		m.Offloads, err = features(h, reported)
+	}
+	return err
 }
 
 // cpuModel is the first CPU's name, or its architecture's where it has none.

@@ -60,7 +60,7 @@ func Run(ctx context.Context, o Options) (r *Report, err error) {
 	if err != nil {
 		return nil, err
 	}
-	if r.Machine.Offloads, err = features(sites[0].lab.Hosts[0], reported); err != nil {
+	if err = sites[0].describe(&r.Machine); err != nil {
 		return nil, err
 	}
 	var ways []way

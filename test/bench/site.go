@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
-	"os"
 	"os/exec"
 	"strings"
 	"time"
@@ -75,6 +74,9 @@ func (s *site) open(ctx context.Context, binary string) error {
 	if !s.mode.bare {
 		s.from, s.to, s.addr = h1.Containers[0].NS, h2.Containers[0].NS, h2.Containers[0].Addr
 	}
+	if err := s.setSysctls(); err != nil {
+		return err
+	}
 	if err := s.connect(ctx); err != nil {
 		return err
 	}
@@ -116,11 +118,10 @@ func (s *site) connect(ctx context.Context) error {
 func (s *site) route(ctx context.Context) error {
 	h1, h2 := s.lab.Hosts[0], s.lab.Hosts[1]
 	for _, c := range []struct{ on, to *lab.Host }{{h1, h2}, {h2, h1}} {
-		err := c.on.NS.Do(func() error { return os.WriteFile("/proc/sys/net/ipv4/ip_forward", []byte("1"), 0o644) })
-		if err != nil {
-			return fmt.Errorf("switch forwarding on: %w", err)
+		if err := writeSysctls(c.on.NS, map[string]string{"net/ipv4/ip_forward": "1"}); err != nil {
+			return err
 		}
-		_, err = c.on.NS.Run(ctx, "ip", "route", "add", c.to.Subnet.String(), "via", c.to.Addr.String(), "dev", lab.Uplink)
+		_, err := c.on.NS.Run(ctx, "ip", "route", "add", c.to.Subnet.String(), "via", c.to.Addr.String(), "dev", lab.Uplink)
 		if err != nil {
 			return err
 		}

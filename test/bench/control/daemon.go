@@ -23,7 +23,7 @@ import (
 )
 
 const (
-	syncTimeout = 5 * time.Minute
+	syncTimeout = 10 * time.Minute
 	stopTimeout = 30 * time.Second
 	look        = 2 * time.Millisecond // between two looks at whether the daemon is ready
 	spare       = 1000                 // map entries beside the cluster's

@@ -273,6 +273,9 @@ func inBackground(f func() error) background {
 	return b
 }
 
+// ended reports whether wait would return at once.
+func (b background) ended() bool { return len(b.err) > 0 }
+
 func (b background) wait(t *testing.T) {
 	t.Helper()
 	noError(t, <-b.err)

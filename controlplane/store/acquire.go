@@ -185,7 +185,7 @@ func (s *Store) keepMAC(l *Lease, old Lease, all []claim) {
 	}
 	for _, c := range all {
 		other, err := ParseLease(c.key, c.kv.Value)
-		if err == nil && c.key != l.Key && other.PublicIP != old.PublicIP && other.MAC == old.MAC {
+		if err == nil && other.PublicIP != old.PublicIP && other.MAC == old.MAC {
 			s.log.Warn("another node's lease has this one's VTEP MAC, which is changed: restart flanneld on its peers, for they go on with the old one",
 				"lease", l.Key, "other", c.key, "was", old.MAC.String(), "is", l.MAC.String())
 			return

@@ -5,6 +5,8 @@
 package e2e
 
 import (
+	"fmt"
+	"net/netip"
 	"slices"
 	"strings"
 	"testing"
@@ -83,35 +85,72 @@ func testHostGWNeedsAdjacency(t *testing.T, l *lab.Lab) {
 	}
 }
 
-// TestDirectRouting: with flannel's DirectRouting a peer on the same segment
-// (topology as TestOverlay) gets plain packets, one behind a router the tunnel.
+// TestDirectRouting: with flannel's DirectRouting a peer on the same segment gets
+// plain packets, one behind a router the tunnel, side by side:
+//
+//	h1-c1                h2-c1                  h3-c1
+//	172.245.0.0/24       172.246.0.0/24         172.247.0.0/24
+//	  h1 192.168.32.245   h2 192.168.32.246      h3 192.168.34.247
+//	    └────── seg1 .1 ──────┘                     │
+//	                └──────────── wire ── seg3 .1 ──┘
 func TestDirectRouting(t *testing.T) {
-	for underlay, lengths := range map[lab.Underlay][]int{lab.Flat: {98, 98}, lab.Routed: {148, 148}} {
-		t.Run(string(underlay), func(t *testing.T) {
-			l := up(t, func(o *lab.Options) { o.Underlay = underlay })
-			startDaemons(t, l, "--etcd-init-config",
-				`{"Network":"172.244.0.0/14","SubnetLen":24,"Backend":{"Type":"vxlan","DirectRouting":true}}`)
-			for _, h := range l.Hosts {
-				learn(t, h)
-			}
-			h1, h2 := l.Hosts[0], l.Hosts[1]
-			wire := capture(t, h1.NS, lab.Uplink)
-			want := [2][]string{{containerEncapsulated, networkDelivered}, {networkDelivered, containerEncapsulated}}
-			if underlay == lab.Flat {
-				want = [2][]string{{containerRouted, networkDelivered}, {networkDelivered, containerRouted}}
-			}
-			expectCounters(t, l, 1, want, func() {
-				if ttl := ping(t, h1.Containers[0].NS, h2.Containers[0].Addr, lab.PingOptions{Count: 1}); ttl != 62 {
-					t.Errorf("TTL %d, want 62", ttl)
-				}
-			})
-			var got []int
-			for _, p := range traffic(stop(t, wire)) {
-				got = append(got, p.Len)
-			}
-			equal(t, "lengths on the wire", lengths, got)
-		})
+	forEachUp(t, both(topology.EncapVXLAN), func(o *lab.Options) {
+		o.Hosts, o.Containers, o.Underlay = 3, 1, lab.Routed
+	}, func(t *testing.T, l *lab.Lab) {
+		h1, h2, h3 := l.Hosts[0], l.Hosts[1], l.Hosts[2]
+		move(t, l, h2, h1)
+		startDaemons(t, l, "--etcd-init-config",
+			`{"Network":"172.244.0.0/14","SubnetLen":24,"Backend":{"Type":"vxlan","DirectRouting":true}}`)
+		for _, h := range l.Hosts {
+			learn(t, h)
+		}
+		equal(t, "routes of h1", []string{
+			"172.246.0.0/24 via 192.168.32.246 dev eth0 onlink",
+			"172.247.0.0/24 via 172.247.0.0 dev bpfnet0 onlink",
+		}, lines(run(t, h1.NS, "ip", "route", "show", "proto", "98")))
+		testDirect(t, l, h2, 98, containerRouted)
+		testDirect(t, l, h3, 148, containerEncapsulated)
+	})
+}
+
+// testDirect pings between the first containers of h1 and of a peer, and holds
+// the packets' length on the wire, and what became of them.
+func testDirect(t *testing.T, l *lab.Lab, peer *lab.Host, length int, way string) {
+	t.Helper()
+	h1 := l.Hosts[0]
+	to := peer.Containers[0]
+	for name, from := range map[string]lab.Namespace{"container": h1.Containers[0].NS, "host": h1.NS} {
+		wire := capture(t, h1.NS, lab.Uplink)
+		want := [2][]string{{way, networkDelivered}, nil}
+		if peer == l.Hosts[1] {
+			want[1] = []string{networkDelivered, way}
+		}
+		if from == h1.NS || l.Options.Dataplane == node.Netlink {
+			ping(t, from, to.Addr, lab.PingOptions{Count: 1})
+		} else {
+			expectCounters(t, l, 1, want, func() { ping(t, from, to.Addr, lab.PingOptions{Count: 1}) })
+		}
+		var got []int
+		for _, p := range traffic(stop(t, wire)) {
+			got = append(got, p.Len)
+		}
+		equal(t, fmt.Sprintf("lengths on the wire, %s to %s", name, peer.Name), []int{length, length}, got)
 	}
+	noError(t, lab.TransferTCP(t.Context(), h1.Containers[0].NS, to.NS, to.Addr, 4<<20))
+}
+
+// move takes a host of a routed underlay to the segment of another, where it has
+// the address that it would have in a flat one. No daemon runs on it yet.
+func move(t *testing.T, l *lab.Lab, h, to *lab.Host) {
+	t.Helper()
+	addr := to.Addr.As4()
+	addr[3] = h.Addr.As4()[3]
+	run(t, l.Wire(), "ip", "link", "set", h.Name, "master", fmt.Sprintf("seg%d", to.Segment))
+	run(t, h.NS, "ip", "address", "flush", "dev", lab.Uplink)
+	h.Addr, h.Segment = netip.AddrFrom4(addr), to.Segment
+	run(t, h.NS, "ip", "address", "add", h.Addr.String()+"/24", "dev", lab.Uplink)
+	addr[3] = 1
+	run(t, h.NS, "ip", "route", "add", "default", "via", netip.AddrFrom4(addr).String())
 }
 
 // TestRoutedLinks has the containers on routed links instead of a bridge, as

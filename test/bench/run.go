@@ -94,7 +94,7 @@ func sort(modes []Mode) (possible []Mode, absent []Absent) {
 // openSites makes all modes stand, at the same time: most of it is waiting.
 // What stands is returned with an error too, to be closed.
 func openSites(ctx context.Context, modes []Mode, o Options) ([]*site, error) {
-	o.tell(Step{Text: fmt.Sprintf("making %d modes stand, two hosts each, and proving the way that packets take", len(modes))})
+	o.tell(Step{Text: fmt.Sprintf("setting up %d modes and proving the way of their packets", len(modes))})
 	sites := make([]*site, len(modes))
 	g, ctx := errgroup.WithContext(ctx)
 	for i, m := range modes {

@@ -12,5 +12,6 @@ FROM debian:12-slim
 # iptables, in both variants, for the host's FORWARD chain; certificates for etcd servers of a public authority.
 RUN apt-get update && apt-get install -y --no-install-recommends ca-certificates iptables && rm -rf /var/lib/apt/lists/*
 COPY --from=build /src/bin/bpfnet /usr/bin/bpfnet
+RUN ln -s bpfnet /usr/bin/flanneld
 ENTRYPOINT ["/usr/bin/bpfnet"]
 CMD ["daemon"]

@@ -4,11 +4,15 @@ package main
 
 import (
 	"fmt"
+	"time"
 
 	"github.com/spf13/cobra"
 
 	"github.com/bpfnet/bpfnet/controlplane/node"
 )
+
+// setPatience is how long a change may take before something is said.
+const setPatience = 2 * time.Second
 
 func newDataplaneCommand() *cobra.Command {
 	cmd := &cobra.Command{
@@ -57,6 +61,10 @@ func newDataplaneSetCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
+			patience := time.AfterFunc(setPatience, func() {
+				cmd.PrintErrln("bpfnet: waiting for the daemon, which needs etcd for the change: its log says what holds it up")
+			})
+			defer patience.Stop()
 			return node.SetDataplane(cmd.Context(), runDir, d)
 		},
 	}

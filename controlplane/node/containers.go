@@ -18,6 +18,7 @@ func (p *programs) serve(ctx context.Context) error {
 	found := make(chan containers.State, 1)
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return p.followContainers(ctx, found) })
+	g.Go(func() error { return p.nat.run(ctx) })
 	if !p.FastPath {
 		found <- containers.State{}
 		return g.Wait()

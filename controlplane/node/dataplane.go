@@ -56,6 +56,7 @@ type dataplane interface {
 // openDataplane makes the session's dataplane; no packet goes by it yet.
 func (s *session) openDataplane() (dataplane, error) {
 	if s.kind == Netlink {
+		s.reporter.report("nat", nil) // nothing goes past it
 		return &kernelDevices{session: s}, nil
 	}
 	return openPrograms(s)

@@ -21,6 +21,7 @@ type programs struct {
 	datapath  Datapath
 	tables    *ebpf.Dataplane
 	endpoints *ebpf.Endpoints
+	nat       *natWatch
 
 	// Of apply alone:
 	attached bool // the programs of uplink and overlay are in place
@@ -55,7 +56,11 @@ func (p *programs) read() error {
 	if p.tables, err = ebpf.New(set, network, p.self.VNI); err != nil {
 		return err
 	}
-	p.endpoints, err = ebpf.NewEndpoints(set, network)
+	if p.endpoints, err = ebpf.NewEndpoints(set, network); err != nil {
+		return err
+	}
+	p.nat = &natWatch{session: p.session, mode: set.NAT, conntrack: set.Settings.Conntrack}
+	_, _, err = p.nat.update() // before the programs are attached
 	return err
 }
 

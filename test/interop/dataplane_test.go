@@ -6,6 +6,7 @@ package interop
 
 import (
 	"errors"
+	"net"
 	"strings"
 	"sync"
 	"testing"
@@ -34,11 +35,12 @@ func matrix(t *testing.T, modes []mode, test func(t *testing.T, m mode, dp datap
 	}
 }
 
-// kernelHasIPIP asks the kernel for an ipip device.
+// kernelHasIPIP asks the kernel for an ipip device; one without an address would
+// be the one that the module makes itself.
 var kernelHasIPIP = sync.OnceValue(func() bool {
 	attrs := netlink.NewLinkAttrs()
 	attrs.Name = "probe"
-	probe := &netlink.Iptun{LinkAttrs: attrs}
+	probe := &netlink.Iptun{LinkAttrs: attrs, Local: net.IPv4(192, 0, 2, 1)} // of RFC 5737
 	return netlink.LinkAdd(probe) == nil && netlink.LinkDel(probe) == nil
 })
 

@@ -14,8 +14,9 @@ import (
 	"github.com/bpfnet/bpfnet/test/lab"
 )
 
-// timeout bounds every wait for something that takes far less.
-const timeout = 10 * time.Second
+// timeout bounds every wait for something that takes far less, but in an
+// emulated machine.
+const timeout = 30 * time.Second
 
 func noError(t *testing.T, err error) {
 	t.Helper()

@@ -124,7 +124,7 @@ func testWire(t *testing.T, c *cluster, m mode, copies int, from, to *node) {
 		want.Ports, want.VNI, want.MACs = "any>8472", 1, vtepMAC(t, c, from)+">"+vtepMAC(t, c, to)
 	case topology.EncapUDP:
 		want.Ports = "8285>8285"
-	case topology.EncapNone:
+	case topology.EncapIPIP, topology.EncapNone: // ipip's is inherited
 		want.OuterTTL = want.TTL
 	}
 	for _, p := range packets {

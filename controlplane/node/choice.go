@@ -54,8 +54,18 @@ func (c *choice) ask(d Dataplane) (<-chan error, error) {
 	}
 	c.before, c.now = c.now, d
 	c.result = make(chan error, 1)
-	c.asked <- struct{}{}
+	select {
+	case c.asked <- struct{}{}:
+	default: // one is left from a change that ended before a session took it
+	}
 	return c.result, nil
+}
+
+// pending reports whether a change is under way.
+func (c *choice) pending() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.result != nil
 }
 
 // done ends a change under way: nil, it is made; else it goes back. It reports

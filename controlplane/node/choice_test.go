@@ -60,6 +60,20 @@ func TestChoiceOutlivesSessions(t *testing.T) {
 	}
 }
 
+// Changes that fail before a session looks at them hold up nobody.
+func TestChoiceFailsTwice(t *testing.T) {
+	c := newChoice(EBPF)
+	for range 3 {
+		result, err := c.ask(Netlink)
+		if err != nil || !c.pending() {
+			t.Fatalf("pending %t, error %v", c.pending(), err)
+		}
+		if !c.done(errors.New("no uplink")) || <-result == nil || c.get() != EBPF || c.pending() {
+			t.Errorf("did not go back: now %s", c.get())
+		}
+	}
+}
+
 func TestServeDataplane(t *testing.T) {
 	n := &node{choice: newChoice(EBPF)}
 	for path, want := range map[string]int{

@@ -161,6 +161,9 @@ func (l *loop) run(ctx context.Context) error {
 		}
 		retry = nil
 		if err := l.apply(in); err != nil {
+			if l.choice.pending() && !l.dataplane.inPlace() {
+				return err // the dataplane before is still there to go back to
+			}
 			retry = time.After(retryEvery)
 		}
 	}

@@ -75,11 +75,19 @@ func (p *programs) apply(s topology.State) ([]topology.Problem, error) {
 		p.doubted = err != nil
 	}
 	err = errors.Join(err, p.tables.Apply(s), p.attach())
+	if !p.attached && p.alone() {
+		return nil, err // what the routes lead to now may still work
+	}
 	problems, kernelErr := netlink.Apply(s, p.overlay)
 	if p.attached && kernelErr == nil {
 		kernelErr = p.retireOthers()
 	}
 	return problems, errors.Join(err, kernelErr)
+}
+
+// alone reports whether no device of the kernel's carries what the programs do not.
+func (p *programs) alone() bool {
+	return p.self.Encap == topology.EncapIPIP || p.self.Encap == topology.EncapUDP
 }
 
 func (p *programs) inPlace() bool { return p.attached }

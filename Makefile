@@ -48,18 +48,23 @@ $(PEERS):
 	@echo "building $@ (the first time may take minutes)"
 	@CGO_ENABLED=1 go build -C $(<D) -o $(CURDIR)/$@ $(PACKAGE)
 
-# Emulated processors are slow: without the race detector.
+# What depends on the kernel, without the race detector: emulated processors are slow.
 VM_KERNELS ?= $(shell cut -d ' ' -f 1 test/vm/kernels)
 VM_PKG ?= ./loader ./test/packet ./maps ./controlplane/dataplane/... ./controlplane/containers
+VM_E2E ?= ^TestKernel|^TestOverlay/(ebpf|netlink-ipip)|^TestMixedDataplanes/ipip|^TestSwitchDataplane/ebpf-ipip
+VM_TEST = BPFNET_BINARY=$(CURDIR)/bin/bpfnet go test -tags root,vm -p 1 -count 1 -timeout 15m \
+	-exec '$(CURDIR)/test/vm/run $* $(CURDIR)/.ci/sandbox'
 
 .PHONY: test-vm
-test-vm: nettools vmtools build ## run the root tests of the datapath on Debian's kernels 6.1 and 6.12, emulated
-	@failed=; for kernel in $(VM_KERNELS); do \
-		test/vm/run $$kernel uname -srv; \
-		BPFNET_BINARY=$(CURDIR)/bin/bpfnet go test -tags root -p 1 -count 1 -timeout 15m \
-			-exec "$(CURDIR)/test/vm/run $$kernel $(CURDIR)/.ci/sandbox" $(VM_PKG) || failed+=" $$kernel"; \
-	done; \
-	[[ ! $$failed ]] || { echo "failed on kernel$$failed"; exit 1; }
+test-vm: $(addprefix test-vm-,$(VM_KERNELS)) ## run the root tests of the datapath on Debian's kernels 6.1 and 6.12, emulated
+
+test-vm-%: nettools vmtools build
+	@echo "== kernel $*"
+	@failed=; \
+	$(VM_TEST) -v -run TestVerifiedInstructions ./loader | grep -E 'instructions verified|FAIL' || failed=1; \
+	$(VM_TEST) $(VM_PKG) || failed=1; \
+	$(VM_TEST) -run '$(VM_E2E)' ./test/e2e || failed=1; \
+	[[ ! $$failed ]] || { echo "tests failed on kernel $*"; exit 1; }
 
 .PHONY: fuzz
 fuzz: nettools ## run each fuzz target for FUZZTIME (default 10s; root or sudo)

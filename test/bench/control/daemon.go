@@ -25,7 +25,7 @@ import (
 const (
 	syncTimeout = 10 * time.Minute
 	stopTimeout = 30 * time.Second
-	look        = 2 * time.Millisecond // between two looks at whether the daemon is ready
+	look        = 2 * time.Millisecond // between two looks at what the daemon serves
 	spare       = 1000                 // map entries beside the cluster's
 )
 
@@ -34,13 +34,16 @@ type daemon struct {
 	host *lab.Host
 	cmd  *exec.Cmd
 	log  bytes.Buffer
+
+	ended chan struct{} // closed when the process has
+	err   error         // then: how
 }
 
 // startDaemon starts a daemon and returns once it serves that many peers, with
 // the time it took.
 func startDaemon(ctx context.Context, h *lab.Host, binary string, peers, room int) (d *daemon, took time.Duration, err error) {
 	entries := strconv.Itoa(room + spare)
-	d = &daemon{host: h, cmd: exec.Command(binary, "daemon",
+	d = &daemon{host: h, ended: make(chan struct{}), cmd: exec.Command(binary, "daemon",
 		"--run-dir", h.Dir, "--subnet-file", h.SubnetFile(), "--iface", lab.Uplink, "--etcd-endpoints", etcdURL,
 		"--max-hosts", entries, "--max-neighbours", entries)}
 	d.cmd.Stdout, d.cmd.Stderr = &d.log, &d.log
@@ -49,56 +52,59 @@ func startDaemon(ctx context.Context, h *lab.Host, binary string, peers, room in
 	if err = h.NS.Do(d.cmd.Start); err != nil {
 		return nil, 0, fmt.Errorf("start daemon: %w", err)
 	}
-	if err = d.ready(ctx); err != nil {
-		return nil, 0, errors.Join(err, d.stop())
+	go d.wait()
+	if err := d.serves(ctx, peers); err != nil {
+		return nil, 0, d.failed(err)
 	}
-	took = time.Since(began)
-	s, err := node.FetchStatus(ctx, h.Dir)
-	if err == nil && len(s.Peers) != peers {
-		err = fmt.Errorf("daemon serves %d peers, want %d; problems: %v", len(s.Peers), peers, s.Problems)
-	}
-	if err != nil {
-		return nil, 0, errors.Join(err, d.stop())
-	}
-	return d, took, nil
+	return d, time.Since(began), nil
 }
 
-// ready waits for the first synchronisation.
-func (d *daemon) ready(ctx context.Context) error {
+func (d *daemon) wait() {
+	d.err = d.cmd.Wait()
+	close(d.ended)
+}
+
+// serves waits until the daemon serves that many peers.
+func (d *daemon) serves(ctx context.Context, peers int) error {
 	ctx, cancel := context.WithTimeout(ctx, syncTimeout)
 	defer cancel()
 	tick := time.NewTicker(look)
 	defer tick.Stop()
 	for {
-		if s, err := node.FetchStatus(ctx, d.host.Dir); err == nil && s.Ready {
+		s, err := node.FetchStatus(ctx, d.host.Dir)
+		if err == nil && s.Ready && len(s.Peers) == peers {
 			return nil
 		}
 		select {
+		case <-d.ended:
+			return errors.New("the daemon ended before it served")
 		case <-ctx.Done():
-			return fmt.Errorf("wait for the daemon's first synchronisation: %w; it says: %s", ctx.Err(), d.lastLog())
+			return fmt.Errorf("wait for the daemon's first synchronisation (%d of %d peers; problems: %v): %w",
+				len(s.Peers), peers, s.Problems, ctx.Err())
 		case <-tick.C:
 		}
 	}
 }
 
-// lastLog is what the daemon said last. Only for when it has ended or is given up.
-func (d *daemon) lastLog() string {
-	_ = d.cmd.Process.Kill() // it is given up
-	_ = d.cmd.Wait()         // and its log complete
+// failed gives the daemon up, and adds to err what it said last.
+func (d *daemon) failed(err error) error {
+	err = errors.Join(err, d.stop()) // then its log is complete
 	lines := bytes.Split(bytes.TrimSpace(d.log.Bytes()), []byte("\n"))
-	return string(lines[len(lines)-1])
+	last := lines[max(0, len(lines)-3):]
+	return fmt.Errorf("%w; it said: %s", err, bytes.Join(last, []byte("; ")))
 }
 
-// stop ends the daemon; that it has ended is no error.
+// stop ends the daemon and tells whether it had to be forced, or ended in an error.
 func (d *daemon) stop() error {
-	if d.cmd.ProcessState != nil {
-		return nil
-	}
 	kill := time.AfterFunc(stopTimeout, func() { _ = d.cmd.Process.Kill() })
 	defer kill.Stop()
 	err := d.cmd.Process.Signal(syscall.SIGTERM)
-	if e := d.cmd.Wait(); e != nil {
-		err = errors.Join(err, fmt.Errorf("stop daemon: %w", e))
+	if errors.Is(err, os.ErrProcessDone) {
+		err = nil
+	}
+	<-d.ended
+	if d.err != nil {
+		err = errors.Join(err, fmt.Errorf("stop daemon: %w", d.err))
 	}
 	return err
 }

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
+	"go.uber.org/zap"
 	"google.golang.org/grpc"
 
 	"github.com/bpfnet/bpfnet/controlplane/store/embedded"
@@ -81,6 +82,7 @@ func (e *etcd) start(ctx context.Context, n lab.Namespace) error {
 	e.Client, err = clientv3.New(clientv3.Config{
 		Endpoints:   []string{etcdURL},
 		DialTimeout: startTimeout,
+		Logger:      zap.NewNop(), // what it would say is in the errors
 		DialOptions: []grpc.DialOption{grpc.WithContextDialer(func(ctx context.Context, address string) (net.Conn, error) {
 			return n.Dial(ctx, "tcp", address)
 		})},

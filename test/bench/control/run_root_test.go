@@ -70,3 +70,12 @@ func noneLeft(t *testing.T) {
 		}
 	}
 }
+
+// TestBroken: a process that ends at once is told of, not waited for.
+func TestBroken(t *testing.T) {
+	o := Options{Nodes: []int{1}, Rate: 1, Changes: 1, Binary: "/bin/false"}
+	if _, err := Run(t.Context(), o); err == nil || !strings.Contains(err.Error(), "start etcd: it ended before it served") {
+		t.Errorf("error %v of an etcd that ends at once", err)
+	}
+	noneLeft(t)
+}

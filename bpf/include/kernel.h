@@ -22,6 +22,7 @@ enum { false, true };
 #define __packed __attribute__((packed))
 #define __ksym __attribute__((section(".ksyms")))
 #define __weak __attribute__((weak))
+#define __noinline __attribute__((noinline))
 #define __always_inline inline __attribute__((always_inline))
 #define likely(x) __builtin_expect(!!(x), 1)
 #define unlikely(x) __builtin_expect(!!(x), 0)

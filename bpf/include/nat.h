@@ -10,20 +10,28 @@
 
 #include "verdict.h"
 
-/* What conntrack says of a TCP or UDP packet; l4 is its transport header. */
-static __always_inline int conntrack_check(struct walk *w, const struct iphdr *ip, const __be16 *l4)
+/*
+ * Asks conntrack about a packet; end is the packet's. Later fragments have no ports, ICMP errors concern
+ * another packet, and conntrack answers for TCP and UDP alone: all that goes to the kernel. Out of
+ * line, so that it costs registers only where it is called.
+ */
+static __noinline int conntrack_check(struct __sk_buff *skb, const struct iphdr *ip, const void *end)
 {
-	struct bpf_sock_tuple tuple = {
-		.saddr = ip->saddr,
-		.daddr = ip->daddr,
-		.sport = l4[0],
-		.dport = l4[1],
-	};
-	struct bpf_ct_opts opts = { .netns_id = BPF_F_CURRENT_NETNS, .l4proto = ip->protocol };
+	const __be16 *port = (const __be16 *)(ip + 1);
+	struct bpf_ct_opts opts = { .netns_id = BPF_F_CURRENT_NETNS };
+	struct bpf_sock_tuple tuple;
 	struct nf_conn *ct;
 	unsigned long status;
 
-	ct = bpf_skb_ct_lookup(w->skb, &tuple, sizeof(tuple), &opts, sizeof(opts));
+	if (!config.conntrack || (const void *)(port + 2) > end || is_fragment(ip) ||
+	    (ip->protocol != IPPROTO_TCP && ip->protocol != IPPROTO_UDP))
+		return PASS_NAT_UNKNOWN;
+	opts.l4proto = ip->protocol;
+	tuple.saddr = ip->saddr;
+	tuple.daddr = ip->daddr;
+	tuple.sport = port[0];
+	tuple.dport = port[1];
+	ct = bpf_skb_ct_lookup(skb, &tuple, sizeof(tuple), &opts, sizeof(opts));
 	if (!ct)
 		return opts.error == -ENOENT ? ONWARD : PASS_NAT_UNKNOWN;
 	status = ct->status;
@@ -31,24 +39,17 @@ static __always_inline int conntrack_check(struct walk *w, const struct iphdr *i
 	return status & IPS_NAT_MASK ? PASS_NAT : ONWARD;
 }
 
-/*
- * ONWARD for a packet of a connection that is not translated; c stands behind the fixed part of the IP
- * header, which has no options. Later fragments have no ports, ICMP errors concern another packet, and
- * conntrack is asked for TCP and UDP alone: all that goes to the kernel.
- */
+/* ONWARD for a packet of a connection that is not translated. The IP header has no options. */
 static __always_inline int nat_check(struct walk *w, const struct iphdr *ip, struct cursor c)
 {
 	__u32 key = 0;
-	enum nat_mode *who = bpf_map_lookup_elem(&nat, &key);
-	const __be16 *ports;
+	enum nat_mode *mode = bpf_map_lookup_elem(&nat, &key);
 
-	if (likely(who && *who == NAT_NONE))
+	if (likely(mode && *mode == NAT_NONE))
 		return ONWARD;
-	ports = take(&c, 2 * sizeof(*ports));
-	if (!config.conntrack || !who || *who != NAT_CONNTRACK || is_fragment(ip) || !ports ||
-	    (ip->protocol != IPPROTO_TCP && ip->protocol != IPPROTO_UDP))
+	if (!mode || *mode != NAT_CONNTRACK)
 		return PASS_NAT_UNKNOWN;
-	return conntrack_check(w, ip, ports);
+	return conntrack_check(w->skb, ip, c.end);
 }
 
 #endif

@@ -91,6 +91,7 @@ lint-c: clang
 lint-go:
 	@echo "golangci-lint (the first run builds it: minutes)"
 	@$(GOLANGCI_LINT) run ./...
+	@go vet -tags root,vm ./...
 
 .PHONY: fmt
 fmt: clang ## format Go and C

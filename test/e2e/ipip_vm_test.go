@@ -30,14 +30,14 @@ func TestKernelIPIPPeer(t *testing.T) {
 		equal(t, "request by bpfnet", wireLines(t, l, h1, h2, in, 0), describe(request))
 		in.src, in.dst, in.icmp, in.df = to.Addr, from.Addr, "EchoReply", false
 		equal(t, "reply by the kernel", wireLines(t, l, h2, h1, in, 0), describe(reply))
-		exchange(t, from, to)
+		converse(t, from, to)
 	})
 }
 
 // TestKernelIPIPPeerRouted is the same with a router between the hosts (SCENARIOS A3).
 func TestKernelIPIPPeerRouted(t *testing.T) {
 	forEachIPIP(t, routed, func(t *testing.T, l *lab.Lab) {
-		exchange(t, l.Hosts[0].Containers[0], l.Hosts[1].Containers[0])
+		converse(t, l.Hosts[0].Containers[0], l.Hosts[1].Containers[0])
 	})
 }
 
@@ -56,8 +56,8 @@ func forEachIPIP(t *testing.T, change func(*lab.Options), f func(*testing.T, *la
 	}
 }
 
-// exchange has containers of two hosts talk, both ways.
-func exchange(t *testing.T, a, b *lab.Container) {
+// converse has containers of two hosts talk, both ways.
+func converse(t *testing.T, a, b *lab.Container) {
 	t.Helper()
 	for _, way := range [][2]*lab.Container{{a, b}, {b, a}} {
 		from, to := way[0], way[1]

@@ -13,7 +13,8 @@ import (
 )
 
 // TestSwitchDataplane changes the dataplane of one host after the other, and
-// back, under two pings of 1,000/s that cross (SCENARIOS E1).
+// back, under two pings of 1,000/s that cross (SCENARIOS E1). What the one dataplane
+// made is gone when the other carries.
 //
 //	as in TestRestart
 func TestSwitchDataplane(t *testing.T) {
@@ -26,6 +27,9 @@ func TestSwitchDataplane(t *testing.T) {
 					if got := bpfnet(t, h, "dataplane", "get"); got != string(d)+"\n" {
 						t.Errorf("the dataplane of %s is %q, want %s", h.Name, got, d)
 					}
+					l.Options.Dataplane = d
+					waitAttached(t, l, h, "tcx")
+					equal(t, "overlay devices", wantDevices[modeOf(l).device()], overlayDevices(t, h))
 					there.more(20)
 					back.more(20)
 				}

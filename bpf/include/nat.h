@@ -18,17 +18,14 @@
 static __noinline int conntrack_check(struct __sk_buff *skb, const struct iphdr *ip, const void *end)
 {
 	const __be16 *port = (const __be16 *)(ip + 1);
-	struct bpf_ct_opts opts = { .netns_id = BPF_F_CURRENT_NETNS };
-	struct bpf_sock_tuple tuple;
+	struct bpf_sock_tuple tuple = { .saddr = ip->saddr, .daddr = ip->daddr };
+	struct bpf_ct_opts opts = { .netns_id = BPF_F_CURRENT_NETNS, .l4proto = ip->protocol };
 	struct nf_conn *ct;
 	unsigned long status;
 
 	if (!config.conntrack || (const void *)(port + 2) > end || is_fragment(ip) ||
 	    (ip->protocol != IPPROTO_TCP && ip->protocol != IPPROTO_UDP))
 		return PASS_NAT_UNKNOWN;
-	opts.l4proto = ip->protocol;
-	tuple.saddr = ip->saddr;
-	tuple.daddr = ip->daddr;
 	tuple.sport = port[0];
 	tuple.dport = port[1];
 	ct = bpf_skb_ct_lookup(skb, &tuple, sizeof(tuple), &opts, sizeof(opts));

@@ -43,12 +43,17 @@ func wantAttached(l *lab.Lab, h *lab.Host, way string) []string {
 // by tcx, which came with kernel 6.6, else by clsact.
 func kernelWay(t *testing.T) string {
 	t.Helper()
-	version, err := features.LinuxVersionCode()
-	noError(t, err)
-	if version < 6<<16|6<<8 {
+	if kernelBefore(t, 6, 6) {
 		return "clsact"
 	}
 	return "tcx"
+}
+
+func kernelBefore(t *testing.T, major, minor uint32) bool {
+	t.Helper()
+	version, err := features.LinuxVersionCode()
+	noError(t, err)
+	return version < major<<16|minor<<8
 }
 
 // attached names the programs at the tc hooks of all interfaces of a host.

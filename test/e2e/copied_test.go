@@ -42,8 +42,11 @@ func TestCopierGone(t *testing.T) {
 			wire := capture(t, h2.NS, lab.Uplink)
 			sent := flow.ping.Snapshot().Sent
 			until(t, "100 more pings are sent", func() (bool, error) { return flow.ping.Snapshot().Sent >= sent+100, nil })
-			for _, p := range traffic(stop(t, wire)) {
-				t.Errorf("left h2 while nobody copies: %q", describe(p))
+			for _, p := range stop(t, wire) {
+				// What was on its way to h2 in the tunnel may still arrive.
+				if d := lab.Decode(p); len(d.IPv4) > 0 && (inNetwork(d.IPv4[0].SrcIP) || inNetwork(d.IPv4[0].DstIP)) {
+					t.Errorf("bare at h2 while nobody copies: %q", describe(p))
+				}
 			}
 			equal(t, "tables while nobody copies", views, viewsOf(t, l))
 			for i := range test.hosts {

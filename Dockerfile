@@ -1,4 +1,6 @@
 # docker build --build-arg VERSION=$(git describe --tags --always --dirty) -t bpfnet .
+# docker run -d --name bpfnet --restart always --privileged --network host --pid host -v /run:/run bpfnet daemon --etcd-endpoints …
+# (the host's PIDs, to keep the pins in the host's mounts and to see a flanneld that still runs)
 # The BPF objects are part of the source: no clang here.
 FROM golang:1.26 AS build
 WORKDIR /src

@@ -159,7 +159,9 @@ func (c configChange) effects() (lines []string, cut bool) {
 		if r.Bad != nil && !errors.Is(r.Bad, store.ErrPending) {
 			continue
 		}
-		nodes++
+		if r.Bad == nil { // not a reservation for a node to come
+			nodes++
+		}
 		if !c.config.Fits(r.Lease.Subnet) {
 			cut = true
 			lines = append(lines, fmt.Sprintf("node %v loses subnet %v and gets another: its containers have to be started anew",
@@ -168,7 +170,7 @@ func (c configChange) effects() (lines []string, cut bool) {
 	}
 	if nodes > 0 && c.old != (store.Config{}) && !c.config.Speaks(c.old) {
 		cut = true
-		lines = append(lines, fmt.Sprintf("%d nodes change what they send: bpfnet's at once; "+
+		lines = append(lines, fmt.Sprintf("what nodes send changes (of %d): bpfnet's at once; "+
 			"flanneld's when they are restarted, and until then they and the others do not understand each other", nodes))
 	}
 	return lines, cut

@@ -79,7 +79,7 @@ func TestConfigSet(t *testing.T) {
 		"a smaller network by force": {old: vxlanConfig, leases: leases, args: []string{"--force", other},
 			out: []string{"SubnetMax: 10.5.255.0 -> 10.5.127.0"}, want: other},
 		"another backend": {old: vxlanConfig, leases: leases, args: []string{`{"Network":"10.5.0.0/16","Backend":{"Type":"ipip"}}`},
-			out: []string{"2 nodes change what they send: bpfnet's at once; flanneld's when they are restarted, " +
+			out: []string{"what nodes send changes (of 1): bpfnet's at once; flanneld's when they are restarted, " +
 				"and until then they and the others do not understand each other"},
 			err: "not written: nodes would be cut off", want: vxlanConfig},
 		"another backend, of nobody": {old: vxlanConfig, args: []string{`{"Network":"10.5.0.0/16","Backend":{"Type":"ipip"}}`},

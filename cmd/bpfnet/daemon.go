@@ -40,8 +40,9 @@ func newDaemonCommand() *cobra.Command {
 		Use:   "daemon",
 		Short: "Join this node to the network",
 		Long: "Takes a subnet for this node, keeps the datapath equal to what etcd says, and finds the\n" +
-			"node's containers. Stopping it, by whatever signal, changes nothing for the traffic: a new\n" +
-			"daemon takes over what is there, and `bpfnet cleanup` removes it.\n\n" +
+			"node's containers. Stopping it, by whatever signal, changes nothing for the traffic, unless it\n" +
+			"copies packets itself (netlink dataplane of a udp network): a new daemon takes over what is\n" +
+			"there, and `bpfnet cleanup` removes it.\n\n" +
 			"Every flag can be given by the environment as BPFNET_<FLAG> or FLANNELD_<FLAG>, and with one\n" +
 			"dash as with two. A link named flanneld to this binary is this command.",
 		Args: flagsAlone,

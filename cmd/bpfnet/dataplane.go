@@ -62,7 +62,7 @@ func newDataplaneSetCommand() *cobra.Command {
 				return err
 			}
 			patience := time.AfterFunc(setPatience, func() {
-				cmd.PrintErrln("bpfnet: waiting for the daemon, which needs etcd for the change: its log says what holds it up")
+				cmd.PrintErrln("bpfnet: waiting for the daemon: its log says what holds the change up (it needs etcd for one)")
 			})
 			defer patience.Stop()
 			return node.SetDataplane(cmd.Context(), runDir, d)

@@ -46,17 +46,17 @@ func (c *choice) set(ctx context.Context, d Dataplane) error {
 func (c *choice) ask(d Dataplane) (<-chan error, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.result != nil {
+	switch {
+	case c.result != nil:
 		return nil, fmt.Errorf("a change to %s is under way: wait for it", c.now)
-	}
-	if c.now == d {
+	case c.now == d:
 		return nil, nil
 	}
 	c.before, c.now = c.now, d
 	c.result = make(chan error, 1)
 	select {
 	case c.asked <- struct{}{}:
-	default: // one is left from a change that ended before a session took it
+	default: // one is left that no session has taken
 	}
 	return c.result, nil
 }

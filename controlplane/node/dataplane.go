@@ -56,10 +56,17 @@ type dataplane interface {
 // openDataplane makes the session's dataplane; no packet goes by it yet.
 func (s *session) openDataplane() (dataplane, error) {
 	if s.kind == Netlink {
-		s.reporter.report("nat", nil) // nothing goes past it
+		for _, source := range []string{"nat", "containers", "path MTU"} { // of the programs alone
+			s.reporter.report(source, nil)
+		}
+		s.status.update(func(now *Status) { now.Containers, now.Endpoints = 0, 0 })
 		return &kernelDevices{session: s}, nil
 	}
-	return openPrograms(s)
+	p, err := openPrograms(s)
+	if err != nil {
+		return nil, err // not a nil *programs in an interface that is none
+	}
+	return p, nil
 }
 
 // retireOthers removes what other dataplanes and modes have left.

@@ -247,12 +247,12 @@ func (l *loop) apply(in topology.Input) error {
 	in.Path = l.pathVia(r)
 	state, problems := topology.Build(in)
 	kernelProblems, err := l.dataplane.apply(state)
+	l.publishStatus(state)
 	fileErr := l.announce()
 	l.reporter.reportRecords("etcd", append(l.badRecords(), problems...))
 	l.reporter.reportRecords("kernel", kernelProblems)
 	l.reporter.report("dataplane", err)
 	l.reporter.report("subnet file", fileErr)
-	l.publishStatus(state)
 	return errors.Join(err, fileErr)
 }
 
@@ -316,7 +316,10 @@ func (l *loop) watchPathMTU(ctx context.Context) {
 	}
 	for {
 		at := netip.AddrPortFrom(l.self.Node, l.self.Port)
-		err := underlay.WatchPathMTU(ctx, l.self.Encap, at, l.underlayChanged)
+		err := underlay.WatchPathMTU(ctx, l.self.Encap, at, func() {
+			l.reporter.report("path MTU", nil)
+			l.underlayChanged()
+		})
 		if ctx.Err() != nil {
 			return
 		}
@@ -334,7 +337,9 @@ func (l *loop) publishStatus(state topology.State) {
 	l.status.update(func(now *Status) {
 		now.Node, now.Subnet, now.Network = l.self.Node, l.self.Subnet, l.config.Network
 		now.Backend, now.MTU, now.Revision = string(l.self.Encap), l.self.MTU, revision
-		now.Dataplane = l.kind
+		if l.dataplane.inPlace() {
+			now.Dataplane = l.kind
+		}
 		now.Peers = peerStatus(state.Peers)
 	})
 }

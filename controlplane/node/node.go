@@ -103,7 +103,7 @@ func Run(ctx context.Context, o Options) (err error) {
 	}
 	defer unlock()
 	n := &node{Options: o, log: o.Logger, reporter: newReporter(o.Logger), choice: newChoice(o.Dataplane)}
-	n.status.now.Peers = []PeerStatus{}
+	n.status.now.Peers, n.status.now.Dataplane = []PeerStatus{}, o.Dataplane
 	control, err := n.listen()
 	if err != nil {
 		return err
@@ -121,7 +121,7 @@ func Run(ctx context.Context, o Options) (err error) {
 		err = n.session(ctx)
 		switch {
 		case ctx.Err() != nil:
-			n.log.Info("stopped; the datapath stays in place (remove it with bpfnet cleanup)")
+			n.log.Info(n.farewell())
 			return nil
 		case errors.Is(err, errRestart):
 			n.log.Info(err.Error())
@@ -136,6 +136,14 @@ func Run(ctx context.Context, o Options) (err error) {
 			}
 		}
 	}
+}
+
+// farewell says what becomes of the traffic without this process.
+func (n *node) farewell() string {
+	if n.tunnel != nil {
+		return "stopped, and with it the copying of packets: the containers of other nodes are out of reach until a daemon runs again"
+	}
+	return "stopped; the datapath stays in place (remove it with bpfnet cleanup)"
 }
 
 type node struct {

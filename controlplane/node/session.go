@@ -48,7 +48,11 @@ func (n *node) session(ctx context.Context) (err error) {
 
 // open does everything up to the dataplane, by which no packet goes yet.
 func (s *session) open(ctx context.Context) error {
-	var err error
+	err := checkRivals()
+	if err != nil && s.had == (store.Lease{}) {
+		return err
+	}
+	s.reporter.report("rival", err) // who came later does not end what is served
 	if s.uplink, err = underlay.Find(s.Underlay); err != nil {
 		return err
 	}

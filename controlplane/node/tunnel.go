@@ -5,6 +5,7 @@ package node
 import (
 	"context"
 	"errors"
+	"sync"
 
 	"github.com/bpfnet/bpfnet/controlplane/dataplane/udptun"
 	"github.com/bpfnet/bpfnet/controlplane/topology"
@@ -15,7 +16,9 @@ import (
 type tunnel struct {
 	*udptun.Tunnel
 	options udptun.Options
+	ctx     context.Context // of the copying
 	stop    func()
+	begun   sync.Once
 	done    chan struct{}
 	err     error // of its end; to be read when done is closed
 }
@@ -25,7 +28,7 @@ func (s *session) usesTunnel() bool {
 	return s.kind == Netlink && s.self.Encap == topology.EncapUDP
 }
 
-// startTunnel has the tunnel of this session run; one that fits is kept.
+// startTunnel opens the tunnel of this session; one that fits is kept.
 func (s *session) startTunnel(ctx context.Context) error {
 	o := udptun.Options{Subnet: s.self.Subnet, Node: s.self.Node, Port: s.self.Port, MTU: s.self.MTU, Logger: s.log}
 	if s.tunnel != nil && s.tunnel.options == o && !s.tunnel.ended() {
@@ -36,12 +39,8 @@ func (s *session) startTunnel(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	ctx, stop := context.WithCancel(context.WithoutCancel(ctx))
-	run := &tunnel{Tunnel: t, options: o, stop: stop, done: make(chan struct{})}
-	go func() {
-		defer close(run.done)
-		run.err = errors.Join(t.Run(ctx), t.Close())
-	}()
+	run := &tunnel{Tunnel: t, options: o, done: make(chan struct{})}
+	run.ctx, run.stop = context.WithCancel(context.WithoutCancel(ctx))
 	s.tunnel = run
 	s.status.setTunnel(t)
 	return nil
@@ -53,10 +52,14 @@ func (n *node) endTunnel() {
 	if n.tunnel == nil {
 		return
 	}
+	failed := n.tunnel.ended() // of which watchTunnel tells
 	n.status.setTunnel(nil)
 	n.tunnel.stop()
+	n.tunnel.begun.Do(n.tunnel.run) // which only closes it
 	<-n.tunnel.done
-	n.reporter.report("udp tunnel", n.tunnel.err)
+	if !failed && n.tunnel.err != nil {
+		n.log.Warn("ending the udp tunnel", "error", n.tunnel.err)
+	}
 	n.tunnel = nil
 }
 
@@ -74,6 +77,12 @@ func (s *session) watchTunnel(ctx context.Context) error {
 	}
 }
 
+// run copies until stop is called.
+func (t *tunnel) run() {
+	defer close(t.done)
+	t.err = errors.Join(t.Run(t.ctx), t.Close())
+}
+
 func (t *tunnel) ended() bool {
 	select {
 	case <-t.done:
@@ -83,10 +92,13 @@ func (t *tunnel) ended() bool {
 	}
 }
 
+// setPeers begins the copying with the first peers: before, packets wait in the
+// device's queue and in the socket.
 func (t *tunnel) setPeers(s topology.State) {
 	peers := make([]udptun.Peer, 0, len(s.Peers))
 	for _, p := range s.Peers {
 		peers = append(peers, udptun.Peer{Subnet: p.Subnet, Node: p.Node})
 	}
 	t.SetPeers(peers)
+	t.begun.Do(func() { go t.run() })
 }

@@ -171,10 +171,36 @@ func (s *Store) reuse(ctx context.Context, network netip.Prefix, w Want, own cla
 		h.lease.PublicIPv6, h.lease.MACv6 = old.PublicIPv6, old.MACv6
 		s.keepMAC(&h.lease, old, all)
 	}
+	if own.says(w.Had) {
+		if resumed, err := h.resume(ctx, own.kv); resumed || err != nil {
+			return h, err
+		}
+	}
 	if err := h.write(ctx, own.kv.ModRevision); err != nil {
 		return nil, err
 	}
 	return h, nil
+}
+
+// resume goes on with the lease as this process has left it in etcd, writing
+// nothing; it reports whether that is what the lease has to be.
+func (h *Held) resume(ctx context.Context, kv *mvccpb.KeyValue) (bool, error) {
+	value, err := h.lease.Value()
+	if err != nil || !bytes.Equal(value, kv.Value) {
+		return false, err
+	}
+	now := life{grant: clientv3.LeaseID(kv.Lease)}
+	if now.grant != clientv3.NoLease {
+		asked := time.Now()
+		ttl, err := h.store.cli.TimeToLive(ctx, now.grant)
+		if err != nil || ttl.TTL <= 0 {
+			return false, err
+		}
+		now.ends = asked.Add(time.Duration(ttl.TTL) * time.Second)
+	}
+	h.value, h.life = value, now
+	h.setRevisions(kv.CreateRevision, kv.ModRevision)
+	return true, nil
 }
 
 // keepMAC gives l the VTEP MAC of what it replaces, unless another node has

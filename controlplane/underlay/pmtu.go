@@ -22,8 +22,8 @@ import (
 const pmtuPause = time.Second
 
 // WatchPathMTU has the kernel learn what routers of the underlay say about
-// tunnel packets that are too big for them, and calls changed when one has: the
-// path's MTU is another then ([PathTo]). The kernel takes an ICMP error in only
+// tunnel packets that are too big for them, and calls changed when one has, and
+// a first time as soon as it listens: the path's MTU is another then ([PathTo]). The kernel takes an ICMP error in only
 // if a socket could have sent the packet it is about (icmp_unreach,
 // net/ipv4/icmp.c), and those of our programs have none; so this is one that
 // sends and receives nothing.
@@ -57,6 +57,7 @@ func WatchPathMTU(ctx context.Context, encap topology.Encap, node netip.AddrPort
 	if err != nil {
 		return fmt.Errorf("listen for path MTUs: %w", err)
 	}
+	changed()
 	return readPathMTUs(ctx, raw, changed)
 }
 

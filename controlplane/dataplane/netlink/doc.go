@@ -10,8 +10,9 @@
 //
 //   - The overlay device, with its /32 address.
 //   - Permanent IPv4 neighbours and permanent unicast FDB entries on it.
-//   - Routes of the main table that carry [RouteProtocol], and those that lead by
-//     a gateway into the overlay device.
+//   - Routes of the main table that carry [RouteProtocol], those that lead by a
+//     gateway into the overlay device, and those without a protocol of their own
+//     (boot) to a peer's subnet by that peer's node, which flanneld sets.
 //
 // Anything else is somebody else's and is neither changed nor removed.
 //

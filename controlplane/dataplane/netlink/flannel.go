@@ -3,12 +3,8 @@
 package netlink
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
-	"os"
-	"path/filepath"
-	"strconv"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -23,13 +19,26 @@ func flannelName(want netlink.Link) string {
 	case *netlink.Vxlan:
 		return fmt.Sprintf("flannel.%d", w.VxlanId)
 	case *netlink.Iptun:
-		return "flannel.ipip"
+		return flannelIPIP
 	}
 	return ""
 }
 
+const flannelIPIP = "flannel.ipip"
+
+// removeFlannelIPIP removes what could not be taken over, for our programs have
+// a device of another kind.
+func (k kernel) removeFlannelIPIP() error {
+	link, err := k.link(flannelIPIP)
+	if _, ours := link.(*netlink.Iptun); !ours {
+		return err
+	}
+	return removal("device", deviceOf(link), k.LinkDel(link))
+}
+
 // takeOver renames the device that flanneld left in the place of ours, with all
-// that is on it: traffic goes on by it until ours is set up. nil where there is none.
+// that is on it: traffic goes on by it until ours is set up. nil where there is
+// none. That flanneld has ended is for the caller to know.
 func (k kernel) takeOver(s topology.Self, c Carrier) (netlink.Link, error) {
 	want, err := overlayWanted(s, c, nil)
 	if err != nil {
@@ -42,9 +51,6 @@ func (k kernel) takeOver(s topology.Self, c Carrier) (netlink.Link, error) {
 	link, err := k.link(name)
 	if err != nil || link == nil || inTheWay(want, link) == "" {
 		return nil, err
-	}
-	if pid := flanneld(); pid != 0 {
-		return nil, fmt.Errorf("take over %s: flanneld still runs, as process %d: stop it first", name, pid)
 	}
 	return k.rename(link, want.Attrs().Name)
 }
@@ -92,28 +98,4 @@ func (k kernel) handOver(link netlink.Link) error {
 		return fmt.Errorf("rename %s to %s (kernels before 6.2 cannot while it is up): %w", link.Attrs().Name, name, err)
 	}
 	return nil
-}
-
-// flanneld is the process id of one that runs in our network namespace; 0 for none.
-func flanneld() int {
-	ours, err := os.Readlink("/proc/thread-self/ns/net")
-	if err != nil {
-		return 0
-	}
-	names, _ := filepath.Glob("/proc/[0-9]*/comm") // the pattern is good
-	for _, name := range names {
-		dir := filepath.Dir(name)
-		pid, err := strconv.Atoi(filepath.Base(dir))
-		if err != nil || pid == os.Getpid() {
-			continue
-		}
-		comm, _ := os.ReadFile(name) // the process may be gone
-		if string(bytes.TrimSpace(comm)) != "flanneld" {
-			continue
-		}
-		if theirs, err := os.Readlink(filepath.Join(dir, "ns/net")); err == nil && theirs == ours {
-			return pid
-		}
-	}
-	return 0
 }

@@ -6,11 +6,7 @@ package netlink
 
 import (
 	"net/netip"
-	"os"
-	"os/exec"
-	"path/filepath"
 	"slices"
-	"strconv"
 	"strings"
 	"testing"
 
@@ -111,37 +107,6 @@ func TestTakeOverLeavesOthers(t *testing.T) {
 	if _, err := netlink.LinkByName("flannel.1"); err != nil {
 		t.Errorf("flannel.1: %v", err)
 	}
-}
-
-func TestTakeOverNotFromARunningFlanneld(t *testing.T) {
-	s := host1(t, topology.EncapVXLAN)
-	flannelLeft(t, "nolearning")
-	sleep, err := exec.LookPath("sleep")
-	if err != nil {
-		t.Fatal(err)
-	}
-	flanneld := filepath.Join(t.TempDir(), "flanneld")
-	binary, err := os.ReadFile(sleep)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err = os.WriteFile(flanneld, binary, 0o700); err != nil {
-		t.Fatal(err)
-	}
-	process := exec.Command(flanneld, "60")
-	if err = process.Start(); err != nil {
-		t.Fatal(err)
-	}
-	_, err = EnsureOverlay(s, Programs)
-	want := "take over flannel.1: flanneld still runs, as process " + strconv.Itoa(process.Process.Pid) + ": stop it first"
-	if err == nil || err.Error() != want {
-		t.Errorf("got error %v, want %s", err, want)
-	}
-	if err := process.Process.Kill(); err != nil {
-		t.Fatal(err)
-	}
-	_ = process.Wait() // killed
-	ensure(t, s)
 }
 
 // flanneld's routes by the nodes themselves look like anybody's. To a peer they

@@ -81,14 +81,15 @@ func EnsureOverlay(s topology.Self, c Carrier) (Device, error) {
 }
 
 // RemoveOthers removes the devices of ours that are not keep, which other modes
-// left. keep is what [EnsureOverlay] has returned.
+// left, and flanneld's ipip device, by which stale routes of its own may lead.
+// keep is what [EnsureOverlay] has returned.
 func RemoveOthers(keep Device) error {
 	k, err := openKernel()
 	if err != nil {
 		return err
 	}
 	defer k.Close()
-	return k.removeDevices(keep.Name)
+	return errors.Join(k.removeDevices(keep.Name), k.removeFlannelIPIP())
 }
 
 // Cleanup removes our devices and all routes of ours; neighbours and FDB

@@ -6,5 +6,6 @@
 #include "from_host.c"
 #include "from_network.c"
 #include "from_overlay.c"
+#include "from_veth.c"
 
 char _license[] SEC("license") = "Dual BSD/GPL";

@@ -123,6 +123,7 @@ const (
 	DatapathProgramPROGRAM_FROM_NETWORK   DatapathProgram = 1
 	DatapathProgramPROGRAM_FROM_HOST      DatapathProgram = 2
 	DatapathProgramPROGRAM_FROM_OVERLAY   DatapathProgram = 3
+	DatapathProgramPROGRAM_FROM_VETH      DatapathProgram = 4
 	DatapathProgramPROGRAM_MAX            DatapathProgram = 8
 )
 
@@ -134,6 +135,7 @@ const (
 	DatapathReasonFORWARD_LOCAL         DatapathReason = 2
 	DatapathReasonFORWARD_DELIVERED     DatapathReason = 3
 	DatapathReasonFORWARD_TO_HOST       DatapathReason = 4
+	DatapathReasonFORWARD_TO_OVERLAY    DatapathReason = 5
 	DatapathReasonPASS_PROTOCOL         DatapathReason = 16
 	DatapathReasonPASS_MALFORMED        DatapathReason = 17
 	DatapathReasonPASS_OPTIONS          DatapathReason = 18
@@ -215,6 +217,7 @@ const (
 	DatapathProgFromHost      = "from_host"
 	DatapathProgFromNetwork   = "from_network"
 	DatapathProgFromOverlay   = "from_overlay"
+	DatapathProgFromVeth      = "from_veth"
 	DatapathVarConfig         = "config"
 )
 
@@ -264,6 +267,7 @@ type DatapathProgramSpecs struct {
 	FromHost      *ebpf.ProgramSpec `ebpf:"from_host"`
 	FromNetwork   *ebpf.ProgramSpec `ebpf:"from_network"`
 	FromOverlay   *ebpf.ProgramSpec `ebpf:"from_overlay"`
+	FromVeth      *ebpf.ProgramSpec `ebpf:"from_veth"`
 }
 
 // DatapathMapSpecs contains maps before they are loaded into the kernel.
@@ -351,6 +355,7 @@ type DatapathPrograms struct {
 	FromHost      *ebpf.Program `ebpf:"from_host"`
 	FromNetwork   *ebpf.Program `ebpf:"from_network"`
 	FromOverlay   *ebpf.Program `ebpf:"from_overlay"`
+	FromVeth      *ebpf.Program `ebpf:"from_veth"`
 }
 
 func (p *DatapathPrograms) Close() error {
@@ -359,6 +364,7 @@ func (p *DatapathPrograms) Close() error {
 		p.FromHost,
 		p.FromNetwork,
 		p.FromOverlay,
+		p.FromVeth,
 	)
 }
 

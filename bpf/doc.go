@@ -12,4 +12,5 @@ const (
 	FromNetwork   = "from_network"
 	FromHost      = "from_host"
 	FromOverlay   = "from_overlay"
+	FromVeth      = "from_veth"
 )

@@ -27,6 +27,19 @@ static __always_inline enum reason to_neighbour(struct walk *w, struct packet *p
 	return to_endpoint(w, to, FORWARD_LOCAL);
 }
 
+/* Into bpfnet0, as the kernel would route it: from_veth encapsulates it. */
+static __always_inline enum reason by_bpfnet0(struct walk *w, struct packet *p,
+					      const struct host *host)
+{
+	struct inner in = inner_describe(p->ip, p->cursor);
+	int reason = inner_fits(w->skb, &in, host);
+
+	if (reason != ONWARD)
+		return reason;
+	ipv4_decrement_ttl(p->ip);
+	return redirected(w, bpf_redirect(config.overlay_ifindex, 0), FORWARD_TO_OVERLAY);
+}
+
 static __always_inline enum reason to_remote(struct walk *w, struct packet *p,
 					     const struct endpoint *from)
 {
@@ -43,7 +56,9 @@ static __always_inline enum reason to_remote(struct walk *w, struct packet *p,
 	reason = nat_check(w, p->ip, p->cursor);
 	if (reason != ONWARD)
 		return reason;
-	return send(w, p, host, 1);
+	if (config.udp_port && host->encap == ENCAP_UDP)
+		return by_bpfnet0(w, p, host);
+	return send(w, p, host, UNROUTED);
 }
 
 static __always_inline enum reason walk_from_container(struct walk *w)

@@ -27,6 +27,7 @@ var hooks = []hook{
 	{program: bpf.FromOverlay, handle: 4},
 	{program: bpf.FromNetwork, handle: 2},
 	{program: bpf.FromHost, handle: 3, egress: true},
+	{program: bpf.FromVeth, handle: 5},
 }
 
 // attachment is a hook on an interface.

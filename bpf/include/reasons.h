@@ -14,6 +14,7 @@ enum __packed program {
 	PROGRAM_FROM_NETWORK = 1,
 	PROGRAM_FROM_HOST = 2,
 	PROGRAM_FROM_OVERLAY = 3,
+	PROGRAM_FROM_VETH = 4,
 	PROGRAM_MAX = 8,
 };
 
@@ -24,6 +25,7 @@ enum __packed reason {
 	FORWARD_LOCAL = 2,	  /* from one container of this node to another */
 	FORWARD_DELIVERED = 3,	  /* from the underlay into a container */
 	FORWARD_TO_HOST = 4,	  /* decapsulated, then to this node's stack by way of bpfnet0 */
+	FORWARD_TO_OVERLAY = 5, /* to a remote host, by bpfnet0 and from_veth, which counts it too */
 
 	/* Left to the kernel, untouched. */
 	PASS_PROTOCOL = 16,	  /* no IPv4, or VLAN-tagged */

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
-/* What from_container and from_host share: from a readable inner packet to the uplink. */
+/* What the programs on the way out share: from a readable inner packet to the uplink. */
 #ifndef BPFNET_SEND_H
 #define BPFNET_SEND_H
 
@@ -47,9 +47,16 @@ static __always_inline int remote_host(__be32 dst, struct host **host)
 	return *host ? ONWARD : PASS_NO_ROUTE;
 }
 
-/* Sends an unchanged packet to a remote host; hops is what to take off its TTL. */
+/* What of a packet's way to a remote host the kernel has done already. */
+enum progress {
+	UNROUTED, /* nothing: its TTL is still to be decremented */
+	ROUTED,	  /* the hop; the packet carries the kernel's route into bpfnet0 along */
+	CROSSED,  /* the hop, and the way through bpfnet0, on which the route was lost */
+};
+
+/* Sends an unchanged packet to a remote host. */
 static __always_inline enum reason send(struct walk *w, struct packet *p, const struct host *host,
-					int hops)
+					enum progress progress)
 {
 	struct bpf_redir_neigh next_hop = {
 		.nh_family = AF_INET,
@@ -61,22 +68,40 @@ static __always_inline enum reason send(struct walk *w, struct packet *p, const 
 	if (reason != ONWARD)
 		return reason;
 	/* From here on the packet is changed: a failure is a drop. */
-	if (hops) {
+	if (progress == UNROUTED) {
 		ipv4_decrement_ttl(p->ip);
 		in.ttl--;
 	}
 	if (host->header_len && push_header(w->skb, host, &in) < 0)
 		return DROP_ENCAPSULATE;
 	/*
-	 * A packet of the host's own carries the kernel's route into bpfnet0 along. While a next hop's
-	 * MAC is being resolved the packet waits, and then leaves by the neighbour of that route
-	 * (neigh_update() in net/core/neighbour.c). Without a next hop given, the helper looks one up
-	 * and replaces the route.
+	 * While a next hop's MAC is being resolved a packet waits, and if it has a route, then leaves by
+	 * the neighbour of that (neigh_update() in net/core/neighbour.c). Without a next hop given, the
+	 * helper looks one up and replaces the route.
 	 */
 	return redirected(w,
-			  hops ? bpf_redirect_neigh(host->ifindex, &next_hop, sizeof(next_hop), 0)
-			       : bpf_redirect_neigh(host->ifindex, NULL, 0, 0),
+			  progress == ROUTED
+				  ? bpf_redirect_neigh(host->ifindex, NULL, 0, 0)
+				  : bpf_redirect_neigh(host->ifindex, &next_hop, sizeof(next_hop), 0),
 			  host->header_len ? FORWARD_ENCAPSULATED : FORWARD_ROUTED);
+}
+
+/* Sends what left this node by bpfnet0. */
+static __always_inline enum reason send_from_node(struct walk *w, enum progress progress)
+{
+	struct packet p;
+	struct host *host;
+	int reason = packet_read(w, &p);
+
+	if (reason != ONWARD)
+		return reason;
+	reason = remote_host(p.ip->daddr, &host);
+	if (reason != ONWARD)
+		return reason;
+	/* The peer would drop it: say so here, where the cause is. */
+	if (!addr_is_ipv4(&config.node, p.ip->saddr) && route_lookup(p.ip->saddr) != HOST_SELF)
+		return DROP_NODE_SOURCE;
+	return send(w, &p, host, progress);
 }
 
 #endif

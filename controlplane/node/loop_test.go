@@ -4,6 +4,7 @@ package node
 
 import (
 	"errors"
+	"fmt"
 	"maps"
 	"net/netip"
 	"slices"
@@ -14,6 +15,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/bpfnet/bpfnet/bpf"
+	"github.com/bpfnet/bpfnet/controlplane/dataplane/netlink"
 	"github.com/bpfnet/bpfnet/controlplane/store"
 	"github.com/bpfnet/bpfnet/controlplane/topology"
 )
@@ -277,6 +279,43 @@ func TestAttachOnly(t *testing.T) {
 				t.Errorf("another program moved to %v", on[bpf.FromHost])
 			}
 		})
+	}
+}
+
+// What leaves by bpfnet0 is taken in front of it, and in a udp network behind it.
+func TestAttachFollowsTheEncapsulation(t *testing.T) {
+	const uplink, overlay, peer = 2, 9, 10
+	inFront := func() attachments {
+		return attachments{bpf.FromNetwork: {uplink}, bpf.FromHost: {overlay}, bpf.FromOverlay: {overlay}}
+	}
+	behind := func() attachments {
+		return attachments{bpf.FromNetwork: {uplink}, bpf.FromVeth: {peer}, bpf.FromOverlay: {overlay}}
+	}
+	tests := map[topology.Encap]struct {
+		device netlink.Device
+		want   attachments
+	}{
+		topology.EncapVXLAN: {netlink.Device{Ifindex: overlay}, inFront()},
+		topology.EncapIPIP:  {netlink.Device{Ifindex: overlay, PeerIfindex: peer}, inFront()},
+		topology.EncapUDP:   {netlink.Device{Ifindex: overlay, PeerIfindex: peer}, behind()},
+		topology.EncapNone:  {netlink.Device{}, attachments{bpf.FromNetwork: {uplink}}},
+	}
+	for encap, test := range tests {
+		for before, on := range map[string]attachments{
+			"nothing": {}, "ipip": inFront(), "udp": behind(),
+		} {
+			t.Run(fmt.Sprintf("%s after %s", encap, before), func(t *testing.T) {
+				l, _ := testLoop(t, labConfig)
+				l.uplink.Ifindex, l.overlay, l.self.Encap = uplink, test.device, encap
+				if err := (&programs{session: l.session, datapath: on}).attach(); err != nil {
+					t.Fatal(err)
+				}
+				maps.DeleteFunc(on, func(_ string, ifindexes []int) bool { return len(ifindexes) == 0 })
+				if diff := cmp.Diff(test.want, on); diff != "" {
+					t.Errorf("attached (-want +got):\n%s", diff)
+				}
+			})
+		}
 	}
 }
 

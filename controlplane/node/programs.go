@@ -101,10 +101,17 @@ func (p *programs) attach() error {
 	if p.attached {
 		return nil
 	}
+	fromHost, fromVeth := p.overlay.Ifindex, 0
+	if p.self.Encap == topology.EncapUDP {
+		fromHost, fromVeth = 0, p.overlay.PeerIfindex
+	}
 	if err := p.attachOnly(bpf.FromNetwork, p.uplink.Ifindex); err != nil {
 		return err
 	}
-	if err := p.attachOnly(bpf.FromHost, p.overlay.Ifindex); err != nil {
+	if err := p.attachOnly(bpf.FromVeth, fromVeth); err != nil {
+		return err
+	}
+	if err := p.attachOnly(bpf.FromHost, fromHost); err != nil {
 		return err
 	}
 	// Last, for it drops what from_network has not marked: what was on its way

@@ -22,6 +22,7 @@ func tables() map[bpf.DatapathProgram][]packetCase {
 			containerSuperpackets(), containerSecond(), containerNAT()),
 		bpf.DatapathProgramPROGRAM_FROM_HOST:    concat(hostToRemote(), hostOthers()),
 		bpf.DatapathProgramPROGRAM_FROM_OVERLAY: overlayCases(),
+		bpf.DatapathProgramPROGRAM_FROM_VETH:    concat(vethToRemote(), vethOthers()),
 		bpf.DatapathProgramPROGRAM_FROM_NETWORK: concat(networkDelivers(), networkECN(), networkToHost(),
 			networkNotOurs(), networkMalformed(), networkForgiven(), networkFragments(), networkInner(), networkDrops(), networkDirect(), networkWorlds(), networkNAT()),
 	}
@@ -79,6 +80,21 @@ func sentReason(peer netip.Addr) bpf.DatapathReason {
 	return bpf.DatapathReasonFORWARD_ENCAPSULATED
 }
 
+// handedOn is a container's frame behind from_container: in udp networks it goes by bpfnet0 first.
+func handedOn(eth []byte, peer netip.Addr, inner []byte) []byte {
+	if peer == node4 {
+		return join(eth[:etherLen], inner)
+	}
+	return sent(eth, peer, inner)
+}
+
+func handedOnReason(peer netip.Addr) bpf.DatapathReason {
+	if peer == node4 {
+		return bpf.DatapathReasonFORWARD_TO_OVERLAY
+	}
+	return sentReason(peer)
+}
+
 // carried are packets of all kinds that are carried on.
 func carried(src, dst netip.Addr, mtu int) map[string]datagram {
 	d := datagram{src: src, dst: dst, id: 0x1234}
@@ -126,8 +142,8 @@ func containerToRemote() []packetCase {
 			cases = append(cases, packetCase{
 				name:   r.name + "/" + kind,
 				in:     in,
-				reason: sentReason(r.node),
-				out:    sent(in.frame, r.node, d.hop(1).bytes()),
+				reason: handedOnReason(r.node),
+				out:    handedOn(in.frame, r.node, d.hop(1).bytes()),
 			})
 		}
 		d := datagram{src: c1, dst: r.container}
@@ -264,6 +280,10 @@ func containerSuperpackets() []packetCase {
 		c.event = dropEvent{src: d.src, dst: d.dst}
 		return c
 	}
+	toOverlay := packetCase{
+		name: "superpacket/udp, segments fit", in: superpacket(fromC1(tcp(remote4)), 1472-52),
+		reason: bpf.DatapathReasonFORWARD_TO_OVERLAY, out: fromC1(tcp(remote4).hop(1)).frame,
+	}
 	return []packetCase{
 		routed("TCP, segments fit", tcp(remote5), 1500-52),
 		passed("TCP, a byte too big", tcp(remote5), 1500-51, bpf.DatapathReasonPASS_TOO_BIG),
@@ -278,7 +298,7 @@ func containerSuperpackets() []packetCase {
 		passed("udp, a byte too big", tcp(remote4), 1472-51, bpf.DatapathReasonPASS_TOO_BIG),
 		refused("vxlan, no type", tcp(remote2), 1450-52),
 		refused("ipip, no type", tcp(remote3), 1480-52),
-		refused("udp, no type", tcp(remote4), 1472-52),
+		toOverlay,
 		passed("vxlan, by frags", datagram{src: c1, dst: remote2, payload: pattern(3000), transport: &layers.SCTP{}},
 			0xffff, bpf.DatapathReasonPASS_NOT_ENCAPSULABLE),
 		passed("host-gw, by frags", sctp, 0xffff, bpf.DatapathReasonPASS_TOO_BIG),

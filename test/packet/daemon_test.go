@@ -32,7 +32,12 @@ func TestDaemonsMaps(t *testing.T) {
 			m := daemonsMachine(t, daemonsState(c.encap, c.port, c.node))
 			out := datagram{src: c1, dst: remote2}
 			in := fromC1(out)
-			m.expect(t, bpf.DatapathProgramPROGRAM_FROM_CONTAINER, in, sentReason(c.node), sent(in.frame, c.node, out.hop(1).bytes()))
+			handed := handedOn(in.frame, c.node, out.hop(1).bytes())
+			m.expect(t, bpf.DatapathProgramPROGRAM_FROM_CONTAINER, in, handedOnReason(c.node), handed)
+			if c.encap == topology.EncapUDP {
+				crossed := arrival{frame: handed, ifindex: overlay.ifindex}
+				m.expect(t, bpf.DatapathProgramPROGRAM_FROM_VETH, crossed, sentReason(c.node), sent(handed, c.node, out.hop(1).bytes()))
+			}
 			back := datagram{src: remote2, dst: c1}
 			packet := back.bytes()
 			if c.node != node5 {

@@ -144,7 +144,7 @@ func TestIPIDsDiffer(t *testing.T) {
 		}
 		ids := map[uint16]bool{}
 		for range 64 {
-			_, out, err := m.run(bpf.DatapathProgramPROGRAM_FROM_CONTAINER, fromC1(datagram{src: c1, dst: r.container}))
+			_, out, err := m.run(bpf.DatapathProgramPROGRAM_FROM_HOST, fromHost(datagram{src: vtepAddr, dst: r.container}))
 			must(t, err)
 			ids[binary.BigEndian.Uint16(out[atIP+4:])] = true
 		}

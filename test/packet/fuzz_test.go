@@ -17,6 +17,7 @@ import (
 func FuzzFromContainer(f *testing.F) { fuzz(f, bpf.DatapathProgramPROGRAM_FROM_CONTAINER) }
 func FuzzFromNetwork(f *testing.F)   { fuzz(f, bpf.DatapathProgramPROGRAM_FROM_NETWORK) }
 func FuzzFromHost(f *testing.F)      { fuzz(f, bpf.DatapathProgramPROGRAM_FROM_HOST) }
+func FuzzFromVeth(f *testing.F)      { fuzz(f, bpf.DatapathProgramPROGRAM_FROM_VETH) }
 
 // fuzz runs each packet twelve times: in every world, by the program's link and by another, as it is
 // and with right lengths. Most of what an execution costs is the fuzzer's own bookkeeping.
@@ -60,4 +61,5 @@ var entry = map[bpf.DatapathProgram]link{
 	bpf.DatapathProgramPROGRAM_FROM_CONTAINER: link1,
 	bpf.DatapathProgramPROGRAM_FROM_NETWORK:   uplink,
 	bpf.DatapathProgramPROGRAM_FROM_HOST:      overlay,
+	bpf.DatapathProgramPROGRAM_FROM_VETH:      overlay, // whose other end has any number
 }

@@ -99,6 +99,7 @@ func emptyMachine(w *world, settings *bpf.DatapathSettings) (*machine, error) {
 			bpf.DatapathProgramPROGRAM_FROM_NETWORK:   all.Programs[bpf.DatapathProgFromNetwork],
 			bpf.DatapathProgramPROGRAM_FROM_HOST:      all.Programs[bpf.DatapathProgFromHost],
 			bpf.DatapathProgramPROGRAM_FROM_OVERLAY:   all.Programs[bpf.DatapathProgFromOverlay],
+			bpf.DatapathProgramPROGRAM_FROM_VETH:      all.Programs[bpf.DatapathProgFromVeth],
 		},
 		context: make([]byte, contextLen), contextOut: make([]byte, contextLen), out: make([]byte, frameMax+256),
 	}, nil

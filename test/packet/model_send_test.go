@@ -50,15 +50,31 @@ func (w *world) fromContainer(a arrival) fate {
 	if natted {
 		return a.untouched(reason)
 	}
-	return w.send(a, peer, 1)
+	if why := peer.tooBig(a); why != 0 {
+		return a.untouched(why)
+	}
+	ip = bytes.Clone(ip)
+	ip.change(func() { ip[8]-- })
+	a.frame = join(a.frame[:etherLen], ip)
+	if w.udpPort != 0 && peer.encap == bpf.DatapathEncapENCAP_UDP { // by bpfnet0, as the kernel would
+		return a.untouched(bpf.DatapathReasonFORWARD_TO_OVERLAY)
+	}
+	return w.send(a, peer)
 }
 
 // fromHost is the walk of what the kernel routed into the overlay: it has taken the hop, and read
 // the options, already. Without VXLAN nobody is behind bpfnet0 to send what is passed.
 func (w *world) fromHost(a arrival) fate {
-	f := w.walkFromHost(a)
-	passed := f.reason >= bpf.DatapathReasonPASS_PROTOCOL && f.reason < bpf.DatapathReasonDROP_CONTAINER_SOURCE
-	if w.vxlanPort != 0 || !passed {
+	if f := w.sendFromNode(a); w.vxlanPort != 0 {
+		return f
+	}
+	return w.fromVeth(a)
+}
+
+// fromVeth is the walk of what has crossed bpfnet0. Nobody is there to take what is passed.
+func (w *world) fromVeth(a arrival) fate {
+	f := w.sendFromNode(a)
+	if f.reason < bpf.DatapathReasonPASS_PROTOCOL || f.reason >= bpf.DatapathReasonDROP_CONTAINER_SOURCE {
 		return f
 	}
 	if ip := a.frame[etherLen:]; ethernetHeader(a.frame).isIPv4() && plausible(ip) && ipv4Header(ip).totalLen() == len(ip) {
@@ -67,7 +83,7 @@ func (w *world) fromHost(a arrival) fate {
 	return a.untouched(bpf.DatapathReasonDROP_UNSENDABLE)
 }
 
-func (w *world) walkFromHost(a arrival) fate {
+func (w *world) sendFromNode(a arrival) fate {
 	if f, odd := a.unusual(); odd {
 		return f
 	}
@@ -79,7 +95,10 @@ func (w *world) walkFromHost(a arrival) fate {
 	if src != w.node && w.routeTo(src) != self {
 		return a.dropped(bpf.DatapathReasonDROP_NODE_SOURCE)
 	}
-	return w.send(a, peer, 0)
+	if reason := peer.tooBig(a); reason != 0 {
+		return a.untouched(reason)
+	}
+	return w.send(a, peer)
 }
 
 // unusual is what the kernel has to look at first, whoever sent it.
@@ -113,25 +132,28 @@ func (w *world) peerOf(a arrival) (host, fate, bool) {
 	return peer, fate{}, true
 }
 
-// send takes hops off the TTL and puts the peer's outer header in front.
-func (w *world) send(a arrival, peer host, hops uint8) fate {
-	ip := ipv4Header(bytes.Clone(a.frame[etherLen:]))
+// tooBig is why a packet does not fit the way to the peer; 0 where it does.
+func (peer host) tooBig(a arrival) bpf.DatapathReason {
+	ip := ipv4Header(a.frame[etherLen:])
 	size := ip.totalLen()
 	if a.gsoSize != 0 && size > int(peer.mtu) {
 		size = ipv4Len + transportLen(ip) + int(a.gsoSize) // of the largest segment
 		if a.gsoSize == 0xffff && peer.encap != bpf.DatapathEncapENCAP_NONE {
-			return a.untouched(bpf.DatapathReasonPASS_NOT_ENCAPSULABLE)
+			return bpf.DatapathReasonPASS_NOT_ENCAPSULABLE
 		}
 	}
 	if size > int(peer.mtu) {
-		return a.untouched(bpf.DatapathReasonPASS_TOO_BIG)
+		return bpf.DatapathReasonPASS_TOO_BIG
 	}
-	if hops > 0 {
-		ip.change(func() { ip[8] -= hops })
-	}
+	return 0
+}
+
+// send puts the peer's outer header in front of a packet that fits.
+func (w *world) send(a arrival, peer host) fate {
 	if peer.encap == bpf.DatapathEncapENCAP_NONE {
-		return fate{reason: bpf.DatapathReasonFORWARD_ROUTED, frame: join(a.frame[:etherLen], ip)}
+		return a.untouched(bpf.DatapathReasonFORWARD_ROUTED)
 	}
+	ip := ipv4Header(a.frame[etherLen:])
 	if a.gsoSize != 0 {
 		return a.refused(bpf.DatapathReasonDROP_ENCAPSULATE)
 	}

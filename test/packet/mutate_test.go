@@ -75,6 +75,7 @@ func newMutator(seed uint64) *mutator {
 			bpf.DatapathProgramPROGRAM_FROM_CONTAINER,
 			bpf.DatapathProgramPROGRAM_FROM_NETWORK,
 			bpf.DatapathProgramPROGRAM_FROM_HOST,
+			bpf.DatapathProgramPROGRAM_FROM_VETH,
 		},
 	}
 }

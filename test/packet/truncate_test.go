@@ -88,7 +88,7 @@ func TestLengths(t *testing.T) {
 			d := datagram{src: c1, dst: r.container}.sized(size)
 			in := fromC1(d)
 			check(t, bpf.DatapathProgramPROGRAM_FROM_CONTAINER, packetCase{
-				in: in, reason: sentReason(r.node), out: sent(in.frame, r.node, d.hop(1).bytes()),
+				in: in, reason: handedOnReason(r.node), out: handedOn(in.frame, r.node, d.hop(1).bytes()),
 			})
 		}
 	}

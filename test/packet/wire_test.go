@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"os"
 	"runtime"
+	"slices"
 	"testing"
 	"time"
 
@@ -16,6 +17,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/gopacket/gopacket"
 	"github.com/gopacket/gopacket/layers"
+	"github.com/safchain/ethtool"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
@@ -26,6 +28,10 @@ import (
 // What a test run cannot show, on real veths:
 //
 //	peer-c1 ── c1 [from_container] ── uplink ── peer-uplink [from_network of host 2] ── bpfnet0
+//
+// and with the udp encapsulation
+//
+//	peer-c1 ── c1 [from_container] ── bpfnet0 ── peer-bpfnet0 [from_veth] ── uplink ── …
 //
 // Superpackets stay whole, headers may lie in page fragments, and frames may be shorter than a header.
 
@@ -136,7 +142,8 @@ var superpackets = map[string]struct {
 }
 
 // TestSuperpackets: a superpacket goes whole from the container to the wire, and from the wire out of
-// the tunnel: its segments keep their size, and its checksum is still to be filled in.
+// the tunnel: its segments keep their size, and its checksum is still to be filled in. With the udp
+// encapsulation it is its segments that do, each with its checksum.
 func TestSuperpackets(t *testing.T) {
 	wired(t)
 	for _, r := range remotes[:4] {
@@ -151,6 +158,16 @@ func TestSuperpackets(t *testing.T) {
 				testJourney(t, r.node, d, super.header)
 			})
 		}
+	}
+}
+
+// TestPartialChecksum: a checksum that is still to be filled in stays so, but for the udp encapsulation.
+func TestPartialChecksum(t *testing.T) {
+	wired(t)
+	for _, r := range remotes[:4] {
+		t.Run(r.name, func(t *testing.T) {
+			testJourney(t, r.node, datagram{src: c1, dst: remote2}, vnetHeader{Flags: needsCsum, HeaderLen: 42, CsumStart: atUDP, CsumOffset: 6})
+		})
 	}
 }
 
@@ -186,10 +203,25 @@ func testJourney(t *testing.T, node netip.Addr, d datagram, header vnetHeader) {
 	attach(t, near.programs[bpf.DatapathProgramPROGRAM_FROM_CONTAINER], int(link1.ifindex), netlink.HANDLE_MIN_INGRESS)
 	attach(t, far.programs[bpf.DatapathProgramPROGRAM_FROM_NETWORK], ifindexOf(t, "peer-uplink"), netlink.HANDLE_MIN_INGRESS)
 	underlay, inside := openTap(t, ifindexOf(t, "peer-uplink")), openTap(t, int(overlay.ifindex))
-	must(t, openTap(t, ifindexOf(t, "peer-c1")).send(header, fromC1(d).frame))
+	frame, sent := fromC1(d).frame, []datagram{d}
+	if peer.encap == bpf.DatapathEncapENCAP_UDP {
+		withoutChecksums(t, overlay.name)
+		attach(t, near.programs[bpf.DatapathProgramPROGRAM_FROM_VETH], ifindexOf(t, "peer-"+overlay.name), netlink.HANDLE_MIN_INGRESS)
+		frame, sent = unsummed(frame, header), segments(d, header)
+	}
+	must(t, openTap(t, ifindexOf(t, "peer-c1")).send(header, frame))
+	if peer.encap == bpf.DatapathEncapENCAP_UDP {
+		header = vnetHeader{}
+	}
+	for _, s := range sent {
+		testArrival(t, near, far, underlay, inside, node, s.hop(1).bytes(), header)
+	}
+}
 
-	inner := d.hop(1).bytes()
-	sent := to(node, inner)
+// testArrival looks at the next packet on the wire, and behind the decapsulation.
+func testArrival(t *testing.T, near, far *machine, underlay, inside *tap, node netip.Addr, inner []byte, header vnetHeader) {
+	t.Helper()
+	peer, sent := hostAt(node), to(node, inner)
 	sent.dst = node2
 	wanted := sent.bytes()
 	if peer.encap == bpf.DatapathEncapENCAP_NONE {
@@ -204,8 +236,9 @@ func testJourney(t *testing.T, node netip.Addr, d datagram, header vnetHeader) {
 	if peer.encap == bpf.DatapathEncapENCAP_NONE {
 		return
 	}
-	if reason, cut := notDecapsulated[peer.encap]; cut && header.GSOType == gsoUDPL4 {
-		awaitCounted(t, far, counterKey(bpf.DatapathProgramPROGRAM_FROM_NETWORK, reason))
+	if peer.encap == bpf.DatapathEncapENCAP_VXLAN && header.GSOType == gsoUDPL4 {
+		// Nobody could cut it into datagrams after our decapsulation.
+		awaitCounted(t, far, counterKey(bpf.DatapathProgramPROGRAM_FROM_NETWORK, bpf.DatapathReasonPASS_UDP_SUPERPACKET))
 		return
 	}
 	h, got, err = inside.receive()
@@ -214,11 +247,50 @@ func testJourney(t *testing.T, node netip.Addr, d datagram, header vnetHeader) {
 	compareHeaders(t, "decapsulated", header, h)
 }
 
-// notDecapsulated is what becomes of UDP superpackets in UDP tunnels, which nobody could cut into
-// datagrams after our decapsulation.
-var notDecapsulated = map[bpf.DatapathEncap]bpf.DatapathReason{
-	bpf.DatapathEncapENCAP_VXLAN: bpf.DatapathReasonPASS_UDP_SUPERPACKET,
-	bpf.DatapathEncapENCAP_UDP:   bpf.DatapathReasonDROP_DECAPSULATE,
+// withoutChecksums has a device fill in checksums, and cut superpackets, until the test ends.
+func withoutChecksums(t *testing.T, device string) {
+	t.Helper()
+	e, err := ethtool.NewEthtool()
+	must(t, err)
+	must(t, e.Change(device, map[string]bool{"tx-checksum-ip-generic": false}))
+	t.Cleanup(func() {
+		defer e.Close()
+		if err := e.Change(device, map[string]bool{"tx-checksum-ip-generic": true}); err != nil {
+			t.Errorf("set offloads of %s: %v", device, err)
+		}
+	})
+}
+
+// unsummed is a frame as a container's kernel hands it over: where the header says that the checksum is
+// to be filled in, it has the sum of the pseudo header (RFC 9293, 3.1) there.
+func unsummed(frame []byte, h vnetHeader) []byte {
+	if h.Flags&needsCsum == 0 {
+		return frame
+	}
+	ip := ipv4Header(frame[etherLen:])
+	length := uint16(ip.totalLen() - ip.len())
+	pseudo := join(ip[12:20], []byte{0, ip.protocol(), byte(length >> 8), byte(length)})
+	return patched(frame, put16(int(h.CsumStart+h.CsumOffset), internetSum(pseudo)))
+}
+
+// segments are what a superpacket stands for: packets with numbers of their own.
+func segments(d datagram, h vnetHeader) (all []datagram) {
+	if h.GSOSize == 0 {
+		return []datagram{d}
+	}
+	offset := 0
+	for payload := range slices.Chunk(d.payload, int(h.GSOSize)) {
+		s := d
+		s.payload, s.id = payload, d.id+uint16(len(all))
+		if tcp, ok := d.transport.(*layers.TCP); ok {
+			segment := *tcp
+			segment.Seq += uint32(offset)
+			s.transport = &segment
+		}
+		all = append(all, s)
+		offset += len(payload)
+	}
+	return all
 }
 
 func awaitCounted(t *testing.T, m *machine, key int) {

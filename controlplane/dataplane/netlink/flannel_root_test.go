@@ -59,7 +59,7 @@ func TestTakeOverFromFlannel(t *testing.T) {
 	before := nstest.Link(t, "flannel.1").Attrs()
 	s.VTEP.MAC = macOf(before.HardwareAddr)
 	dev := ensure(t, s)
-	if want := (Device{before.Index, OverlayName, s.VTEP.MAC}); dev != want {
+	if want := (Device{Ifindex: before.Index, Name: OverlayName, MAC: s.VTEP.MAC}); dev != want {
 		t.Errorf("device %+v, want %+v", dev, want)
 	}
 	if got := ip(t, "ip", "route", "get", "172.246.0.2"); !strings.Contains(got[0], "dev bpfnet0") {

@@ -27,14 +27,19 @@ const (
 
 // Device is the overlay device as it stands. The zero Device is none.
 type Device struct {
-	Ifindex int
-	Name    string
-	MAC     topology.MAC // in vxlan mode this node's VTEP MAC, to be published
+	Ifindex     int
+	Name        string
+	MAC         topology.MAC // in vxlan mode this node's VTEP MAC, to be published
+	PeerIfindex int          // of a veth's other end, else 0
 }
 
 func deviceOf(link netlink.Link) Device {
 	a := link.Attrs()
-	return Device{Ifindex: a.Index, Name: a.Name, MAC: macOf(a.HardwareAddr)}
+	d := Device{Ifindex: a.Index, Name: a.Name, MAC: macOf(a.HardwareAddr)}
+	if link.Type() == "veth" {
+		d.PeerIfindex = a.ParentIndex // IFLA_LINK, which for a veth is its peer
+	}
+	return d
 }
 
 // EnsureOverlay makes the overlay device that s asks for and returns it; see
@@ -77,7 +82,7 @@ func EnsureOverlay(s topology.Self, c Carrier) (Device, error) {
 			return Device{}, err
 		}
 	}
-	return k.configure(want, s.Subnet)
+	return k.configure(want, s)
 }
 
 // RemoveOthers removes the devices of ours that are not keep, which other modes
@@ -288,7 +293,7 @@ func orOther(want netlink.Link) string {
 }
 
 // configure sets what can be changed on a device that exists.
-func (k kernel) configure(want netlink.Link, subnet netip.Prefix) (Device, error) {
+func (k kernel) configure(want netlink.Link, s topology.Self) (Device, error) {
 	name := want.Attrs().Name
 	ends := []string{name}
 	if want.Type() == "veth" {
@@ -299,9 +304,14 @@ func (k kernel) configure(want netlink.Link, subnet netip.Prefix) (Device, error
 			return Device{}, err
 		}
 	}
+	if want.Type() == "veth" {
+		if err := ensureOffloads(name, s.Encap != topology.EncapUDP); err != nil {
+			return Device{}, err
+		}
+	}
 	link, err := k.LinkByName(name)
 	if err != nil {
 		return Device{}, fmt.Errorf("get link %s: %w", name, err)
 	}
-	return deviceOf(link), k.ensureAddr(link, netip.PrefixFrom(subnet.Addr(), subnet.Addr().BitLen()))
+	return deviceOf(link), k.ensureAddr(link, netip.PrefixFrom(s.Subnet.Addr(), s.Subnet.Addr().BitLen()))
 }

@@ -9,10 +9,12 @@ import (
 	"net/netip"
 	"os"
 	"os/exec"
+	"slices"
 	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/safchain/ethtool"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
@@ -213,8 +215,11 @@ func TestOverlayKeepsAddressesOfOthers(t *testing.T) {
 func TestOverlayVeth(t *testing.T) {
 	s := host1(t, topology.EncapIPIP)
 	s.MTU = 1480
-	ensure(t, s)
+	dev := ensure(t, s)
 	settle(t)
+	if got, want := dev.PeerIfindex, nstest.Link(t, OverlayPeerName).Attrs().Index; got != want {
+		t.Errorf("the other end is interface %d, want %d", got, want)
+	}
 	for _, name := range []string{OverlayName, OverlayPeerName} {
 		a := nstest.Link(t, name).Attrs()
 		if a.MTU != 1480 || a.RawFlags&unix.IFF_NOARP == 0 || a.OperState != netlink.OperUp {
@@ -233,6 +238,52 @@ func TestOverlayVeth(t *testing.T) {
 	if got := addrsOf(t, OverlayPeerName, unix.AF_INET); got != nil {
 		t.Errorf("%s has addresses %v", OverlayPeerName, got)
 	}
+}
+
+// In udp networks a packet leaves the veth summed and cut; in ipip ones as any veth has it.
+func TestOverlayVethOffloads(t *testing.T) {
+	s := host1(t, topology.EncapIPIP)
+	before := offloads(t, ensure(t, s).Name)
+	if len(before) < 10 {
+		t.Fatalf("few offloads to begin with: %v", before)
+	}
+	for range 2 {
+		s.Encap = topology.EncapUDP
+		on := offloads(t, ensure(t, s).Name)
+		for _, name := range []string{"tx-checksum-ip-generic", "tx-checksum-sctp", "tx-tcp-segmentation"} {
+			if slices.Contains(on, name) || !slices.Contains(before, name) {
+				t.Errorf("%s is not off, or was not on", name)
+			}
+		}
+		if diff := cmp.Diff(before, offloads(t, OverlayPeerName)); diff != "" {
+			t.Errorf("offloads of the other end (-want +got):\n%s", diff)
+		}
+		s.Encap = topology.EncapIPIP
+		if diff := cmp.Diff(before, offloads(t, ensure(t, s).Name)); diff != "" {
+			t.Errorf("offloads with ipip again (-before +after):\n%s", diff)
+		}
+	}
+}
+
+// offloads are the features of a device that are on.
+func offloads(t *testing.T, name string) (on []string) {
+	t.Helper()
+	e, err := ethtool.NewEthtool()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer e.Close()
+	features, err := e.Features(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for feature, active := range features {
+		if active {
+			on = append(on, feature)
+		}
+	}
+	slices.Sort(on)
+	return on
 }
 
 // Without a program on bpfnet0 its packets end in the peer: none is forwarded,

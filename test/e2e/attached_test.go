@@ -30,7 +30,11 @@ func wantAttached(l *lab.Lab, h *lab.Host, way string) []string {
 	}
 	want := []string{lab.Uplink + " " + way + " ingress from_network"}
 	if l.Options.Backend != topology.EncapNone {
-		want = append(want, "bpfnet0 "+way+" egress from_host", "bpfnet0 "+way+" ingress from_overlay")
+		out := "bpfnet0 " + way + " egress from_host"
+		if l.Options.Backend == topology.EncapUDP {
+			out = "bpfnet0p " + way + " ingress from_veth"
+		}
+		want = append(want, out, "bpfnet0 "+way+" ingress from_overlay")
 	}
 	for _, c := range h.Containers {
 		want = append(want, c.Veth+" "+way+" ingress from_container")

@@ -84,7 +84,7 @@ func (f *flow) lossless() {
 	if err != nil {
 		f.t.Error(err)
 	}
-	r.Replies = nil
+	r.Replies, r.Reordered = nil, 0
 	f.t.Logf("%s: %d sent", f.name, r.Sent)
 	equal(f.t, f.name, lab.PingResult{Sent: r.Sent, Received: r.Sent}, r)
 }

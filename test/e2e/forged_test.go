@@ -66,6 +66,7 @@ func testForged(t *testing.T, l *lab.Lab) {
 		packet := tunnelPacket(t, l, h2, h1, datagram(remote.Addr, c2.Addr, 0), from(c1.Addr))
 		sendFromContainer(t, h1, c1, packet)
 	}
+	host := counterKey(modeOf(l).counted(hostEncapsulated)[0]).Program
 	outerLen := 14 + l.Options.Overhead() + 28 + payload
 	innerLen := 14 + 28 + payload
 	for _, test := range []struct {
@@ -85,7 +86,7 @@ func testForged(t *testing.T, l *lab.Lab) {
 		{"container as its neighbour", container(c2.Addr), "",
 			event{Program: "from_container", Reason: "container_source", Length: innerLen, Source: c2.Addr, Destination: remote.Addr}},
 		{"container as another node's", container(elsewhere), containerUnknownSource,
-			event{Program: "from_host", Reason: "node_source", Length: innerLen, Source: elsewhere, Destination: remote.Addr}},
+			event{Program: host, Reason: "node_source", Length: innerLen, Source: elsewhere, Destination: remote.Addr}},
 		// To the kernel's own device, past from_network.
 		{"container as a node", ownTunnel, containerNoRoute,
 			event{Program: "from_overlay", Reason: "unchecked", Length: innerLen}},

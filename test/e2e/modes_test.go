@@ -89,6 +89,22 @@ func (m mode) ttl(kernel int) int { return kernel - 2*m.copied() }
 // programs (RFC 7348, 4.1), one by the kernel's device and by a socket.
 func (m mode) outerChecksum() bool { return m.dataplane == node.Netlink }
 
+// cuts says whether superpackets are cut before they are encapsulated: in udp
+// mode the receiver may be a process, which knows of no such thing.
+func (m mode) cuts() bool { return m.backend == topology.EncapUDP }
+
+// counted are the counters that a packet moves in this mode where it moves that
+// one in others: in udp mode what goes out passes through bpfnet0.
+func (m mode) counted(counter string) []string {
+	switch {
+	case m.backend == topology.EncapUDP && counter == containerEncapsulated:
+		return []string{"from_container forward/to_overlay", "from_veth forward/encapsulated"}
+	case m.backend == topology.EncapUDP && counter == hostEncapsulated:
+		return []string{"from_veth forward/encapsulated"}
+	}
+	return []string{counter}
+}
+
 // forEach runs a test with each of the modes, on a lab of its own.
 func forEach(t *testing.T, modes []mode, change func(*lab.Options), f func(*testing.T, *lab.Lab)) {
 	forEachUp(t, modes, change, func(t *testing.T, l *lab.Lab) {

@@ -112,7 +112,9 @@ func expectCounters(t *testing.T, l *lab.Lab, count int, want [2][]string, f fun
 	for i, keys := range want {
 		exact[i] = lab.Counters{}
 		for _, k := range keys {
-			exact[i][counterKey(k)] += uint64(count)
+			for _, counted := range modeOf(l).counted(k) {
+				exact[i][counterKey(counted)] += uint64(count)
+			}
 		}
 	}
 	expectExactly(t, l, exact, f)

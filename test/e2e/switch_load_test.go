@@ -38,9 +38,6 @@ func TestSwitchUnderLoad(t *testing.T) {
 				for _, c := range h.Containers {
 					ping(t, c.NS, h.Addr, lab.PingOptions{Count: 1})
 				}
-				if test.backend == topology.EncapUDP {
-					setChecksumOffload(t, h, lab.Uplink, false) // as in TestMixedDataplanes
-				}
 			}
 			ctx, cancel := context.WithTimeout(t.Context(), 3*timeout)
 			defer cancel()

@@ -144,7 +144,7 @@ func testNAT(t *testing.T, l *lab.Lab, masquerading bool) {
 			for _, protocol := range []string{"tcp", "udp"} {
 				natRules(t, h1, protocol, c.rules...)
 			}
-			until(t, "the programs know of the NAT", func() (bool, error) { return natMode(t, h1) == maps.NATConntrack, nil })
+			waitNAT(t, h1)
 			echo(t, c.server, netip.AddrPortFrom(c.backend, backendPort))
 			// What a container sends itself goes back by the link it came from, as Docker and kubelet set it.
 			run(t, h1.NS, "bridge", "link", "set", "dev", c1.Veth, "hairpin", "on")
@@ -200,7 +200,7 @@ func TestNATTogether(t *testing.T) {
 	c1, remote := h1.Containers[0], l.Hosts[1].Containers[0]
 	backend := netip.AddrPortFrom(remote.Addr, backendPort)
 	natRules(t, h1, "tcp", natCases(l, false)[0].rules...)
-	until(t, "the programs know of the NAT", func() (bool, error) { return natMode(t, h1) == maps.NATConntrack, nil })
+	waitNAT(t, h1)
 	echo(t, remote.NS, backend)
 	var conns []net.Conn
 	for _, target := range []netip.AddrPort{backend, netip.AddrPortFrom(service, servicePort)} {
@@ -229,7 +229,7 @@ func TestNATOver(t *testing.T) {
 	c := natCases(l, false)[0]
 	natRules(t, h1, "tcp", "POSTROUTING -o lo -p PROTOCOL -j MASQUERADE") // without any rule of conntrack's, it ends
 	remove := natRules(t, h1, "tcp", c.rules...)
-	until(t, "the programs know of the NAT", func() (bool, error) { return natMode(t, h1) == maps.NATConntrack, nil })
+	waitNAT(t, h1)
 	echo(t, c.server, netip.AddrPortFrom(c.backend, backendPort))
 	conn, err := c.from.Dial(t.Context(), "tcp4", netip.AddrPortFrom(c.to, servicePort).String())
 	noError(t, err)
@@ -252,7 +252,7 @@ func TestNATLegacy(t *testing.T) {
 	for _, rule := range c.rules {
 		run(t, h1.NS, strings.Fields("iptables-legacy -t nat -A "+strings.ReplaceAll(rule, "PROTOCOL", "tcp"))...)
 	}
-	until(t, "the programs know of the NAT", func() (bool, error) { return natMode(t, h1) == maps.NATConntrack, nil })
+	waitNAT(t, h1)
 	echo(t, c.server, netip.AddrPortFrom(c.backend, backendPort))
 	translated(t, h1, c, "tcp4")
 }
@@ -284,6 +284,20 @@ func natRules(t *testing.T, h *lab.Host, protocol string, rules ...string) (remo
 	}
 	t.Cleanup(remove)
 	return remove
+}
+
+// waitNAT waits until a host's programs ask conntrack. Where the first rule has
+// loaded conntrack into the kernel, they have to be loaded anew for that.
+func waitNAT(t *testing.T, h *lab.Host) {
+	t.Helper()
+	until(t, "the programs ask conntrack", func() (bool, error) {
+		set, err := h.Maps()
+		if err != nil {
+			return false, err
+		}
+		mode, err := set.NAT.Get()
+		return mode == maps.NATConntrack && set.Settings.Conntrack, errors.Join(err, set.Close())
+	})
 }
 
 func natMode(t *testing.T, h *lab.Host) maps.NATMode {

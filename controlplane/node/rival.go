@@ -25,8 +25,8 @@ func checkRivals() error {
 			continue
 		}
 		name := daemonName(dir)
-		if name == "" {
-			continue
+		if name == "" || name == anotherBpfnet && startOf(dir) >= startOf("/proc/self") {
+			continue // of two bpfnet daemons the later gives way
 		}
 		if theirs, err := os.Readlink(filepath.Join(dir, "ns/net")); err == nil && theirs == ours {
 			return fmt.Errorf("%s runs in this network namespace, as process %s: stop it first", name, filepath.Base(dir))
@@ -52,7 +52,23 @@ func daemonOf(exe string, line []byte) string {
 	case exe == "flanneld" || called == "flanneld":
 		return "flanneld"
 	case exe == "bpfnet" && slices.ContainsFunc(args, func(a []byte) bool { return string(a) == "daemon" }):
-		return "another bpfnet daemon"
+		return anotherBpfnet
 	}
 	return ""
+}
+
+const anotherBpfnet = "another bpfnet daemon"
+
+// startOf is when a process began, in ticks since the machine's start (field 22
+// of /proc/PID/stat, proc(5)); 0 where that cannot be told.
+func startOf(dir string) uint64 {
+	stat, _ := os.ReadFile(filepath.Join(dir, "stat"))                            // the process may be gone
+	_, rest, _ := bytes.Cut(stat[bytes.LastIndexByte(stat, ')')+1:], []byte(" ")) // its name may hold anything
+	const fields = 22 - 3                                                         // the rest begins with the third
+	parts := bytes.Fields(rest)
+	if len(parts) <= fields {
+		return 0
+	}
+	ticks, _ := strconv.ParseUint(string(parts[fields]), 10, 64)
+	return ticks
 }

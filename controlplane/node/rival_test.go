@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 )
@@ -25,6 +26,21 @@ func TestDaemonOf(t *testing.T) {
 			t.Errorf("%s %q is %q, want %q", test.exe, test.line, got, test.want)
 		}
 	}
+}
+
+func TestStartOf(t *testing.T) {
+	child := exec.Command("sleep", "60")
+	if err := child.Start(); err != nil {
+		t.Fatal(err)
+	}
+	own, childs := startOf("/proc/self"), startOf(filepath.Join("/proc", strconv.Itoa(child.Process.Pid)))
+	if own == 0 || childs < own || startOf("/proc/0") != 0 {
+		t.Errorf("own start %d, the child's %d", own, childs)
+	}
+	if err := child.Process.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	_ = child.Wait() // killed
 }
 
 func FuzzDaemonOf(f *testing.F) {

@@ -145,6 +145,9 @@ func testDatagramSuperpackets(t *testing.T, l *lab.Lab) {
 	to := h2.Containers[0]
 	for name, from := range map[string]lab.Namespace{"container": h1.Containers[0].NS, "host": h1.NS} {
 		t.Run(name, func(t *testing.T) {
+			if from == h1.NS && modeOf(l).cuts() && kernelBefore(t, 6, 11) {
+				t.Skip("UDP GSO needs a device that sums until kernel 6.11 (udp_send_skb of net/ipv4/udp.c)")
+			}
 			wire := capture(t, h1.NS, lab.Uplink)
 			o := lab.UDPOptions{Count: 40, Size: 1000, Segments: 20}
 			n, err := lab.TransferUDP(t.Context(), from, to.NS, to.Addr, o)

@@ -136,6 +136,9 @@ func (f *daemonFlags) options(runDir string) (node.Options, error) {
 		if err = loader.Probe(); err != nil {
 			return o, err
 		}
+		if _, err = loader.EnsurePinDir(runDir); err != nil {
+			return o, err
+		}
 	}
 	o.Firewall = f.firewall.options()
 	f.bindLoader(&o)

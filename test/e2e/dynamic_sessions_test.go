@@ -109,6 +109,12 @@ func (n networkChange) make(t *testing.T, l *lab.Lab, c *clientv3.Client) time.D
 	}
 	network := networkOf(t, n.config)
 	for _, h := range l.Hosts {
+		if n.backend == topology.EncapVXLAN { // routes, neighbours and FDB are the same with any VNI
+			until(t, h.Name+"'s device has the VNI", func() (bool, error) {
+				link, err := h.NS.Run(t.Context(), "ip", "-d", "link", "show", "dev", "bpfnet0")
+				return err == nil && strings.Contains(link, fmt.Sprintf(" vxlan id %d ", n.vni)), nil
+			})
+		}
 		waitView(t, h, wantView(l, h, leases(t, c)...), since, timeout)
 		waitProblems(t, h)
 		until(t, "subnet.env of "+h.Name+" says so", func() (bool, error) {

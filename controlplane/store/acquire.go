@@ -242,12 +242,12 @@ func (h *Held) write(ctx context.Context, mod int64) error {
 	if err != nil {
 		return err
 	}
-	var life life
+	var fresh life
 	if !h.reserved {
-		if life, err = s.grant(ctx); err != nil {
+		if fresh, err = s.grant(ctx); err != nil {
 			return err
 		}
-		h.tried = life
+		h.tried = fresh
 	}
 	unchanged := clientv3.Compare(clientv3.ModRevision(key), "=", mod)
 	if mod == 0 {
@@ -257,17 +257,17 @@ func (h *Held) write(ctx context.Context, mod int64) error {
 	}
 	resp, err := s.cli.Txn(ctx).
 		If(unchanged).
-		Then(clientv3.OpPut(key, string(value), clientv3.WithLease(life.grant))).
+		Then(clientv3.OpPut(key, string(value), clientv3.WithLease(fresh.grant))).
 		Commit()
 	if err != nil {
 		// Perhaps it was put all the same: to revoke the grant would delete it.
 		return err
 	}
 	if !resp.Succeeded {
-		s.revoke(ctx, life.grant)
+		s.revoke(ctx, fresh.grant)
 		return errRaced
 	}
-	h.value, h.life = value, life
+	h.value, h.life = value, fresh
 	create := h.lease.CreateRevision
 	if mod == 0 {
 		create = resp.Header.Revision

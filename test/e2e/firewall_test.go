@@ -94,12 +94,12 @@ func sourceSeen(t *testing.T, from, to lab.Namespace, addr netip.Addr) netip.Add
 	target := netip.AddrPortFrom(addr, 4711).String()
 	in, err := to.Listen(ctx, "tcp", target)
 	noError(t, err)
-	defer in.Close() //nolint:errcheck // nothing is written
+	defer in.Close()
 	out, err := from.Dial(ctx, "tcp", target)
 	noError(t, err)
-	defer out.Close() //nolint:errcheck // nothing is written
+	defer out.Close()
 	conn, err := in.Accept()
 	noError(t, err)
-	defer conn.Close() //nolint:errcheck // nothing is written
+	defer conn.Close()
 	return conn.RemoteAddr().(*net.TCPAddr).AddrPort().Addr()
 }

@@ -50,7 +50,7 @@ $(PEERS):
 
 # What depends on the kernel, without the race detector: emulated processors are slow.
 VM_KERNELS ?= $(shell cut -d ' ' -f 1 test/vm/kernels)
-VM_PKG ?= ./loader ./test/packet ./maps ./controlplane/dataplane/... ./controlplane/containers
+VM_PKG ?= ./loader ./test/packet ./maps ./controlplane/dataplane/... ./controlplane/containers ./controlplane/nat
 VM_E2E ?= ^TestKernel|^TestOverlay/(ebpf|netlink-ipip)|^TestMixedDataplanes/ipip|^TestSwitchDataplane/ebpf-ipip
 VM_TEST = BPFNET_BINARY=$(CURDIR)/bin/bpfnet go test -tags root,vm -p 1 -count 1 -timeout 15m \
 	-exec '$(CURDIR)/test/vm/run $* $(CURDIR)/.ci/sandbox'

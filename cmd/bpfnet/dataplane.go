@@ -29,11 +29,7 @@ func newDataplaneGetCommand() *cobra.Command {
 		Short: "Print the dataplane of this node's daemon: ebpf or netlink",
 		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			runDir, err := cmd.Flags().GetString("run-dir")
-			if err != nil {
-				return err
-			}
-			s, err := node.FetchStatus(cmd.Context(), runDir)
+			s, err := fetchStatus(cmd)
 			if err != nil {
 				return err
 			}

@@ -12,7 +12,6 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
-	"github.com/bpfnet/bpfnet/controlplane/node"
 	"github.com/bpfnet/bpfnet/controlplane/store"
 )
 
@@ -62,9 +61,7 @@ func useEtcd(cmd *cobra.Command, o *store.Options, f func(context.Context, *stor
 		return err
 	}
 	if !cmd.Flags().Changed("etcd-endpoints") {
-		if err = daemonsEtcd(cmd, o); err != nil {
-			return err
-		}
+		daemonsEtcd(cmd, o)
 	}
 	ctx, cancel := context.WithTimeout(cmd.Context(), etcdPatience)
 	defer cancel()
@@ -83,14 +80,10 @@ func useEtcd(cmd *cobra.Command, o *store.Options, f func(context.Context, *stor
 
 // daemonsEtcd takes over how this node's daemon reaches etcd, if one runs and
 // knows already, in what the user has not said otherwise.
-func daemonsEtcd(cmd *cobra.Command, o *store.Options) error {
-	runDir, err := cmd.Flags().GetString("run-dir")
-	if err != nil {
-		return err
-	}
-	s, err := node.FetchStatus(cmd.Context(), runDir)
+func daemonsEtcd(cmd *cobra.Command, o *store.Options) {
+	s, err := fetchStatus(cmd)
 	if err != nil || len(s.Etcd.Endpoints) == 0 {
-		return nil //nolint:nilerr // no daemon: the flags' defaults are as good as its own
+		return // no daemon: the flags' defaults are as good as its own
 	}
 	o.Endpoints = s.Etcd.Endpoints
 	for _, f := range []struct {
@@ -108,5 +101,4 @@ func daemonsEtcd(cmd *cobra.Command, o *store.Options) error {
 			*f.to = f.value
 		}
 	}
-	return nil
 }

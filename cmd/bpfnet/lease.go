@@ -11,7 +11,6 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/bpfnet/bpfnet/controlplane/node"
 	"github.com/bpfnet/bpfnet/controlplane/store"
 )
 
@@ -177,11 +176,7 @@ func alive(cmd *cobra.Command, r store.Record) error {
 	if r.Bad != nil {
 		return nil // a reservation for a node to come, or no lease at all
 	}
-	runDir, err := cmd.Flags().GetString("run-dir")
-	if err != nil {
-		return err
-	}
-	s, err := node.FetchStatus(cmd.Context(), runDir)
+	s, err := fetchStatus(cmd)
 	if err == nil && s.Subnet == r.Lease.Subnet {
 		return fmt.Errorf("lease %s is that of this node, whose daemon is running and would put it back: stop it first", r.Lease.Key)
 	}

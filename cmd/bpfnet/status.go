@@ -23,11 +23,7 @@ func newStatusCommand() *cobra.Command {
 		Short: "Show what the daemon of this node serves, and what is wrong",
 		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			runDir, err := cmd.Flags().GetString("run-dir")
-			if err != nil {
-				return err
-			}
-			s, err := node.FetchStatus(cmd.Context(), runDir)
+			s, err := fetchStatus(cmd)
 			if err != nil {
 				return err
 			}
@@ -44,6 +40,15 @@ func newStatusCommand() *cobra.Command {
 	}
 	cmd.Flags().StringVarP(&output, "output", "o", "table", "table or json")
 	return cmd
+}
+
+// fetchStatus asks the daemon of the command's --run-dir.
+func fetchStatus(cmd *cobra.Command) (node.Status, error) {
+	runDir, err := cmd.Flags().GetString("run-dir")
+	if err != nil {
+		return node.Status{}, err
+	}
+	return node.FetchStatus(cmd.Context(), runDir)
 }
 
 func printStatus(w io.Writer, s node.Status) error {

@@ -30,8 +30,10 @@ const timeout = 10 * time.Second
 func up(t *testing.T, change func(*lab.Options)) *lab.Lab {
 	t.Helper()
 	o := lab.Defaults()
+	tree, err := os.Getwd() // two checkouts may be tested at once
+	noError(t, err)
 	h := fnv.New64a()
-	fmt.Fprint(h, t.Name())
+	fmt.Fprint(h, tree, t.Name())
 	o.Name = fmt.Sprintf("e2e%016x", h.Sum64())
 	o.Binary = bpfnetBinary
 	if change != nil {

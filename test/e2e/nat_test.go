@@ -141,6 +141,7 @@ func testNAT(t *testing.T, l *lab.Lab, masquerading bool) {
 	equal(t, "NAT mode without rules", maps.NATNone, natMode(t, h1))
 	for _, c := range natCases(l, masquerading) {
 		t.Run(c.name, func(t *testing.T) {
+			atRest(t, h1)
 			for _, protocol := range []string{"tcp", "udp"} {
 				natRules(t, h1, protocol, c.rules...)
 			}
@@ -153,6 +154,7 @@ func testNAT(t *testing.T, l *lab.Lab, masquerading bool) {
 			}
 		})
 	}
+	atRest(t, h1)
 	before := counters(t, h1)
 	exchange(t, direct) // it has seen rules come and go
 	datagrams(t, c1.NS, netip.AddrPortFrom(remote.Addr, backendPort+1), 1, 1000)
@@ -190,6 +192,23 @@ func translated(t *testing.T, h1 *lab.Host, c natCase, protocol string) {
 			t.Errorf("%s: %d packets took the fast path, %s", protocol, n, k)
 		}
 	}
+}
+
+// atRest waits until connections that exchange nothing any more have said their
+// last word: acknowledgements may be late by 200 ms (TCP_DELACK_MAX of
+// include/net/tcp.h).
+func atRest(t *testing.T, h *lab.Host) {
+	t.Helper()
+	const lastWord = 250 * time.Millisecond
+	before, since := counters(t, h), time.Now()
+	until(t, h.Name+"'s fast path has been still for a while", func() (bool, error) {
+		now, err := h.Counters()
+		moved := now.Since(before)
+		if slices.ContainsFunc(fast, func(k string) bool { return moved[counterKey(k)] != 0 }) {
+			before, since = now, time.Now()
+		}
+		return time.Since(since) > lastWord, err
+	})
 }
 
 // TestNATTogether: two connections of the same two containers at once, one

@@ -112,8 +112,10 @@ type cluster struct {
 func up(t *testing.T, m mode, dp dataplane, hosts int) *cluster {
 	t.Helper()
 	o := lab.Defaults()
+	tree, err := os.Getwd() // two checkouts may be tested at once
+	noError(t, err)
 	h := fnv.New64a()
-	fmt.Fprint(h, t.Name())
+	fmt.Fprint(h, tree, t.Name())
 	o.Name = fmt.Sprintf("interop%x", h.Sum64())
 	o.Hosts, o.Containers, o.Backend, o.Binary, o.Etcd = hosts, 1, m.backend, bpfnetBinary, etcdURL
 	o.Underlay = cmp.Or(m.underlay, lab.Flat)

@@ -11,6 +11,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"strings"
 	"syscall"
 	"time"
 
@@ -34,7 +35,19 @@ func (h *Host) SubnetFile() string { return filepath.Join(h.Dir, "subnet.env") }
 
 // NetworkConfig is flannel's network configuration, JSON, as the lab's first daemon puts it into etcd.
 func (l *Lab) NetworkConfig() string {
-	return fmt.Sprintf(`{"Network":%q,"SubnetLen":%d,"Backend":{"Type":%q}}`, Network, SubnetLen, l.Options.Backend)
+	return fmt.Sprintf(`{%s,"Backend":{"Type":%q}}`, strings.Join(l.networks(), ","), l.Options.Backend)
+}
+
+func (l *Lab) networks() (fields []string) {
+	if l.Options.Inner.v4() {
+		fields = append(fields, fmt.Sprintf(`"Network":%q,"SubnetLen":%d`, Network, SubnetLen))
+	} else {
+		fields = append(fields, `"EnableIPv4":false`)
+	}
+	if l.Options.Inner.v6() {
+		fields = append(fields, fmt.Sprintf(`"EnableIPv6":true,"IPv6Network":%q,"IPv6SubnetLen":%d`, Network6, SubnetLen6))
+	}
+	return fields
 }
 
 // Endpoints are etcd's client URLs.
@@ -42,7 +55,12 @@ func (l *Lab) Endpoints() string {
 	if l.Options.Etcd != "" {
 		return l.Options.Etcd
 	}
-	return "http://" + netip.AddrPortFrom(l.Hosts[0].Addr, etcdPort).String()
+	h := l.Hosts[0]
+	addr := h.Addr
+	if !addr.IsValid() {
+		addr = h.Addr6
+	}
+	return "http://" + netip.AddrPortFrom(addr, etcdPort).String()
 }
 
 // pidPath holds the process last started.
@@ -114,11 +132,14 @@ func (h *Host) preferSubnet() error {
 	if _, err := os.Stat(h.SubnetFile()); err == nil {
 		return nil
 	}
-	return store.SubnetEnv{
-		Network: Network,
-		Subnet:  h.Subnet,
-		MTU:     h.lab.Options.ContainerMTU(),
-	}.Write(h.SubnetFile())
+	env := store.SubnetEnv{MTU: h.lab.Options.ContainerMTU()}
+	if h.Subnet.IsValid() {
+		env.Network, env.Subnet = Network, h.Subnet
+	}
+	if h.Subnet6.IsValid() {
+		env.IPv6Network, env.IPv6Subnet = Network6, h.Subnet6
+	}
+	return env.Write(h.SubnetFile())
 }
 
 // StopDaemon asks the daemon to end (SIGTERM) and waits for it. That it does not run is no error.

@@ -6,6 +6,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"hash/crc32"
 	"net/netip"
 
 	"github.com/gopacket/gopacket"
@@ -28,11 +29,15 @@ type Decoded struct {
 	Layers   []gopacket.Layer // all, in their order
 	Ethernet []*layers.Ethernet
 	ARP      []*layers.ARP
+	IP       []IP // of either version
 	IPv4     []*layers.IPv4
+	IPv6     []*layers.IPv6
 	UDP      []*layers.UDP
 	VXLAN    []*layers.VXLAN
 	TCP      []*layers.TCP
 	ICMP     []*layers.ICMPv4
+	ICMPv6   []*layers.ICMPv6
+	SCTP     []*layers.SCTP
 }
 
 // Decode takes a packet apart as far as it can. UDP to port 8472 is VXLAN, to
@@ -41,6 +46,9 @@ func Decode(p Packet) Decoded {
 	var d Decoded
 	d.Layers = gopacket.NewPacket(p.Data, layers.LayerTypeEthernet, gopacket.NoCopy).Layers()
 	for _, layer := range d.Layers {
+		if ip, ok := ipOf(layer); ok {
+			d.IP = append(d.IP, ip)
+		}
 		switch l := layer.(type) {
 		case *layers.Ethernet:
 			d.Ethernet = append(d.Ethernet, l)
@@ -48,6 +56,8 @@ func Decode(p Packet) Decoded {
 			d.ARP = append(d.ARP, l)
 		case *layers.IPv4:
 			d.IPv4 = append(d.IPv4, l)
+		case *layers.IPv6:
+			d.IPv6 = append(d.IPv6, l)
 		case *layers.UDP:
 			d.UDP = append(d.UDP, l)
 		case *layers.VXLAN:
@@ -56,13 +66,17 @@ func Decode(p Packet) Decoded {
 			d.TCP = append(d.TCP, l)
 		case *layers.ICMPv4:
 			d.ICMP = append(d.ICMP, l)
+		case *layers.ICMPv6:
+			d.ICMPv6 = append(d.ICMPv6, l)
+		case *layers.SCTP:
+			d.SCTP = append(d.SCTP, l)
 		}
 	}
 	return d
 }
 
 // transportChecksums is where the checksum lies in each transport header, and
-// whether it covers a pseudo-header (RFC 768, 9293; RFC 792 has none).
+// whether it covers a pseudo-header (RFC 768, 9293, 4443; RFC 792 has none).
 var transportChecksums = map[layers.IPProtocol]struct {
 	offset int
 	pseudo bool
@@ -70,43 +84,50 @@ var transportChecksums = map[layers.IPProtocol]struct {
 	layers.IPProtocolTCP:    {16, true},
 	layers.IPProtocolUDP:    {6, true},
 	layers.IPProtocolICMPv4: {2, false},
+	layers.IPProtocolICMPv6: {2, true},
 }
 
-// VerifyChecksums checks every IPv4, TCP, UDP and ICMP checksum of a packet,
+// VerifyChecksums checks every IPv4, TCP, UDP, ICMP and SCTP checksum of a packet,
 // outer and inner. Of a partial one, it checks what the kernel has put there:
 // the sum of the pseudo-header. Transport checksums of fragments, and of packets
 // captured in part, cannot be checked.
 func VerifyChecksums(p Packet) error {
 	var err error
-	ips := Decode(p).IPv4
-	for i, ip := range ips {
-		name := fmt.Sprintf("IPv4 header %d of %d, %s > %s", i+1, len(ips), ip.SrcIP, ip.DstIP)
-		if sum := onesSum(0, ip.Contents); sum != 0xffff {
-			err = errors.Join(err, fmt.Errorf("%s: wrong header checksum", name))
+	d := Decode(p)
+	for _, ip := range d.IPv4 {
+		if onesSum(0, ip.Contents) != 0xffff {
+			err = errors.Join(err, fmt.Errorf("IPv4 header %s > %s: wrong header checksum", ip.SrcIP, ip.DstIP))
 		}
-		partial := p.Partial && i == len(ips)-1
+	}
+	for i, ip := range d.IP {
+		partial := p.Partial && i == len(d.IP)-1
 		if e := verifyTransport(ip, partial, len(p.Data) < p.Len); e != nil {
-			err = errors.Join(err, fmt.Errorf("%s: %w", name, e))
+			err = errors.Join(err, fmt.Errorf("IP header %d of %d, %v: %w", i+1, len(d.IP), ip, e))
 		}
 	}
 	return err
 }
 
-func verifyTransport(ip *layers.IPv4, partial, truncated bool) error {
+func verifyTransport(ip IP, partial, truncated bool) error {
+	if ip.IsFragment() || truncated && !partial {
+		return nil
+	}
+	if ip.Protocol == layers.IPProtocolSCTP && !partial {
+		return verifySCTP(ip.Payload)
+	}
 	at, known := transportChecksums[ip.Protocol]
-	isFragment := ip.FragOffset != 0 || ip.Flags&layers.IPv4MoreFragments != 0
-	if !known || isFragment || len(ip.Payload) < at.offset+2 {
+	if !known || len(ip.Payload) < at.offset+2 {
 		return nil
 	}
 	var pseudo uint16
 	if at.pseudo {
-		pseudo = pseudoSum(ip)
+		pseudo = onesSum(0, ip.pseudoHeader())
 	}
 	field := binary.BigEndian.Uint16(ip.Payload[at.offset:])
 	switch {
 	case partial && field != pseudo:
 		return fmt.Errorf("partial %v checksum is %#04x, want %#04x", ip.Protocol, field, pseudo)
-	case partial, truncated, ip.Protocol == layers.IPProtocolUDP && field == 0:
+	case partial, ip.Protocol == layers.IPProtocolUDP && field == 0:
 		return nil
 	case onesSum(pseudo, ip.Payload) != 0xffff:
 		return fmt.Errorf("wrong %v checksum %#04x", ip.Protocol, field)
@@ -114,11 +135,19 @@ func verifyTransport(ip *layers.IPv4, partial, truncated bool) error {
 	return nil
 }
 
-func pseudoSum(ip *layers.IPv4) uint16 {
-	b := append(append([]byte(nil), ip.SrcIP.To4()...), ip.DstIP.To4()...)
-	b = append(b, 0, byte(ip.Protocol))
-	b = binary.BigEndian.AppendUint16(b, ip.Length-4*uint16(ip.IHL))
-	return onesSum(0, b)
+// verifySCTP checks a CRC32c, which stands little end first (RFC 9260, 6.8 and appendix A).
+func verifySCTP(b []byte) error {
+	const at = 8
+	if len(b) < at+4 {
+		return nil
+	}
+	sum := crc32.Update(0, castagnoli, b[:at])
+	sum = crc32.Update(sum, castagnoli, make([]byte, 4))
+	sum = crc32.Update(sum, castagnoli, b[at+4:])
+	if field := binary.LittleEndian.Uint32(b[at:]); field != sum {
+		return fmt.Errorf("wrong SCTP checksum %#08x", field)
+	}
+	return nil
 }
 
 // onesSum is the one's complement sum of RFC 1071.
@@ -145,8 +174,9 @@ func Summary(p Packet) string {
 		switch l := layer.(type) {
 		case *layers.ARP:
 			s += fmt.Sprintf("ARP, operation %d, %s > %s", l.Operation, addrOf(l.SourceProtAddress), addrOf(l.DstProtAddress))
-		case *layers.IPv4:
-			s += ipSummary(l, d.Layers[i+1:])
+		case *layers.IPv4, *layers.IPv6:
+			ip, _ := ipOf(l)
+			s += ipSummary(ip, d.Layers[i+1:])
 		case *layers.VXLAN:
 			s += fmt.Sprintf("VXLAN, flags [I] (%#02x), vni %d\n", l.Contents[0], l.VNI)
 		case *layers.UDP:
@@ -156,12 +186,14 @@ func Summary(p Packet) string {
 				s += fmt.Sprintf("UDP, length %d", l.Length-8)
 			}
 		case *layers.TCP:
-			s += tcpSummary(l, d.IPv4[len(d.IPv4)-1])
+			s += tcpSummary(l, d.IP[len(d.IP)-1])
 		case *layers.ICMPv4:
 			s += icmpSummary(l)
+		case *layers.ICMPv6:
+			s += icmp6Summary(l)
 		}
 	}
-	if len(d.IPv4) > 1 && d.IPv4[0].Protocol == layers.IPProtocolIPv4 {
+	if len(d.IPv4) > 1 && d.IP[0].Protocol == layers.IPProtocolIPv4 {
 		s += " (ipip-proto-4)"
 	}
 	return s
@@ -173,7 +205,7 @@ func addrOf(b []byte) netip.Addr {
 }
 
 // ipSummary is "IP 10.0.0.1.1234 > 10.0.0.2.80: ", with ports where there are any.
-func ipSummary(ip *layers.IPv4, rest []gopacket.Layer) string {
+func ipSummary(ip IP, rest []gopacket.Layer) string {
 	var src, dst string
 	if len(rest) > 0 {
 		switch l := rest[0].(type) {
@@ -183,10 +215,14 @@ func ipSummary(ip *layers.IPv4, rest []gopacket.Layer) string {
 			src, dst = fmt.Sprintf(".%d", uint16(l.SrcPort)), fmt.Sprintf(".%d", uint16(l.DstPort))
 		}
 	}
-	return fmt.Sprintf("IP %s%s > %s%s: ", ip.SrcIP, src, ip.DstIP, dst)
+	name := "IP"
+	if ip.Version == 6 {
+		name = "IP6"
+	}
+	return fmt.Sprintf("%s %s%s > %s%s: ", name, ip.Src, src, ip.Dst, dst)
 }
 
-func tcpSummary(tcp *layers.TCP, ip *layers.IPv4) string {
+func tcpSummary(tcp *layers.TCP, ip IP) string {
 	flags := ""
 	for _, f := range []struct {
 		set  bool
@@ -197,7 +233,7 @@ func tcpSummary(tcp *layers.TCP, ip *layers.IPv4) string {
 		}
 	}
 	return fmt.Sprintf("Flags [%s], seq %d, ack %d, length %d", flags, tcp.Seq, tcp.Ack,
-		int(ip.Length)-4*int(ip.IHL)-4*int(tcp.DataOffset))
+		ip.payloadLength()-4*int(tcp.DataOffset))
 }
 
 func icmpSummary(i *layers.ICMPv4) string {
@@ -211,4 +247,15 @@ func icmpSummary(i *layers.ICMPv4) string {
 		return "ICMP " + name
 	}
 	return fmt.Sprintf("ICMP %s, id %d, seq %d, length %d", name, i.Id, i.Seq, len(i.Contents)+len(i.Payload))
+}
+
+func icmp6Summary(i *layers.ICMPv6) string {
+	name := i.TypeCode.String()
+	switch i.TypeCode.Type() {
+	case layers.ICMPv6TypeEchoRequest:
+		name = "echo request"
+	case layers.ICMPv6TypeEchoReply:
+		name = "echo reply"
+	}
+	return "ICMP6, " + name
 }

@@ -46,23 +46,32 @@ func route(t *testing.T, l *lab.Lab) {
 	t.Helper()
 	for _, h := range l.Hosts {
 		for _, peer := range l.Hosts {
-			if peer != h {
-				via := peer.Addr.String()
-				if l.Options.Underlay == lab.Routed {
-					via = router(h.Addr)
-					run(t, l.Wire(), "ip", "route", "replace", peer.Subnet.String(), "via", peer.Addr.String())
+			for _, f := range l.Options.Inner.Each() {
+				if peer == h {
+					continue
 				}
-				run(t, h.NS, "ip", "route", "add", peer.Subnet.String(), "via", via, "dev", lab.Uplink)
+				via, subnet := peer.Node(f).String(), peer.SubnetOf(f).String()
+				if l.Options.Underlay == lab.Routed {
+					run(t, l.Wire(), "ip", "route", "replace", subnet, "via", via)
+					via = router(h.Node(f))
+				}
+				run(t, h.NS, "ip", "route", "add", subnet, "via", via, "dev", lab.Uplink)
 			}
 		}
 		run(t, h.NS, "sysctl", "-q", "-w", "net.ipv4.ip_forward=1")
+		if l.Options.Inner != lab.V4 {
+			run(t, h.NS, "sysctl", "-q", "-w", "net.ipv6.conf.all.forwarding=1")
+		}
 	}
 }
 
+// router is the first address of a host's segment.
 func router(host netip.Addr) string {
-	a := host.As4()
-	a[3] = 1
-	return netip.AddrFrom4(a).String()
+	bits := 24
+	if host.Is6() {
+		bits = 64
+	}
+	return netip.PrefixFrom(host, bits).Masked().Addr().Next().String()
 }
 
 func run(t *testing.T, n lab.Namespace, args ...string) string {

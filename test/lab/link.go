@@ -148,7 +148,11 @@ func (l *links) remove(name string) {
 
 func (l *links) address(name string, p netip.Prefix) {
 	l.onLink("add address "+p.String()+" to", name, func(link netlink.Link) error {
-		return l.h.AddrAdd(link, &netlink.Addr{IPNet: ipNet(p)})
+		a := &netlink.Addr{IPNet: ipNet(p)}
+		if p.Addr().Is6() {
+			a.Flags = unix.IFA_F_NODAD // usable at once
+		}
+		return l.h.AddrAdd(link, a)
 	})
 }
 
@@ -157,6 +161,9 @@ func (l *links) address(name string, p netip.Prefix) {
 func (l *links) route(name string, dst netip.Prefix, gateway netip.Addr) {
 	l.onLink("add route to "+dst.String()+" dev", name, func(link netlink.Link) error {
 		r := &netlink.Route{LinkIndex: link.Attrs().Index, Dst: ipNet(dst), Scope: netlink.SCOPE_LINK}
+		if dst.Addr().Is6() {
+			r.Scope = netlink.SCOPE_UNIVERSE // IPv6 has no other
+		}
 		if gateway.IsValid() {
 			r.Gw, r.Scope = gateway.AsSlice(), netlink.SCOPE_UNIVERSE
 		}

@@ -93,6 +93,11 @@ func (n Namespace) create(ipv6 bool) error {
 				return err
 			}
 		}
+		if ipv6 {
+			if err = silentIPv6(); err != nil {
+				return err
+			}
+		}
 		lo, err := netlink.LinkByName("lo")
 		if err != nil {
 			return fmt.Errorf("find lo in %s: %w", n, err)

@@ -39,10 +39,12 @@ type Options struct {
 	Dataplane  node.Dataplane // of the daemons
 	Underlay   Underlay
 	Wiring     Wiring
-	MTU        int    // of the underlay, bytes
-	IPv6       bool   // off: no IPv6 in any namespace, so that captures hold nothing unexpected
-	Binary     string // the bpfnet that daemons are started from
-	Etcd       string // endpoints for all daemons; empty: the first host's daemon embeds etcd
+	MTU        int      // of the underlay, bytes
+	Inner      Families // the containers' addresses
+	Outer      Families // the underlay's addresses
+	IPv6       bool     // without IPv6 addresses, too; off: then no IPv6 in any namespace, so that captures hold nothing unexpected
+	Binary     string   // the bpfnet that daemons are started from
+	Etcd       string   // endpoints for all daemons; empty: the first host's daemon embeds etcd
 
 	Progress func(step string) `json:"-"` // told of each step before it is done; may be nil
 }
@@ -58,14 +60,43 @@ func Defaults() Options {
 		Underlay:   Flat,
 		Wiring:     Bridged,
 		MTU:        1500,
+		Inner:      V4,
+		Outer:      V4,
 	}
 }
 
-// ContainerMTU is the largest IP packet a container may send, bytes.
+// ContainerMTU is the largest IP packet a container may send, bytes, whatever its family.
 func (o Options) ContainerMTU() int { return o.MTU - o.Overhead() }
 
-// Overhead is what the backend adds to a packet, bytes.
-func (o Options) Overhead() int { return o.Backend.Overhead() }
+// Overhead is the most that the backend adds to a packet, bytes.
+func (o Options) Overhead() (n int) {
+	for _, inner := range o.Inner.Each() {
+		n = max(n, o.OverheadOf(inner))
+	}
+	return n
+}
+
+// OverheadOf is what the backend adds to a packet of a family, V4 or V6, bytes.
+func (o Options) OverheadOf(inner Families) int {
+	const ipv6Header, ipv4Header = 40, 20
+	n := o.Backend.Overhead()
+	if n > 0 && o.OuterOf(inner) == V6 {
+		n += ipv6Header - ipv4Header
+	}
+	return n
+}
+
+// OuterOf is the family of the outer header around packets of a family: the same
+// where the underlay has it.
+func (o Options) OuterOf(inner Families) Families {
+	if o.Outer == Dual {
+		return inner
+	}
+	return o.Outer
+}
+
+// hasIPv6 says whether the lab's namespaces have IPv6.
+func (o Options) hasIPv6() bool { return o.IPv6 || o.Inner.v6() || o.Outer.v6() }
 
 const (
 	maxHosts      = 200
@@ -91,8 +122,14 @@ func (o Options) validate() error {
 		return fmt.Errorf("underlay %q: use flat or routed", o.Underlay)
 	case !slices.Contains([]Wiring{Bridged, PerLink}, o.Wiring):
 		return fmt.Errorf("wiring %q: use bridged or perlink", o.Wiring)
+	case !slices.Contains([]Families{V4, V6, Dual}, o.Inner):
+		return fmt.Errorf("inner %q: use ipv4, ipv6 or dual", o.Inner)
+	case !slices.Contains([]Families{V4, V6, Dual}, o.Outer):
+		return fmt.Errorf("outer %q: use ipv4, ipv6 or dual", o.Outer)
 	case o.MTU < 1280 || o.MTU > 65535:
 		return fmt.Errorf("MTU %d: use 1280 to 65535", o.MTU)
+	case o.Inner.v6() && o.ContainerMTU() < 1280:
+		return fmt.Errorf("MTU %d: IPv6 containers need at least %d", o.MTU, 1280+o.Overhead())
 	}
 	return nil
 }
@@ -138,7 +175,8 @@ func subnetOf(host int) netip.Prefix {
 
 // nth is an address of a subnet: 1 is the gateway, 2 the first container.
 func nth(subnet netip.Prefix, n int) netip.Addr {
-	a := subnet.Addr().As4()
-	a[3] += byte(n)
-	return netip.AddrFrom4(a)
+	a := subnet.Addr().AsSlice()
+	a[len(a)-1] += byte(n)
+	addr, _ := netip.AddrFromSlice(a) // of the length that it had
+	return addr
 }

@@ -69,6 +69,24 @@ func TestContainerMTU(t *testing.T) {
 	}
 }
 
+func TestOverheadOf(t *testing.T) {
+	for _, test := range []struct {
+		backend      topology.Encap
+		outer, inner Families
+		want         int
+	}{
+		{topology.EncapVXLAN, V4, V4, 50}, {topology.EncapVXLAN, V6, V6, 70},
+		{topology.EncapVXLAN, Dual, V4, 50}, {topology.EncapVXLAN, Dual, V6, 70},
+		{topology.EncapIPIP, V4, V6, 20}, {topology.EncapIPIP, V6, V4, 40}, {topology.EncapIPIP, Dual, V6, 40},
+		{topology.EncapNone, Dual, V6, 0},
+	} {
+		o := Options{Backend: test.backend, Outer: test.outer}
+		if got := o.OverheadOf(test.inner); got != test.want {
+			t.Errorf("%s over %s around %s: %d bytes, want %d", test.backend, test.outer, test.inner, got, test.want)
+		}
+	}
+}
+
 func TestValidate(t *testing.T) {
 	if err := Defaults().validate(); err != nil {
 		t.Errorf("defaults: %v", err)
@@ -84,6 +102,9 @@ func TestValidate(t *testing.T) {
 		"underlay":      func(o *Options) { o.Underlay = "" },
 		"wiring":        func(o *Options) { o.Wiring = "macvlan" },
 		"MTU":           func(o *Options) { o.MTU = 500 },
+		"inner":         func(o *Options) { o.Inner = "" },
+		"outer":         func(o *Options) { o.Outer = "ipx" },
+		"need at least": func(o *Options) { o.Inner, o.Outer, o.MTU = V6, V6, 1300 },
 		"lab name \"\"": func(o *Options) { o.Name = "" },
 	} {
 		o := Defaults()

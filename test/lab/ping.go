@@ -16,8 +16,6 @@ import (
 	"time"
 
 	"golang.org/x/net/icmp"
-	"golang.org/x/net/ipv4"
-	"golang.org/x/sys/unix"
 )
 
 // PingOptions say what a pinger sends.
@@ -61,7 +59,7 @@ func (r PingResult) TTLs() []int {
 // Pinger sends ICMP echo requests and keeps account of the replies.
 type Pinger struct {
 	o      PingOptions
-	conn   *ipv4.PacketConn
+	socket *icmpSocket
 	dst    net.Addr
 	id     int
 	cancel context.CancelFunc
@@ -99,52 +97,22 @@ func (n Namespace) StartPing(ctx context.Context, dst netip.Addr, o PingOptions)
 		o.Size = 56
 	}
 	o.Size = max(o.Size, pingHeader)
-	var raw net.PacketConn
+	var s *icmpSocket
 	err := n.Do(func() (err error) {
-		raw, err = listenICMP(ctx, o.DF)
+		s, err = listenICMP(ctx, dst, o.DF)
 		return err
 	})
 	if err != nil {
 		return nil, fmt.Errorf("ping %s from %s: %w", dst, n, err)
 	}
-	conn := ipv4.NewPacketConn(raw)
-	if err := conn.SetControlMessage(ipv4.FlagTTL, true); err != nil {
-		return nil, errors.Join(fmt.Errorf("ping %s from %s: %w", dst, n, err), raw.Close())
-	}
 	ctx, cancel := context.WithCancel(ctx)
 	p := &Pinger{
-		o: o, conn: conn, dst: &net.IPAddr{IP: dst.AsSlice()}, id: int(rand.Uint32() & 0xffff), cancel: cancel,
+		o: o, socket: s, dst: &net.IPAddr{IP: dst.AsSlice()}, id: int(rand.Uint32() & 0xffff), cancel: cancel,
 		sender: make(chan struct{}), highest: -1, received: make(chan struct{}, 1), closed: make(chan struct{}),
 	}
 	go p.receive()
 	go p.send(ctx)
 	return p, nil
-}
-
-// pingBuffer is room for what arrives while a busy machine lets nobody read,
-// bytes: a raw socket gets all ICMP of its namespace.
-const pingBuffer = 8 << 20
-
-func listenICMP(ctx context.Context, df bool) (net.PacketConn, error) {
-	c, err := new(net.ListenConfig).ListenPacket(ctx, "ip4:icmp", "0.0.0.0")
-	if err != nil {
-		return nil, err
-	}
-	raw, err := c.(*net.IPConn).SyscallConn() //nolint:errcheck // what ip4 gives
-	if err != nil {
-		return nil, errors.Join(err, c.Close())
-	}
-	var optErr error
-	err = raw.Control(func(fd uintptr) {
-		optErr = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, pingBuffer)
-		if df {
-			optErr = errors.Join(optErr, unix.SetsockoptInt(int(fd), unix.IPPROTO_IP, unix.IP_MTU_DISCOVER, unix.IP_PMTUDISC_DO))
-		}
-	})
-	if err = errors.Join(err, optErr); err != nil {
-		return nil, errors.Join(err, c.Close())
-	}
-	return c, nil
 }
 
 func (p *Pinger) send(ctx context.Context) {
@@ -173,12 +141,12 @@ func (p *Pinger) sendOne(seq int) error {
 	for len(payload) < p.o.Size {
 		payload = append(payload, byte(len(payload)))
 	}
-	m := icmp.Message{Type: ipv4.ICMPTypeEcho, Body: &icmp.Echo{ID: p.id, Seq: (seq + 1) & 0xffff, Data: payload}}
+	m := icmp.Message{Type: p.socket.request, Body: &icmp.Echo{ID: p.id, Seq: (seq + 1) & 0xffff, Data: payload}}
 	packet, err := m.Marshal(nil)
 	if err != nil {
 		return err
 	}
-	_, err = p.conn.WriteTo(packet, nil, p.dst)
+	_, err = p.socket.conn.WriteTo(packet, p.dst)
 	return err
 }
 
@@ -186,7 +154,7 @@ func (p *Pinger) receive() {
 	defer close(p.closed)
 	buf := make([]byte, 65536)
 	for {
-		n, cm, _, err := p.conn.ReadFrom(buf)
+		n, ttl, err := p.socket.receive(buf)
 		if errors.Is(err, net.ErrClosed) || errors.Is(err, os.ErrDeadlineExceeded) {
 			return
 		}
@@ -194,14 +162,14 @@ func (p *Pinger) receive() {
 			p.note(err.Error())
 			continue
 		}
-		m, err := icmp.ParseMessage(1, buf[:n])
+		m, err := icmp.ParseMessage(p.socket.protocol, buf[:n])
 		if err != nil {
 			continue
 		}
 		now := time.Now()
-		if echo, ok := m.Body.(*icmp.Echo); ok && cm != nil && m.Type == ipv4.ICMPTypeEchoReply && echo.ID == p.id {
-			p.reply(echo.Data, cm.TTL, now)
-		} else if m.Type != ipv4.ICMPTypeEcho && m.Type != ipv4.ICMPTypeEchoReply && p.concerns(m.Body) {
+		if echo, ok := m.Body.(*icmp.Echo); ok && m.Type == p.socket.reply && echo.ID == p.id {
+			p.reply(echo.Data, ttl, now)
+		} else if m.Type != p.socket.request && m.Type != p.socket.reply && p.concerns(m.Body) {
 			p.note(fmt.Sprintf("%v code %d", m.Type, m.Code))
 		}
 	}
@@ -216,8 +184,10 @@ func (p *Pinger) concerns(body icmp.MessageBody) bool {
 		quoted = b.Data
 	case *icmp.TimeExceeded:
 		quoted = b.Data
+	case *icmp.PacketTooBig:
+		quoted = b.Data
 	}
-	return len(quoted) >= 28 && binary.BigEndian.Uint16(quoted[24:]) == uint16(p.id)
+	return len(quoted) >= p.socket.header+8 && binary.BigEndian.Uint16(quoted[p.socket.header+4:]) == uint16(p.id)
 }
 
 func (p *Pinger) reply(payload []byte, ttl int, now time.Time) {
@@ -290,7 +260,7 @@ func (p *Pinger) Stop() (PingResult, error) {
 			waiting = false
 		}
 	}
-	err := p.conn.Close()
+	err := p.socket.conn.Close()
 	<-p.closed
 	r := p.Snapshot()
 	for seq, replied := range p.replied {

@@ -23,11 +23,15 @@ func TestPing(t *testing.T) {
 		change func(*lab.Options)
 		ttl    int // 64, less one for each router
 	}{
-		"flat":    {func(*lab.Options) {}, 62},
-		"routed":  {func(o *lab.Options) { o.Underlay = lab.Routed }, 61},
-		"perlink": {func(o *lab.Options) { o.Wiring = lab.PerLink }, 62},
-		"ipv6":    {func(o *lab.Options) { o.IPv6 = true }, 62},
-		"jumbo":   {func(o *lab.Options) { o.MTU = 9000 }, 62},
+		"flat":         {func(*lab.Options) {}, 62},
+		"routed":       {func(o *lab.Options) { o.Underlay = lab.Routed }, 61},
+		"perlink":      {func(o *lab.Options) { o.Wiring = lab.PerLink }, 62},
+		"ipv6":         {func(o *lab.Options) { o.IPv6 = true }, 62},
+		"v6":           {func(o *lab.Options) { o.Inner, o.Outer = lab.V6, lab.V6 }, 62},
+		"dual":         {func(o *lab.Options) { o.Inner, o.Outer = lab.Dual, lab.Dual }, 62},
+		"routed dual":  {func(o *lab.Options) { o.Inner, o.Outer, o.Underlay = lab.Dual, lab.Dual, lab.Routed }, 61},
+		"perlink dual": {func(o *lab.Options) { o.Inner, o.Outer, o.Wiring = lab.Dual, lab.Dual, lab.PerLink }, 62},
+		"jumbo":        {func(o *lab.Options) { o.MTU = 9000 }, 62},
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
@@ -35,21 +39,62 @@ func TestPing(t *testing.T) {
 			route(t, l)
 			for _, from := range l.Hosts[0].Containers {
 				for _, to := range l.Hosts[1].Containers {
-					r, err := from.NS.Ping(t.Context(), to.Addr, lab.PingOptions{Count: 3, Interval: time.Millisecond})
-					if err != nil {
-						t.Fatal(err)
-					}
-					want := lab.PingResult{Sent: 3, Received: 3}
-					if d := cmp.Diff([]int{test.ttl}, r.TTLs()); d != "" {
-						t.Errorf("ping %s from %s: TTL: %s", to.Addr, from.Addr, d)
-					}
-					r.Replies = nil
-					if d := cmp.Diff(want, r); d != "" {
-						t.Errorf("ping %s from %s: %s", to.Addr, from.Addr, d)
+					for _, f := range l.Options.Inner.Each() {
+						pingThrice(t, from, to, f, test.ttl)
 					}
 				}
 			}
 		})
+	}
+}
+
+func pingThrice(t *testing.T, from, to *lab.Container, f lab.Families, ttl int) {
+	t.Helper()
+	r, err := from.NS.Ping(t.Context(), to.In(f), lab.PingOptions{Count: 3, Interval: time.Millisecond})
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := lab.PingResult{Sent: 3, Received: 3}
+	if d := cmp.Diff([]int{ttl}, r.TTLs()); d != "" {
+		t.Errorf("ping %s from %s: TTL: %s", to.In(f), from.In(f), d)
+	}
+	r.Replies = nil
+	if d := cmp.Diff(want, r); d != "" {
+		t.Errorf("ping %s from %s: %s", to.In(f), from.In(f), d)
+	}
+}
+
+// TestTransferIPv6: streams and datagrams, whole and in fragments, over IPv6.
+func TestTransferIPv6(t *testing.T) {
+	l := up(t, func(o *lab.Options) { o.Inner, o.Outer = lab.V6, lab.V6 })
+	route(t, l)
+	from, to := l.Hosts[0].Containers[0], l.Hosts[1].Containers[0]
+	if err := lab.TransferTCP(t.Context(), from.NS, to.NS, to.Addr6, 1<<20); err != nil {
+		t.Error(err)
+	}
+	c := capture(t, l.Hosts[1].NS, lab.Uplink)
+	for name, o := range map[string]lab.UDPOptions{
+		"fragmented":  {Count: 5, Size: 4000},
+		"superpacket": {Count: 40, Size: 1000, Segments: 20, DF: true},
+	} {
+		if n, err := lab.TransferUDP(t.Context(), from.NS, to.NS, to.Addr6, o); err != nil || n != o.Count {
+			t.Errorf("%s: received %d of %d datagrams, error %v", name, n, o.Count, err)
+		}
+	}
+	fragments := 0
+	for _, p := range stop(t, c) {
+		if err := lab.VerifyChecksums(p); err != nil {
+			t.Error(err)
+		}
+		if d := lab.Decode(p); len(d.IP) > 0 && d.IP[0].IsFragment() {
+			fragments++
+		}
+	}
+	if fragments != 15 {
+		t.Errorf("%d fragments on the wire, want 5 times 3", fragments)
+	}
+	if _, err := lab.TransferUDP(t.Context(), from.NS, to.NS, to.Addr6, lab.UDPOptions{Count: 1, Size: 1453, DF: true, Timeout: time.Millisecond}); err == nil {
+		t.Error("1453 bytes that may not be cut went through an MTU of 1500")
 	}
 }
 

@@ -22,7 +22,7 @@ var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 // TransferTCP sends size random bytes over one TCP connection from a namespace
 // to an address of another. It fails unless they all arrive as they were sent.
 func TransferTCP(ctx context.Context, from, to Namespace, dst netip.Addr, size int64) error {
-	l, err := to.Listen(ctx, "tcp4", netip.AddrPortFrom(dst, 0).String())
+	l, err := to.Listen(ctx, "tcp", netip.AddrPortFrom(dst, 0).String())
 	if err != nil {
 		return fmt.Errorf("transfer to %s: %w", dst, err)
 	}
@@ -57,7 +57,7 @@ func TransferTCP(ctx context.Context, from, to Namespace, dst netip.Addr, size i
 }
 
 func sendTCP(ctx context.Context, from Namespace, address string, size int64) (sum uint32, err error) {
-	conn, err := from.Dial(ctx, "tcp4", address)
+	conn, err := from.Dial(ctx, "tcp", address)
 	if err != nil {
 		return 0, err
 	}
@@ -99,7 +99,7 @@ func TransferUDP(ctx context.Context, from, to Namespace, dst netip.Addr, o UDPO
 	}
 	var in *net.UDPConn
 	err = to.Do(func() (err error) {
-		in, err = net.ListenUDP("udp4", net.UDPAddrFromAddrPort(netip.AddrPortFrom(dst, 0)))
+		in, err = net.ListenUDP("udp", net.UDPAddrFromAddrPort(netip.AddrPortFrom(dst, 0)))
 		return err
 	})
 	if err != nil {
@@ -129,7 +129,7 @@ func datagram(number, size int) []byte {
 }
 
 func sendUDP(ctx context.Context, from Namespace, address string, o UDPOptions) error {
-	conn, err := from.Dial(ctx, "udp4", address)
+	conn, err := from.Dial(ctx, "udp", address)
 	if err != nil {
 		return err
 	}
@@ -157,17 +157,14 @@ func sendUDP(ctx context.Context, from Namespace, address string, o UDPOptions) 
 }
 
 func setUDPOptions(conn net.Conn, o UDPOptions) error {
-	raw, err := conn.(*net.UDPConn).SyscallConn() //nolint:errcheck // what udp4 gives
+	udp := conn.(*net.UDPConn) //nolint:errcheck // what udp gives
+	raw, err := udp.SyscallConn()
 	if err != nil {
 		return err
 	}
-	discover := unix.IP_PMTUDISC_DONT
-	if o.DF {
-		discover = unix.IP_PMTUDISC_DO
-	}
 	var optErr error
 	err = raw.Control(func(fd uintptr) {
-		optErr = unix.SetsockoptInt(int(fd), unix.IPPROTO_IP, unix.IP_MTU_DISCOVER, discover)
+		optErr = setDF(int(fd), udp.LocalAddr().(*net.UDPAddr).IP.To4() == nil, o.DF) //nolint:errcheck // what udp gives
 		if o.Segments > 1 {
 			optErr = errors.Join(optErr, unix.SetsockoptInt(int(fd), unix.IPPROTO_UDP, unix.UDP_SEGMENT, o.Size))
 		}
@@ -193,4 +190,22 @@ func receiveUDP(in *net.UDPConn, o UDPOptions) int {
 		}
 	}
 	return len(seen)
+}
+
+// setDF has a socket's packets never be cut: IPv4's don't-fragment bit, and for
+// IPv6 the sender's own promise (RFC 3542, 11.2).
+func setDF(fd int, ipv6, on bool) error {
+	discover := unix.IP_PMTUDISC_DONT // IPv6's constants have the same values
+	if on {
+		discover = unix.IP_PMTUDISC_DO
+	}
+	if !ipv6 {
+		return unix.SetsockoptInt(fd, unix.IPPROTO_IP, unix.IP_MTU_DISCOVER, discover)
+	}
+	dontFragment := 0
+	if on {
+		dontFragment = 1
+	}
+	return errors.Join(unix.SetsockoptInt(fd, unix.IPPROTO_IPV6, unix.IPV6_MTU_DISCOVER, discover),
+		unix.SetsockoptInt(fd, unix.IPPROTO_IPV6, unix.IPV6_DONTFRAG, dontFragment))
 }

@@ -15,11 +15,11 @@ func segmentName(n int) string { return fmt.Sprintf("seg%d", n) }
 
 func (l *Lab) createWire() error {
 	l.progress("underlay: %s, MTU %d", l.Options.Underlay, l.Options.MTU)
-	if err := l.Wire().create(l.Options.IPv6); err != nil {
+	if err := l.Wire().create(l.Options.hasIPv6()); err != nil {
 		return err
 	}
 	return l.Wire().Do(func() error {
-		if err := setSysctls("1", "net/ipv4/ip_forward"); err != nil {
+		if err := setSysctls("1", "net/ipv4/ip_forward", "net/ipv6/conf/all/forwarding"); err != nil {
 			return err
 		}
 		// Redirects would tell hosts of ways that the lab does not mean them to take.
@@ -35,7 +35,12 @@ func (l *Lab) connect(h *Host) error {
 		if first {
 			w.remove(segment) // left by a host that was the only one
 			w.bridge(segment, l.Options.MTU)
-			w.address(segment, segmentAddr(h.Segment, 1))
+			if l.Options.Outer.v4() {
+				w.address(segment, segmentAddr(h.Segment, 1))
+			}
+			if l.Options.Outer.v6() {
+				w.address(segment, segmentAddr6(h.Segment, 1))
+			}
 		}
 		w.veth(veth{name: h.Name, peer: Uplink, peerNS: h.NS, mtu: l.Options.MTU, bridge: segment})
 	})

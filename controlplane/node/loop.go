@@ -213,7 +213,7 @@ func (l *loop) input() (topology.Input, bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	in := topology.Input{
-		Network: l.config.Network, Self: l.self, SelfKey: l.held.Lease().Key, PublicIP: l.uplink.PublicIP,
+		Network: l.config.Network, Self: l.self, SelfKey: l.held.Lease().Key, Public: []netip.Addr{l.uplink.PublicIP},
 		DirectRouting: l.config.Backend.DirectRouting,
 		Leases:        make([]topology.Lease, 0, len(l.leases)),
 	}

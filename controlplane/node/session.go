@@ -118,7 +118,7 @@ func (s *session) acquire(ctx context.Context) error {
 	b := s.config.Backend
 	s.self = topology.Self{
 		Node: s.uplink.Addr, Uplink: s.uplink.Ifindex, Encap: b.Type, VNI: b.VNI, Port: b.Port,
-		MTU: containerMTU(b, s.uplink.MTU),
+		MTU: containerMTU(b, s.uplink.MTU, s.uplink.Addr),
 	}
 	if b.Type == topology.EncapVXLAN && b.MTU > s.uplink.MTU {
 		s.log.Warn("Backend.MTU is more than the uplink carries, whose own is used: lower it, or raise the uplink's",
@@ -144,14 +144,14 @@ func (s *session) acquire(ctx context.Context) error {
 	return nil
 }
 
-// containerMTU is what the underlay carries less the outer headers. With vxlan
+// containerMTU is what the underlay carries less the outer headers of packets from node. With vxlan
 // that may be configured where it is less than the uplink's; flannel reads
 // Backend.MTU in no other of these backends (pkg/backend/vxlan/vxlan.go).
-func containerMTU(b store.Backend, uplink int) int {
+func containerMTU(b store.Backend, uplink int, node netip.Addr) int {
 	if b.Type == topology.EncapVXLAN && b.MTU != 0 {
 		uplink = min(uplink, b.MTU)
 	}
-	return uplink - b.Type.Overhead()
+	return uplink - b.Type.Overhead(node)
 }
 
 // vtepMAC is the VTEP MAC of a node whose lease in etcd names none: the same

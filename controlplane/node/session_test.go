@@ -3,6 +3,7 @@
 package node
 
 import (
+	"net/netip"
 	"testing"
 
 	"github.com/bpfnet/bpfnet/controlplane/store"
@@ -19,7 +20,7 @@ func TestContainerMTU(t *testing.T) {
 		topology.EncapNone:  {0: 1500, 1400: 1500},
 	} {
 		for mtu, want := range mtus {
-			if got := containerMTU(store.Backend{Type: encap, MTU: mtu}, 1500); got != want {
+			if got := containerMTU(store.Backend{Type: encap, MTU: mtu}, 1500, netip.IPv4Unspecified()); got != want {
 				t.Errorf("%s with Backend.MTU %d: %d, want %d", encap, mtu, got, want)
 			}
 		}

@@ -150,8 +150,8 @@ func parseBackend(data json.RawMessage) (Backend, error) {
 		return Backend{}, fmt.Errorf("Backend.VNI %d is not within 0 to %d", raw.VNI, vniMax)
 	case raw.Port < 0 || raw.Port > 65535:
 		return Backend{}, fmt.Errorf("Backend.Port %d is not within 0 to 65535", raw.Port)
-	case raw.MTU != 0 && (raw.MTU < mtuMin+b.Type.Overhead() || raw.MTU > mtuMax):
-		return Backend{}, fmt.Errorf("Backend.MTU %d is not within %d to %d", raw.MTU, mtuMin+b.Type.Overhead(), mtuMax)
+	case raw.MTU != 0 && (raw.MTU < mtuMin+b.Type.Overhead(netip.IPv4Unspecified()) || raw.MTU > mtuMax):
+		return Backend{}, fmt.Errorf("Backend.MTU %d is not within %d to %d", raw.MTU, mtuMin+b.Type.Overhead(netip.IPv4Unspecified()), mtuMax)
 	}
 	if b.Type == topology.EncapVXLAN {
 		b.VNI = uint32(raw.VNI)

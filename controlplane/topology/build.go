@@ -4,22 +4,22 @@ package topology
 
 import (
 	"cmp"
-	"errors"
 	"fmt"
 	"net/netip"
 	"slices"
 	"strings"
 )
 
-// Lease is a node's record in etcd, decoded.
+// Lease is what a node's record in etcd says of one family, decoded.
 type Lease struct {
-	Key      string // "172.246.0.0-24"
-	Subnet   netip.Prefix
-	Node     netip.Addr // flannel's PublicIP
-	Encap    Encap      // flannel's BackendType
-	MAC      MAC        // VtepMAC; zero where it is missing
-	VNI      uint32     // 0 where the record carries none
-	Created  int64      // etcd revisions
+	Key      string       // "172.246.0.0-24", dual stack "172.246.0.0-24&2001:db8::-64"
+	Subnet   netip.Prefix // the zero Prefix where the record has none of this family
+	Node     netip.Addr   // flannel's PublicIP or PublicIPv6; the zero Addr where it is missing
+	Other    netip.Addr   // of the other family, likewise
+	Encap    Encap        // flannel's BackendType
+	MAC      MAC          // VtepMAC, in BackendData or BackendV6Data; zero where it is missing
+	VNI      uint32       // 0 where the record carries none
+	Created  int64        // etcd revisions
 	Modified int64
 }
 
@@ -27,15 +27,15 @@ type Lease struct {
 type Input struct {
 	Network       netip.Prefix
 	Self          Self
-	SelfKey       string     // key of this node's own lease
-	PublicIP      netip.Addr // in that lease: Self.Node, or the address NAT makes of it
-	DirectRouting bool       // no encapsulation between nodes on one link
+	SelfKey       string       // key of this node's own lease
+	Public        []netip.Addr // in that lease: Self.Node and Self.Other, or the addresses NAT makes of them
+	DirectRouting bool         // no encapsulation between nodes on one link
 	Leases        []Lease
 	Path          func(node netip.Addr) (Path, error) // the way through the underlay
 }
 
-// Build is the desired state for the leases that can be served, and what is
-// wrong with the others. Both come in a fixed order, whatever the leases'.
+// Build is the desired state of one family for the leases that can be served,
+// and what is wrong with the others. Both come in a fixed order, whatever the leases'.
 //
 // Each lease is judged by itself before it is held against the others, so
 // that one that cannot be served takes nothing from them.
@@ -78,8 +78,9 @@ func (c *candidate) rank() int {
 }
 
 func (c *candidate) sharedNode() string {
-	return fmt.Sprintf("has the same PublicIP %s as lease %s: two nodes with one address, or an old lease; "+
-		"give each node its own --public-ip, or delete the old lease", c.Node, c.newest.Key)
+	f := familyOf(c.peer.Node)
+	return fmt.Sprintf("has the same %s %s as lease %s: two nodes with one address, or an old lease; "+
+		"give each node its own %s, or delete the old lease", f.address, c.peer.Node, c.newest.Key, f.flag)
 }
 
 func (b *builder) problem(key, text string) {
@@ -107,20 +108,25 @@ func (b *builder) peer(l Lease) (Peer, error) {
 	if err := b.check(l); err != nil {
 		return Peer{}, err
 	}
-	path, err := b.in.Path(l.Node)
+	node, err := b.outer(l)
 	if err != nil {
-		return Peer{}, fmt.Errorf("no way through the underlay to its PublicIP %s: %w", l.Node, err)
+		return Peer{}, err
 	}
-	p := Peer{Key: l.Key, Subnet: l.Subnet, Node: l.Node, Encap: l.Encap, Path: path}
-	if b.in.DirectRouting && l.Encap != EncapUDP && path.OnLink(l.Node) {
+	path, err := b.in.Path(node)
+	if err != nil {
+		return Peer{}, fmt.Errorf("no way through the underlay to its %s %s: %w", familyOf(node).address, node, err)
+	}
+	p := Peer{Key: l.Key, Subnet: l.Subnet, Node: node, Encap: l.Encap, Path: path}
+	if b.in.DirectRouting && l.Encap != EncapUDP && node == l.Node && path.OnLink(node) {
 		p.Encap = EncapNone
 	}
 	switch {
-	case p.Encap == EncapNone && !path.OnLink(l.Node):
+	case p.Encap == EncapNone && !path.OnLink(node):
 		return Peer{}, fmt.Errorf("host-gw needs layer-2 adjacency, but %s is behind the router %s: "+
-			"use the backend vxlan or ipip", l.Node, path.NextHop)
+			"use the backend vxlan or ipip", node, path.NextHop)
 	case p.Encap == EncapVXLAN && l.MAC == MAC{}:
-		return Peer{}, errors.New(`has no VtepMAC: restart that node, or write BackendData {"VtepMAC":…} into its lease`)
+		return Peer{}, fmt.Errorf(`has no VtepMAC: restart that node, or write %s {"VtepMAC":…} into its lease`,
+			familyOf(l.Subnet.Addr()).data)
 	case p.Encap == EncapVXLAN && l.VNI != 0 && l.VNI != b.in.Self.VNI:
 		return Peer{}, fmt.Errorf("has VNI %d, the network's is %d: restart that node", l.VNI, b.in.Self.VNI)
 	case p.Encap == EncapVXLAN:
@@ -133,11 +139,9 @@ func (b *builder) peer(l Lease) (Peer, error) {
 func (b *builder) check(l Lease) error {
 	network, self := b.in.Network, b.in.Self
 	switch {
-	case l.Subnet.Addr().BitLen() != network.Addr().BitLen() || l.Node.BitLen() != self.Node.BitLen():
-		return errors.New("lacks a subnet or a PublicIP of this network's address family: delete the lease")
-	case l.Node == self.Node || l.Node == b.in.PublicIP:
-		return fmt.Errorf("carries this node's own PublicIP %s: "+
-			"if another node uses the address give it its own --public-ip, else delete the old lease", l.Node)
+	case l.Subnet.Addr().BitLen() != network.Addr().BitLen():
+		return fmt.Errorf("has no %s subnet, which the network has: restart that node, or delete the lease",
+			familyOf(network.Addr()).name)
 	case !network.Contains(l.Subnet.Addr()) || l.Subnet.Bits() < network.Bits():
 		return fmt.Errorf("subnet %s is outside the network %s: delete the lease", l.Subnet, network)
 	case l.Subnet != l.Subnet.Masked():
@@ -149,6 +153,27 @@ func (b *builder) check(l Lease) error {
 		return fmt.Errorf("has backend %q, the network's is %q: restart that node", l.Encap, self.Encap)
 	}
 	return nil
+}
+
+// outer is the address that packets to a lease's node are sent to: that of the
+// network's own family, as flannel has it. ipip carries either family in
+// either, so where one of the two nodes has no such address it is the other one.
+func (b *builder) outer(l Lease) (netip.Addr, error) {
+	node, own := l.Node, b.in.Self.Node
+	if b.in.Self.Encap == EncapIPIP && (!node.IsValid() || !own.IsValid()) {
+		node, own = l.Other, b.in.Self.Other
+	}
+	f := familyOf(node)
+	switch {
+	case !node.IsValid():
+		return netip.Addr{}, fmt.Errorf("has no %s: restart that node, or delete the lease", familyOf(l.Subnet.Addr()).address)
+	case !own.IsValid():
+		return netip.Addr{}, fmt.Errorf("has the %s %s, and this node has none: give both nodes an address of the same family", f.address, node)
+	case node == own || slices.Contains(b.in.Public, node):
+		return netip.Addr{}, fmt.Errorf("carries this node's own %s %s: "+
+			"if another node uses the address give it its own %s, else delete the old lease", f.address, node, f.flag)
+	}
+	return node, nil
 }
 
 // refuse drops the candidates for which why returns a reason.
@@ -166,16 +191,16 @@ func (b *builder) refuse(why func(*candidate) string) {
 func (b *builder) findSharedNodes() {
 	newest := make(map[netip.Addr]*candidate, len(b.candidates))
 	for _, c := range b.candidates {
-		if n, ok := newest[c.Node]; !ok || n.Modified < c.Modified {
-			newest[c.Node] = c
+		if n, ok := newest[c.peer.Node]; !ok || n.Modified < c.Modified {
+			newest[c.peer.Node] = c
 		}
 	}
 	for _, c := range b.candidates {
-		c.newest = newest[c.Node]
+		c.newest = newest[c.peer.Node]
 	}
 }
 
-// reportSharedNodes reports leases with one PublicIP. All are served: what is
+// reportSharedNodes reports leases with one outer address. All are served: what is
 // sent by a wrong one goes to the same address as by the right one, and ends there.
 func (b *builder) reportSharedNodes() {
 	for _, c := range b.candidates {

@@ -27,6 +27,12 @@ var (
 func addr(s string) netip.Addr     { return netip.MustParseAddr(s) }
 func prefix(s string) netip.Prefix { return netip.MustParsePrefix(s) }
 
+// anyAddr is addr, and the zero Addr for "".
+func anyAddr(s string) netip.Addr {
+	a, _ := netip.ParseAddr(s)
+	return a
+}
+
 func path(node netip.Addr) (Path, error) {
 	switch {
 	case prefix("192.168.32.0/24").Contains(node):
@@ -45,7 +51,7 @@ func input(leases ...Lease) Input {
 			Subnet: prefix("172.245.0.0/24"), Node: addr("192.168.32.245"), Uplink: 2,
 			Encap: EncapVXLAN, VTEP: VTEP{MAC: selfMAC, Addr: addr("172.245.0.0")}, VNI: 1, Port: 8472, MTU: 1450,
 		},
-		SelfKey: selfKey, PublicIP: addr("192.168.32.245"), Leases: leases, Path: path,
+		SelfKey: selfKey, Public: []netip.Addr{addr("192.168.32.245")}, Leases: leases, Path: path,
 	}
 }
 
@@ -68,6 +74,8 @@ func encap(e Encap) func(*Lease)    { return func(l *Lease) { l.Encap = e } }
 func created(r int64) func(*Lease)  { return func(l *Lease) { l.Created = r } }
 func modified(r int64) func(*Lease) { return func(l *Lease) { l.Modified = r } }
 func key(k string) func(*Lease)     { return func(l *Lease) { l.Key = k } }
+func node(a string) func(*Lease)    { return func(l *Lease) { l.Node = anyAddr(a) } }
+func other(a string) func(*Lease)   { return func(l *Lease) { l.Other = anyAddr(a) } }
 func subnet(p string) func(*Lease)  { return func(l *Lease) { l.Subnet = prefix(p) } }
 
 func backend(e Encap) func(*Input) {
@@ -109,7 +117,7 @@ func TestBuildProblems(t *testing.T) {
 		},
 		"own PublicIP, given by NAT, in another lease": {
 			leases: []Lease{lease("172.246.0.0/24 10.9.9.9")},
-			in:     func(in *Input) { in.PublicIP = addr("10.9.9.9") },
+			in:     func(in *Input) { in.Public = append(in.Public, addr("10.9.9.9")) },
 			problems: []Problem{{"172.246.0.0-24", "carries this node's own PublicIP 10.9.9.9: " +
 				"if another node uses the address give it its own --public-ip, else delete the old lease; not served"}},
 		},
@@ -131,16 +139,18 @@ func TestBuildProblems(t *testing.T) {
 			problems: []Problem{{"172.246.0.0-24",
 				"subnet 172.246.0.5/24 is misaligned: a /24 begins at 172.246.0.0; delete the lease; not served"}},
 		},
-		"IPv6 alone": {
+		"leases without this family's subnet or address": {
 			leases: []Lease{
 				lease("2001:db8::/64 2001:db8:1::1", key("a")),
-				lease("172.246.0.0/24 2001:db8:1::1", key("b")),
+				lease("172.246.0.0/24 192.168.32.246", key("b"), node("")),
 				{Key: "c", Encap: EncapVXLAN, MAC: macA},
+				lease("172.246.0.0/24 192.168.32.246", key("d"), node(""), other("2001:db8:1::1")), // vxlan has the inner family outside too
 			},
 			problems: []Problem{
-				{"a", "lacks a subnet or a PublicIP of this network's address family: delete the lease; not served"},
-				{"b", "lacks a subnet or a PublicIP of this network's address family: delete the lease; not served"},
-				{"c", "lacks a subnet or a PublicIP of this network's address family: delete the lease; not served"},
+				{"a", "has no IPv4 subnet, which the network has: restart that node, or delete the lease; not served"},
+				{"b", "has no PublicIP: restart that node, or delete the lease; not served"},
+				{"c", "has no IPv4 subnet, which the network has: restart that node, or delete the lease; not served"},
+				{"d", "has no PublicIP: restart that node, or delete the lease; not served"},
 			},
 		},
 		"no VtepMAC": {

@@ -35,8 +35,15 @@ var overheads = map[Encap]int{
 	EncapUDP:   20 + 8,
 }
 
-// Overhead is what the encapsulation adds to each packet over IPv4, bytes.
-func (e Encap) Overhead() int { return overheads[e] }
+// Overhead is what the encapsulation adds to each packet that goes to an outer
+// address, bytes: over IPv6 20 more, for its header is 40 bytes (RFC 8200 section 3).
+func (e Encap) Overhead(outer netip.Addr) int {
+	n := overheads[e]
+	if n > 0 && outer.Is6() {
+		n += 20
+	}
+	return n
+}
 
 // Path is the way through the underlay to a node.
 type Path struct {
@@ -58,16 +65,17 @@ type VTEP struct {
 type Peer struct {
 	Key    string       // the lease's key in etcd, "172.246.0.0-24"
 	Subnet netip.Prefix // the containers behind it
-	Node   netip.Addr   // the node's address on the underlay
+	Node   netip.Addr   // where packets to it are sent, on the underlay; in ipip not always of Subnet's family
 	Encap  Encap
 	VTEP   VTEP // set where Encap is EncapVXLAN
 	Path   Path
 }
 
-// Self is what the dataplanes have to know of this node.
+// Self is what the dataplanes have to know of this node, in one family.
 type Self struct {
 	Subnet netip.Prefix
-	Node   netip.Addr // outer source address
+	Node   netip.Addr // on the underlay, of Subnet's family; in ipip the zero Addr where it has none
+	Other  netip.Addr // likewise of the other family; ipip only
 	Uplink int        // ifindex
 	Encap  Encap      // the network's backend
 	VTEP   VTEP
@@ -82,10 +90,20 @@ func (s Self) MTUTo(p Peer) int {
 	if p.Encap == EncapNone {
 		return p.Path.MTU
 	}
-	return min(s.MTU, p.Path.MTU-p.Encap.Overhead())
+	return min(s.MTU, p.Path.MTU-p.Encap.Overhead(p.Node))
 }
 
-// State is the desired state: what is right, whatever the dataplane holds now.
+// Source is what packets to an outer address are sent from: this node's address
+// of its family.
+func (s Self) Source(outer netip.Addr) netip.Addr {
+	if s.Node.BitLen() == outer.BitLen() {
+		return s.Node
+	}
+	return s.Other
+}
+
+// State is the desired state of one family: what is right, whatever the
+// dataplane holds now. A dual-stack network has two, that of IPv4 first.
 type State struct {
 	Network netip.Prefix
 	Self    Self

@@ -118,7 +118,7 @@ func testWire(t *testing.T, c *cluster, m mode, copies int, from, to *node) {
 	}
 	packets, err := capture.Stop()
 	noError(t, err)
-	want := wire{Bytes: 98 + m.wire().Overhead(), OuterTTL: 64, TTL: 63 - copies}
+	want := wire{Bytes: 98 + m.wire().Overhead(from.Addr), OuterTTL: 64, TTL: 63 - copies}
 	switch m.wire() {
 	case topology.EncapVXLAN:
 		want.Ports, want.VNI, want.MACs = "any>8472", 1, vtepMAC(t, c, from)+">"+vtepMAC(t, c, to)

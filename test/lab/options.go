@@ -78,12 +78,11 @@ func (o Options) Overhead() (n int) {
 
 // OverheadOf is what the backend adds to a packet of a family, V4 or V6, bytes.
 func (o Options) OverheadOf(inner Families) int {
-	const ipv6Header, ipv4Header = 40, 20
-	n := o.Backend.Overhead()
-	if n > 0 && o.OuterOf(inner) == V6 {
-		n += ipv6Header - ipv4Header
+	outer := netip.IPv4Unspecified()
+	if o.OuterOf(inner) == V6 {
+		outer = netip.IPv6Unspecified()
 	}
-	return n
+	return o.Backend.Overhead(outer)
 }
 
 // OuterOf is the family of the outer header around packets of a family: the same

@@ -30,7 +30,7 @@ var (
 func testSelf(e topology.Encap) topology.Self {
 	s := topology.Self{
 		Subnet: netip.MustParsePrefix("172.245.0.0/24"), Node: netip.MustParseAddr("192.168.32.245"), Uplink: 2,
-		Encap: e, MTU: 1500 - e.Overhead(),
+		Encap: e, MTU: 1500 - e.Overhead(netip.IPv4Unspecified()),
 	}
 	switch e {
 	case topology.EncapVXLAN:
@@ -156,9 +156,9 @@ func TestHeader(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if h.Encap != test.wire || h.Flags != test.flags || int(h.HeaderLen) != test.encap.Overhead() {
+			if h.Encap != test.wire || h.Flags != test.flags || int(h.HeaderLen) != test.encap.Overhead(netip.IPv4Unspecified()) {
 				t.Errorf("encap %d, flags %d, header of %d bytes; want %d, %d, %d",
-					h.Encap, h.Flags, h.HeaderLen, test.wire, test.flags, test.encap.Overhead())
+					h.Encap, h.Flags, h.HeaderLen, test.wire, test.flags, test.encap.Overhead(netip.IPv4Unspecified()))
 			}
 			header := complete(h, in)
 			if !checksumOK(header[:ipv4Len]) {

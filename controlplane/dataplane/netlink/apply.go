@@ -88,7 +88,7 @@ func (w *writer) route(p topology.Peer) route {
 // sender: behind the overlay device it would be dropped, and at a gateway the
 // kernel does not look at the MTU of the route to that.
 func (w *writer) mtu(p topology.Peer) int {
-	if p.Path.MTU >= w.self.MTU+w.self.Encap.Overhead() {
+	if p.Path.MTU >= w.self.MTU+w.self.Encap.Overhead(p.Node) {
 		return 0
 	}
 	return max(w.self.MTUTo(p), minMTU)

@@ -270,7 +270,7 @@ func TestApplyPathMTU(t *testing.T) {
 	} {
 		t.Run(string(encap), func(t *testing.T) {
 			s := host1(t, encap)
-			s.MTU = 1500 - encap.Overhead()
+			s.MTU = 1500 - encap.Overhead(s.Node)
 			ensure(t, s)
 			nstest.AddRoute(t, "172.246.0.0/24", "192.168.32.9")
 			routes := func() []string { return ip(t, "ip", "route", "show", "172.246.0.0/24") }

@@ -43,6 +43,8 @@ type attacher interface {
 	attach(a attachment, prog *ebpf.Program) error
 	detach(a attachment) error
 	list() ([]attachment, error)
+	// detachUnknown takes off what a newer version attached and this one has no hook for.
+	detachUnknown() error
 }
 
 func newAttacher(o Options) attacher {

@@ -5,6 +5,7 @@ package loader
 import (
 	"errors"
 	"fmt"
+	"strings"
 
 	"github.com/cilium/ebpf"
 	"github.com/vishvananda/netlink"
@@ -101,6 +102,35 @@ func (c clsact) list() ([]attachment, error) {
 		}
 	}
 	return all, nil
+}
+
+func (c clsact) detachUnknown() error {
+	links, err := netlink.LinkList()
+	if err != nil {
+		return fmt.Errorf("list interfaces: %w", err)
+	}
+	for _, l := range links {
+		for _, h := range []hook{{}, {egress: true}} {
+			all, e := filters(attachment{h, l.Attrs().Index})
+			err = errors.Join(err, e)
+			for _, f := range all {
+				if unknown(f) {
+					err = errors.Join(err, netlink.FilterDel(f), c.removeEmptyQdisc(l.Attrs().Index))
+				}
+			}
+		}
+	}
+	return err
+}
+
+func unknown(f netlink.Filter) bool {
+	b, ok := f.(*netlink.BpfFilter)
+	if !ok {
+		return false
+	}
+	program, ours := strings.CutPrefix(b.Name, filterPrefix)
+	_, known := hookByProgram(program)
+	return ours && !known
 }
 
 // find is our filter of this attachment, nil if there is none.

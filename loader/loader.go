@@ -7,7 +7,7 @@
 // Under the pin directory:
 //
 //	maps/NAME               the maps; "settings" is the programs' read-only data
-//	maps-new/               maps of another layout, being filled; becomes maps/ by one exchange
+//	maps-new/               maps of another version or size, being filled; becomes maps/ by one exchange
 //	maps-old/               what maps/ was, for a moment, where the kernel cannot exchange (before 5.16)
 //	links/NETNS/PROGRAM-IFINDEX
 //	                        tcx links (kernels without tcx keep clsact filters instead) of the network
@@ -25,6 +25,7 @@ import (
 	"github.com/cilium/ebpf/rlimit"
 
 	"github.com/bpfnet/bpfnet/bpf"
+	"github.com/bpfnet/bpfnet/maps"
 )
 
 const (
@@ -57,14 +58,14 @@ type Datapath struct {
 	pinDir   string
 	coll     *ebpf.Collection
 	attacher attacher
-	staged   bool // maps are new and pinned in maps-new until Publish
+	staged   bool // maps are pinned in maps-new until Publish, for some of them are new
 	resetup  bool // settings differ from the pinned ones
 }
 
 // Open loads the programs and their maps. Pinned maps of the same layout and
-// settings are adopted with all they hold; otherwise new ones are made beside
-// them, and the running programs go on with the old ones. Nothing is attached:
-// fill the maps, Attach, then Publish.
+// size are adopted with all they hold; for others new ones are made beside
+// them, and the running programs, of another version perhaps, go on with the
+// old ones. Nothing is attached: fill the maps, Attach, then Publish.
 func Open(o Options) (*Datapath, error) {
 	if err := rlimit.RemoveMemlock(); err != nil {
 		return nil, fmt.Errorf("remove memlock limit: %w", err)
@@ -90,8 +91,8 @@ func Open(o Options) (*Datapath, error) {
 	defer closeMaps(pinned)
 	d := &Datapath{pinDir: o.PinDir, attacher: newAttacher(o)}
 	reuse := adoptable(spec, pinned, o)
-	d.staged = reuse == nil
 	_, sameSettings := reuse[rodata]
+	d.staged = !sameNames(spec, pinned, reuse)
 	d.resetup = !d.staged && !sameSettings
 	options := ebpf.CollectionOptions{MapReplacements: reuse, Cache: types}
 	if o.Settings.Conntrack == 0 {
@@ -153,29 +154,55 @@ func pinnedMaps(dir string) (map[string]*ebpf.Map, error) {
 	return pinned, nil
 }
 
-// adoptable is what of the pinned maps the programs can go on with: all of
-// them or, where one does not fit, none, for their entries point to each
-// other. The settings are adopted only if they say the same; nil if nothing is.
+// standalone are the maps without a host's index: each is adopted by itself. The
+// others point to each other, and are adopted all or none.
+var standalone = map[string]bool{"endpoints": true, "neigh": true, "nat": true, "counters": true}
+
+// adoptable is what of the pinned maps the programs can go on with, by the
+// programs' names. The settings are among them only if they say the same.
 func adoptable(spec *ebpf.CollectionSpec, pinned map[string]*ebpf.Map, o Options) map[string]*ebpf.Map {
 	reuse := make(map[string]*ebpf.Map, len(spec.Maps))
-	for name, ms := range spec.Maps {
+	linked := true
+	for name, want := range spec.Maps {
 		if name == rodata {
 			continue
 		}
 		m := pinned[name]
-		if m == nil || ms.Compatible(m) != nil {
-			return nil
+		switch {
+		case maps.CheckLayout(name, want, m) == nil && want.Compatible(m) == nil:
+			reuse[name] = m
+		case !standalone[name]:
+			linked = false
 		}
-		reuse[name] = m
 	}
-	old, err := readSettings(pinned[settingsPin])
-	if err != nil || !sameKeys(old, &o.Settings) {
-		return nil
+	old, err := readSettings(spec, pinned)
+	if err != nil || !linked || !sameKeys(old, &o.Settings) {
+		for name := range reuse {
+			if !standalone[name] {
+				delete(reuse, name)
+			}
+		}
+		return reuse
 	}
 	if *old == o.Settings {
 		reuse[rodata] = pinned[settingsPin]
 	}
 	return reuse
+}
+
+// sameNames reports whether all that is pinned, settings aside, is adopted, and is all there has to be.
+func sameNames(spec *ebpf.CollectionSpec, pinned, reuse map[string]*ebpf.Map) bool {
+	for name := range pinned {
+		if name != settingsPin && reuse[name] == nil {
+			return false
+		}
+	}
+	for name := range spec.Maps {
+		if name != rodata && reuse[name] == nil {
+			return false
+		}
+	}
+	return true
 }
 
 // sameKeys reports whether the entries of routes and route_index mean the same under both settings.
@@ -184,9 +211,11 @@ func sameKeys(a, b *bpf.DatapathSettings) bool {
 		a.IndexCount == b.IndexCount
 }
 
-func readSettings(m *ebpf.Map) (*bpf.DatapathSettings, error) {
-	if m == nil {
-		return nil, os.ErrNotExist
+// readSettings are those that the pinned maps were filled by.
+func readSettings(spec *ebpf.CollectionSpec, pinned map[string]*ebpf.Map) (*bpf.DatapathSettings, error) {
+	m := pinned[settingsPin]
+	if err := maps.CheckLayout(settingsPin, spec.Maps[rodata], m); err != nil {
+		return nil, err
 	}
 	s := new(bpf.DatapathSettings)
 	if err := m.Lookup(uint32(0), s); err != nil {
@@ -211,7 +240,7 @@ func (d *Datapath) stage() error {
 		if name == rodata {
 			name = settingsPin
 		}
-		if err := m.Pin(filepath.Join(dir, name)); err != nil {
+		if err := pin(m, filepath.Join(dir, name)); err != nil {
 			return fmt.Errorf("pin map %s: %w", name, err)
 		}
 	}
@@ -223,19 +252,24 @@ func (d *Datapath) pinSettings() error {
 	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return fmt.Errorf("remove staged settings: %w", err)
 	}
-	// A clone: cilium/ebpf forbids a second Pin of one Map, and this pin is renamed behind its back.
-	m, err := d.coll.Maps[rodata].Clone()
+	return pin(d.coll.Maps[rodata], path)
+}
+
+// pin pins a clone: cilium/ebpf forbids a second Pin of one Map, and these are
+// pinned twice for a while, or renamed behind its back.
+func pin(m *ebpf.Map, path string) error {
+	clone, err := m.Clone()
 	if err != nil {
-		return fmt.Errorf("clone settings: %w", err)
+		return err
 	}
-	return errors.Join(m.Pin(path), m.Close())
+	return errors.Join(clone.Pin(path), clone.Close())
 }
 
 // Publish makes the maps in use the pinned ones, by one rename, and takes off
-// what an earlier daemon attached in another way. Call it when everything is
-// attached.
+// what an earlier daemon attached in another way, or a newer one attached
+// that this one knows nothing of. Call it when everything is attached.
 func (d *Datapath) Publish() error {
-	if err := detachAll(d.otherAttacher()); err != nil {
+	if err := errors.Join(detachAll(d.otherAttacher()), d.attacher.detachUnknown()); err != nil {
 		return err
 	}
 	switch {

@@ -110,13 +110,7 @@ func attached(t *testing.T, ifindex int) ebpf.ProgramID {
 	t.Helper()
 	var ids []ebpf.ProgramID
 	if haveTCX(t) {
-		r, err := link.QueryPrograms(link.QueryOptions{Target: ifindex, Attach: ebpf.AttachTCXIngress})
-		if err != nil {
-			t.Fatal(err)
-		}
-		for _, p := range r.Programs {
-			ids = append(ids, p.ID)
-		}
+		ids = tcxPrograms(t, ifindex, ebpf.AttachTCXIngress)
 	} else {
 		all, err := filters(attachment{ifindex: ifindex})
 		if err != nil {
@@ -134,6 +128,18 @@ func attached(t *testing.T, ifindex int) ebpf.ProgramID {
 	}
 	t.Fatalf("programs %v attached, want at most one", ids)
 	return 0
+}
+
+func tcxPrograms(t *testing.T, ifindex int, side ebpf.AttachType) (ids []ebpf.ProgramID) {
+	t.Helper()
+	r, err := link.QueryPrograms(link.QueryOptions{Target: ifindex, Attach: side})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, p := range r.Programs {
+		ids = append(ids, p.ID)
+	}
+	return ids
 }
 
 // waitDetached waits until nothing is attached: the kernel ends a tcx link some
@@ -186,19 +192,27 @@ func TestChangedSettingsReplaceInPlace(t *testing.T) {
 	if err := again.Maps()["route_index"].Lookup(uint32(3), &host); err != nil || host != 7 {
 		t.Errorf("route_index[3] = %d, %v: entries have to survive a change of settings", host, err)
 	}
-	s, err := pinnedSettings(o.PinDir)
-	if err != nil || s.Vni != 2 {
-		t.Errorf("pinned settings have VNI %d, %v, want 2", s.Vni, err)
+	if s := pinnedSettings(t, o.PinDir); s.Vni != 2 {
+		t.Errorf("pinned settings have VNI %d, want 2", s.Vni)
 	}
 }
 
-func pinnedSettings(pinDir string) (*bpf.DatapathSettings, error) {
-	m, err := ebpf.LoadPinnedMap(filepath.Join(pinDir, mapsDir, settingsPin), nil)
+func pinnedSettings(t *testing.T, pinDir string) *bpf.DatapathSettings {
+	t.Helper()
+	spec, err := bpf.LoadDatapath()
 	if err != nil {
-		return &bpf.DatapathSettings{}, err
+		t.Fatal(err)
 	}
-	s, err := readSettings(m)
-	return s, errors.Join(err, m.Close())
+	pinned, err := pinnedMaps(filepath.Join(pinDir, mapsDir))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer closeMaps(pinned)
+	s, err := readSettings(spec, pinned)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
 }
 
 // A map of another size cannot be adopted. The old programs go on with the old

@@ -124,6 +124,48 @@ func (t *tcx) detach(a attachment) error {
 }
 
 func (t *tcx) list() ([]attachment, error) {
+	pins, err := t.pins()
+	var all []attachment
+	for _, pin := range pins {
+		name, number, _ := strings.Cut(pin, "-")
+		h, ok := hookByProgram(name)
+		ifindex, err := strconv.Atoi(number)
+		if !ok || err != nil {
+			continue // not ours
+		}
+		all = append(all, attachment{h, ifindex})
+	}
+	return all, err
+}
+
+func (t *tcx) detachUnknown() error {
+	dir, err := t.dir()
+	if err != nil {
+		return err
+	}
+	pins, err := t.pins()
+	for _, pin := range pins {
+		name, _, _ := strings.Cut(pin, "-")
+		if _, known := hookByProgram(name); known {
+			continue
+		}
+		if e := detachPinned(filepath.Join(dir, pin)); e != nil {
+			err = errors.Join(err, fmt.Errorf("detach %s of another version: %w", pin, e))
+		}
+	}
+	return err
+}
+
+func detachPinned(path string) error {
+	l, err := link.LoadPinnedLink(path, nil)
+	if err != nil {
+		return err
+	}
+	return errors.Join(l.Detach(), l.Unpin(), l.Close())
+}
+
+// pins are the names of the links pinned for this network namespace.
+func (t *tcx) pins() ([]string, error) {
 	dir, err := t.dir()
 	if err != nil {
 		return nil, err
@@ -132,18 +174,9 @@ func (t *tcx) list() ([]attachment, error) {
 	if errors.Is(err, os.ErrNotExist) {
 		return nil, nil
 	}
-	if err != nil {
-		return nil, err
-	}
-	var all []attachment
+	var names []string
 	for _, e := range entries {
-		name, number, _ := strings.Cut(e.Name(), "-")
-		h, ok := hookByProgram(name)
-		ifindex, err := strconv.Atoi(number)
-		if !ok || err != nil {
-			continue // not ours
-		}
-		all = append(all, attachment{h, ifindex})
+		names = append(names, e.Name())
 	}
-	return all, nil
+	return names, err
 }

@@ -52,7 +52,7 @@ func NewSet(m map[string]*ebpf.Map) (*Set, error) {
 				have = m[name]
 			}
 		}
-		if err = checkLayout(name, want, have); err != nil {
+		if err = CheckLayout(name, want, have); err != nil {
 			return nil, err
 		}
 		byName[name] = have
@@ -73,18 +73,6 @@ func NewSet(m map[string]*ebpf.Map) (*Set, error) {
 		Events:    &Events{byName["events"]},
 		Settings:  settings,
 	}, nil
-}
-
-// checkLayout refuses maps of another version's layout.
-func checkLayout(name string, want *ebpf.MapSpec, have *ebpf.Map) error {
-	switch {
-	case have == nil:
-		return fmt.Errorf("open map %s: %w", name, os.ErrNotExist)
-	case have.Type() != want.Type || have.KeySize() != want.KeySize || have.ValueSize() != want.ValueSize:
-		return fmt.Errorf("map %s is a %v of %d and %d bytes, not a %v of %d and %d: made by another version of bpfnet?",
-			name, have.Type(), have.KeySize(), have.ValueSize(), want.Type, want.KeySize, want.ValueSize)
-	}
-	return nil
 }
 
 // OpenPinned opens the maps pinned in a directory, to read them: no daemon

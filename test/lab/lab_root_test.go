@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -156,6 +157,12 @@ func TestDownAfterCrash(t *testing.T) {
 		"no directory": func(t *testing.T, _ *lab.Lab) { remove(t, "/run/bpfnet-lab/crash") },
 		"half a namespace": func(t *testing.T, _ *lab.Lab) {
 			write(t, "/run/netns/bpfnet-crash-h9", "")
+		},
+		// The first `ip netns add` of a machine makes a mount of /run/netns.
+		"a namespace that ip made": func(t *testing.T, _ *lab.Lab) {
+			if out, err := exec.CommandContext(t.Context(), "ip", "netns", "add", "bpfnet-crash-h8").CombinedOutput(); err != nil {
+				t.Fatalf("%v: %s", err, out)
+			}
 		},
 	}
 	for name, damage := range tests {

@@ -81,6 +81,9 @@ func (n Namespace) Listen(ctx context.Context, network, address string) (net.Lis
 
 // create makes the namespace, lo up, and IPv6 on or off for all links to come.
 func (n Namespace) create(ipv6 bool) error {
+	if err := shareNames(); err != nil {
+		return err
+	}
 	return onThread(func() error {
 		ns, err := netns.NewNamed(string(n))
 		if err != nil {
@@ -107,6 +110,26 @@ func (n Namespace) create(ipv6 bool) error {
 		}
 		return nil
 	})
+}
+
+// shareNames makes a shared mount of the names' directory, as `ip netns add` does where it is none
+// yet (netns_add in iproute2's ip/ipnetns.c). Done by ip while namespaces of ours have names, it
+// would leave each of them mounted once more, below, where nobody can unmount it.
+func shareNames() error {
+	if err := os.MkdirAll(netnsDir, 0o755); err != nil {
+		return fmt.Errorf("create %s: %w", netnsDir, err)
+	}
+	share := func() error { return unix.Mount("", netnsDir, "none", unix.MS_SHARED|unix.MS_REC, "") }
+	err := share()
+	if errors.Is(err, unix.EINVAL) { // no mount
+		if err = unix.Mount(netnsDir, netnsDir, "none", unix.MS_BIND|unix.MS_REC, ""); err == nil {
+			err = share()
+		}
+	}
+	if err != nil {
+		return fmt.Errorf("share %s as a mount: %w", netnsDir, err)
+	}
+	return nil
 }
 
 // remove takes the name away; the namespace ends with the last process in it.

@@ -173,12 +173,12 @@ func vtepMAC(node netip.Addr, vni uint32) topology.MAC {
 }
 
 func (s *session) openOverlay(ctx context.Context) error {
-	changed, err := netlink.EnsureForwarding()
+	changed, err := netlink.EnsureForwarding(s.self)
 	if err != nil {
 		return fmt.Errorf("enable IP forwarding: %w", err)
 	}
-	if changed {
-		s.log.Info("switched on net.ipv4.ip_forward: containers' packets need it")
+	if len(changed) > 0 {
+		s.log.Info("switched on the kernel's forwarding: containers' packets need it", "sysctls", changed)
 	}
 	if s.usesTunnel() {
 		if err = s.startTunnel(ctx); err != nil {

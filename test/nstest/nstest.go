@@ -11,10 +11,12 @@ import (
 	"net/netip"
 	"os"
 	"runtime"
+	"slices"
 	"testing"
 
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
+	"golang.org/x/sys/unix"
 )
 
 // Enter moves the calling test into a new network namespace with lo up, and
@@ -44,8 +46,8 @@ func Enter(t testing.TB) {
 }
 
 // AddVeth makes a veth of that name with the given MTU and addresses, up and
-// with carrier, without IPv6: its other end, named "peer-" + name, is up in the
-// same namespace.
+// with carrier: its other end, named "peer-" + name, is up in the same namespace.
+// It has IPv6 only if an address of it is given, and then no link-local one.
 // It returns the ifindex.
 func AddVeth(t testing.TB, name string, mtu int, addrs ...string) int {
 	t.Helper()
@@ -54,8 +56,13 @@ func AddVeth(t testing.TB, name string, mtu int, addrs ...string) int {
 	if err := netlink.LinkAdd(&netlink.Veth{LinkAttrs: attrs, PeerName: "peer-" + name}); err != nil {
 		t.Fatalf("add veth %s: %v", name, err)
 	}
+	setting := "disable_ipv6"
+	if slices.ContainsFunc(addrs, func(a string) bool { return netip.MustParsePrefix(a).Addr().Is6() }) {
+		setting = "addr_gen_mode" // 1: IN6_ADDR_GEN_MODE_NONE
+	}
+	silence(t, "peer-"+name, "disable_ipv6")
+	silence(t, name, setting)
 	for _, end := range []string{"peer-" + name, name} {
-		silence(t, end)
 		SetUp(t, end)
 	}
 	for _, a := range addrs {
@@ -65,9 +72,9 @@ func AddVeth(t testing.TB, name string, mtu int, addrs ...string) int {
 }
 
 // silence keeps IPv6's announcements, which come seconds later, out of the test.
-func silence(t testing.TB, name string) {
+func silence(t testing.TB, name, setting string) {
 	t.Helper()
-	err := os.WriteFile("/proc/sys/net/ipv6/conf/"+name+"/disable_ipv6", []byte("1"), 0)
+	err := os.WriteFile("/proc/sys/net/ipv6/conf/"+name+"/"+setting, []byte("1"), 0)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		t.Fatal(err)
 	}
@@ -81,12 +88,16 @@ func SetUp(t testing.TB, name string) {
 	}
 }
 
-// AddAddr adds an address, "192.168.32.245/24", to a link.
+// AddAddr adds an address, "192.168.32.245/24", to a link; one of IPv6 at once,
+// without duplicate address detection.
 func AddAddr(t testing.TB, name, addr string) {
 	t.Helper()
 	a, err := netlink.ParseAddr(addr)
 	if err != nil {
 		t.Fatal(err)
+	}
+	if a.IP.To4() == nil {
+		a.Flags = unix.IFA_F_NODAD
 	}
 	if err := netlink.AddrAdd(Link(t, name), a); err != nil {
 		t.Fatalf("add %s to %s: %v", addr, name, err)

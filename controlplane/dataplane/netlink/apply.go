@@ -27,11 +27,12 @@ func Apply(s topology.State, dev Device) ([]topology.Problem, error) {
 		return nil, err
 	}
 	defer k.Close()
-	have, err := k.list(dev.Ifindex)
+	f := familyOf(s.Self.Subnet.Addr())
+	have, err := k.list(f, dev.Ifindex)
 	if err != nil {
 		return nil, err
 	}
-	w := writer{kernel: k, self: s.Self, dev: dev, have: have, want: newTables()}
+	w := writer{kernel: k, family: f, self: s.Self, dev: dev, have: have, want: newTables()}
 	for _, p := range s.Peers {
 		w.claim(p)
 	}
@@ -48,6 +49,7 @@ func Apply(s topology.State, dev Device) ([]topology.Problem, error) {
 // wanted by the peers.
 type writer struct {
 	kernel
+	family     family
 	self       topology.Self
 	dev        Device
 	have, want *tables
@@ -74,13 +76,16 @@ func (w *writer) claim(p topology.Peer) {
 }
 
 func (w *writer) route(p topology.Peer) route {
-	switch p.Encap {
-	case topology.EncapNone:
-		return route{p.Subnet, p.Node, p.Path.Ifindex, RouteProtocol}
-	case topology.EncapVXLAN:
-		return route{p.Subnet, p.VTEP.Addr, w.dev.Ifindex, RouteProtocol}
+	r := route{p.Subnet, p.Node, w.dev.Ifindex, w.family.metric, RouteProtocol}
+	switch {
+	case p.Encap == topology.EncapNone:
+		r.ifindex = p.Path.Ifindex
+	case p.Encap == topology.EncapVXLAN:
+		r.gateway = p.VTEP.Addr
+	case p.Subnet.Addr().Is6() || p.Node.Is6():
+		r.gateway = p.Subnet.Addr() // only to be shown, as is the node; but that is behind another device
 	}
-	return route{p.Subnet, p.Node, w.dev.Ifindex, RouteProtocol}
+	return r
 }
 
 // mtu is that of the route to a peer where the path carries less than the
@@ -91,7 +96,7 @@ func (w *writer) mtu(p topology.Peer) int {
 	if p.Path.MTU >= w.self.MTU+w.self.Encap.Overhead(p.Node) {
 		return 0
 	}
-	return max(w.self.MTUTo(p), minMTU)
+	return max(w.self.MTUTo(p), w.family.minMTU)
 }
 
 // serve writes what one peer lacks, in the order FDB, neighbour, route.
@@ -108,6 +113,9 @@ func (w *writer) serve(p topology.Peer) error {
 			return err
 		}
 	}
+	if w.dev.Name == IPIPName && p.Encap == topology.EncapIPIP && !p.Node.Is4() {
+		return fmt.Errorf("node %s has no IPv4 address, and the kernel's ipip device carries IPv4 in IPv4 alone: choose the dataplane ebpf", p.Node)
+	}
 	return w.setRoute(w.route(p))
 }
 
@@ -115,7 +123,7 @@ func (w *writer) serve(p topology.Peer) error {
 // sets in a host-gw network, or somebody by hand: ours, which says the same or
 // better, stands in front of it, and behind it would come to light when the peer is gone.
 func (w *writer) takeOver(p topology.Peer) {
-	theirs := route{p.Subnet, p.Node, p.Path.Ifindex, unix.RTPROT_BOOT}
+	theirs := route{p.Subnet, p.Node, p.Path.Ifindex, w.family.flannels, unix.RTPROT_BOOT}
 	if w.have.others[theirs] {
 		delete(w.have.others, theirs)
 		w.have.routes[theirs] = 0
@@ -161,9 +169,7 @@ func (w *writer) setNeighbour(v topology.VTEP) error {
 	return nil
 }
 
-// setRoute changes the MTU of a route in place, and puts a missing route in front of any other to the same destination:
-// NLM_F_CREATE without EXCL, REPLACE or APPEND, which the library calls
-// RouteAddEcmp and iproute2 "prepend" (fib_table_insert, net/ipv4/fib_trie.c).
+// setRoute changes the MTU of a route in place, and puts a missing route in front of any other to the same destination.
 // So it is in force at once, and one that is not ours, such as flannel's, is
 // back in force when ours goes.
 func (w *writer) setRoute(r route) error {
@@ -175,11 +181,11 @@ func (w *writer) setRoute(r route) error {
 		return fmt.Errorf("%s is also the network of this node's own %s: remove the address there, or release the lease",
 			r.dst, w.linkName(ifindex))
 	}
-	write := w.RouteAddEcmp
+	write := w.family.add
 	if there {
-		write = w.RouteReplace
+		write = w.family.change
 	}
-	if err := write(r.netlink(w.want.routes[r])); err != nil {
+	if err := write(w.kernel, r.netlink(w.want.routes[r])); err != nil {
 		return fmt.Errorf("add route %s dev %s: %w", r, w.linkName(r.ifindex), err)
 	}
 	return nil
@@ -228,7 +234,7 @@ func (w *writer) fdbEntry(mac topology.MAC, node netip.Addr) *netlink.Neigh {
 
 func (w *writer) neighbour(addr netip.Addr, mac topology.MAC) *netlink.Neigh {
 	return &netlink.Neigh{
-		Family:       unix.AF_INET,
+		Family:       w.family.number,
 		LinkIndex:    w.dev.Ifindex,
 		State:        netlink.NUD_PERMANENT,
 		HardwareAddr: hardwareAddr(mac),

@@ -48,7 +48,7 @@ func apply(t *testing.T, s topology.State) {
 // standing is the overlay device of the programs as it is.
 func standing(t *testing.T, s topology.Self) Device {
 	t.Helper()
-	name := overlayName(s.Encap, Programs)
+	name := overlayName(s, Programs)
 	if name == "" {
 		return Device{}
 	}

@@ -9,26 +9,32 @@ import (
 	"io/fs"
 	"net"
 	"net/netip"
-	"os"
-	"path/filepath"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
+	"github.com/bpfnet/bpfnet/controlplane/topology"
 	"github.com/bpfnet/bpfnet/controlplane/underlay/rtnl"
 )
 
-// setting is one IPv6 sysctl of a device (Documentation/networking/ip-sysctl).
-type setting struct{ name, value string }
-
 // quiet keeps a device from speaking for itself: no link-local address, hence no
 // duplicate address detection and no router solicitation, and nothing learnt
-// from the routers of others.
-func quiet(name string) []setting {
-	if name == OverlayPeerName {
-		return []setting{{"disable_ipv6", "1"}}
+// from the routers of others. In an IPv6 network it has IPv6 whatever the host's default.
+//
+// A kernel without IPv6 needs none of it.
+func quiet(name string, f family) error {
+	settings := []setting{ofDevice(name, "addr_gen_mode", "1"), ofDevice(name, "accept_ra", "0")} // 1: IN6_ADDR_GEN_MODE_NONE
+	switch {
+	case name == OverlayPeerName:
+		settings = []setting{ofDevice(name, "disable_ipv6", "1")}
+	case f.number == unix.AF_INET6:
+		settings = append(settings, ofDevice(name, "disable_ipv6", "0"))
 	}
-	return []setting{{"addr_gen_mode", "1"}, {"accept_ra", "0"}} // 1: IN6_ADDR_GEN_MODE_NONE
+	_, err := ensureSettings(settings...)
+	if errors.Is(err, fs.ErrNotExist) && f.number == unix.AF_INET {
+		return nil
+	}
+	return err
 }
 
 // configureLink brings one end of the overlay to what want says, and up.
@@ -36,7 +42,7 @@ func quiet(name string) []setting {
 // A veth is NOARP at both ends: bpfnet0 then addresses its packets to itself
 // (arp_constructor, net/ipv4/arp.c), so those that no program took are another
 // host's to the peer and end there.
-func (k kernel) configureLink(name string, want netlink.Link) error {
+func (k kernel) configureLink(name string, want netlink.Link, s topology.Self) error {
 	link, err := k.LinkByName(name)
 	if err != nil {
 		return fmt.Errorf("get link %s: %w", name, err)
@@ -47,7 +53,7 @@ func (k kernel) configureLink(name string, want netlink.Link) error {
 		need bool
 		do   func() error
 	}{
-		{"silence IPv6 on", true, func() error { return ensureSettings(name, quiet(name)) }},
+		{"silence IPv6 on", true, func() error { return quiet(name, familyOf(s.Subnet.Addr())) }},
 		{"set MTU of", has.MTU != wants.MTU, func() error { return k.setMTU(link, wants.MTU) }},
 		{"set MAC of", name == wants.Name && wants.HardwareAddr != nil && !bytes.Equal(has.HardwareAddr, wants.HardwareAddr),
 			func() error { return k.LinkSetHardwareAddr(link, wants.HardwareAddr) }},
@@ -74,10 +80,11 @@ func (k kernel) setMTU(link netlink.Link, mtu int) error {
 	return nil
 }
 
-// ensureAddr gives the device its one address. Another /32 on it is that of an
-// earlier lease and goes once the new one stands; any other is the admin's.
+// ensureAddr gives the device its one address of a family. Another single one on it
+// is that of an earlier lease and goes once the new one stands; any other is the admin's.
 func (k kernel) ensureAddr(link netlink.Link, want netip.Prefix) error {
-	addrs, err := rtnl.List("addresses", func() ([]netlink.Addr, error) { return k.AddrList(link, unix.AF_INET) })
+	f := familyOf(want.Addr())
+	addrs, err := rtnl.List("addresses", func() ([]netlink.Addr, error) { return k.AddrList(link, f.number) })
 	if err != nil {
 		return err
 	}
@@ -88,7 +95,7 @@ func (k kernel) ensureAddr(link netlink.Link, want netip.Prefix) error {
 		}
 	}
 	if _, has := stale[want]; !has {
-		if err := k.AddrAdd(link, &netlink.Addr{IPNet: rtnl.IPNet(want)}); err != nil {
+		if err := k.AddrAdd(link, &netlink.Addr{IPNet: rtnl.IPNet(want), Flags: f.address}); err != nil {
 			return fmt.Errorf("add address %s to %s: %w", want, link.Attrs().Name, err)
 		}
 	}
@@ -98,42 +105,4 @@ func (k kernel) ensureAddr(link netlink.Link, want netip.Prefix) error {
 		errs = append(errs, removal("address", p, k.AddrDel(link, &a)))
 	}
 	return errors.Join(errs...)
-}
-
-// EnsureForwarding makes the kernel route packets between interfaces
-// (net.ipv4.ip_forward=1), as a node of an overlay has to. It reports whether
-// that had to be changed.
-func EnsureForwarding() (changed bool, err error) {
-	return ensureSysctl("net/ipv4/ip_forward", "1")
-}
-
-func ensureSettings(device string, settings []setting) error {
-	for _, s := range settings {
-		_, err := ensureSysctl(filepath.Join("net/ipv6/conf", device, s.name), s.value)
-		if errors.Is(err, fs.ErrNotExist) {
-			return nil // a kernel without IPv6
-		}
-		if err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// ensureSysctl writes only what differs: /proc/sys may be read-only where the
-// administrator has set things up. Below net/ it is the calling thread's
-// network namespace.
-func ensureSysctl(name, value string) (changed bool, err error) {
-	path := filepath.Join("/proc/sys", name)
-	has, err := os.ReadFile(path)
-	if err != nil {
-		return false, fmt.Errorf("read sysctl: %w", err)
-	}
-	if string(bytes.TrimSpace(has)) == value {
-		return false, nil
-	}
-	if err := os.WriteFile(path, []byte(value), 0); err != nil {
-		return false, fmt.Errorf("set sysctl to %s: %w", value, err)
-	}
-	return true, nil
 }

@@ -15,26 +15,30 @@ import (
 const (
 	OverlayName     = "bpfnet0"     // a vxlan device; a veth in the modes that the programs alone carry
 	OverlayPeerName = "bpfnet0p"    // the veth's other end
-	IPIPName        = "bpfnet-ipip" // the kernel's ipip device
+	Overlay6Name    = "bpfnet0-v6"  // the vxlan device of an IPv6 network, over IPv6
+	IPIPName        = "bpfnet-ipip" // the kernel's ipip device: IPv4 in IPv4
 	TUNName         = udptun.DeviceName
 )
 
 // devices are all overlay devices, with the types of link that are ours under
 // these names; the veth's other end goes with it.
 var devices = map[string][]string{
-	OverlayName: {"vxlan", "veth"},
-	IPIPName:    {"ipip"},
-	TUNName:     {"tuntap"},
+	OverlayName:  {"vxlan", "veth"},
+	Overlay6Name: {"vxlan"},
+	IPIPName:     {"ipip"},
+	TUNName:      {"tuntap"},
 }
 
-// overlayName is the device that serves an encapsulation; "" where none does.
-func overlayName(e topology.Encap, c Carrier) string {
+// overlayName is the device that serves this node's network; "" where none does.
+func overlayName(s topology.Self, c Carrier) string {
 	switch {
-	case e == topology.EncapNone:
+	case s.Encap == topology.EncapNone:
 		return ""
-	case c == Kernel && e == topology.EncapIPIP:
+	case s.Encap == topology.EncapVXLAN && s.Subnet.Addr().Is6():
+		return Overlay6Name
+	case c == Kernel && s.Encap == topology.EncapIPIP:
 		return IPIPName
-	case c == Kernel && e == topology.EncapUDP:
+	case c == Kernel && s.Encap == topology.EncapUDP:
 		return TUNName
 	}
 	return OverlayName

@@ -8,8 +8,8 @@
 //
 // # What is ours
 //
-//   - The overlay device, with its /32 address.
-//   - Permanent IPv4 neighbours and permanent unicast FDB entries on it.
+//   - The overlay device, with its /32 or /128 address.
+//   - Permanent neighbours and permanent unicast FDB entries on it.
 //   - Routes of the main table that carry [RouteProtocol], those that lead by a
 //     gateway into the overlay device, and those without a protocol of their own
 //     (boot) to a peer's subnet by that peer's node, which flanneld sets.
@@ -23,6 +23,10 @@
 //	ipip        bpfnet0, veth        bpfnet-ipip, ipip
 //	udp         bpfnet0, veth        bpfnet-tun, TUN (package udptun makes it)
 //	host-gw     none                 none
+//
+// That is for an IPv4 network. An IPv6 one has a vxlan device of its own,
+// bpfnet0-v6, and in ipip shares the programs' veth; ipip by the kernel and
+// udp it has not.
 //
 // A vxlan or ipip device that flanneld has left is taken over by renaming it, so
 // that migrating from flanneld loses no packet.
@@ -39,6 +43,13 @@
 // Permanent neighbours do not count against net.ipv4.neigh.default.gc_thresh3
 // since Linux 5.0 (commit 58956317c8de, net/core/neighbour.c), so the number of
 // peers has no limit there.
+//
+// # Two families
+//
+// A dual-stack node has two networks, one a family, each with a [topology.State];
+// [EnsureOverlay] and [Apply] are called for each, and look at nothing of the
+// other's. IPv6's routing differs in two things (family.go): its routes have a
+// metric of their own, and a gateway that is not on the device has to be argued for.
 //
 // All functions work in the network namespace of the calling thread.
 package netlink

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"net"
 	"os/exec"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -91,8 +92,9 @@ func eventName(kind uint16, data []byte) string {
 	return name
 }
 
-// settle waits until no veth has an announcement of its carrier outstanding: the
-// kernel delays those by up to a second (net/core/link_watch.c).
+// settle waits until no veth has an announcement of its carrier outstanding (the
+// kernel delays those by up to a second, net/core/link_watch.c), and no address of IPv6
+// that of itself and its route (addrconf_dad_work in net/ipv6/addrconf.c, even where nothing is detected).
 func settle(t *testing.T) {
 	t.Helper()
 	eventually(t, "every veth is operational", func() bool {
@@ -106,6 +108,16 @@ func settle(t *testing.T) {
 			}
 		}
 		return true
+	})
+	eventually(t, "every IPv6 address has its route", func() bool {
+		addrs, err := netlink.AddrList(nil, unix.AF_INET6)
+		if err != nil {
+			return false
+		}
+		routes, err := netlink.RouteListFiltered(unix.AF_INET6, &netlink.Route{Table: unix.RT_TABLE_LOCAL}, netlink.RT_FILTER_TABLE)
+		return err == nil && !slices.ContainsFunc(addrs, func(a netlink.Addr) bool {
+			return !slices.ContainsFunc(routes, func(r netlink.Route) bool { return r.Dst != nil && r.Dst.IP.Equal(a.IP) })
+		})
 	})
 }
 

@@ -17,6 +17,9 @@ import (
 func flannelName(want netlink.Link) string {
 	switch w := want.(type) {
 	case *netlink.Vxlan:
+		if over6(w) {
+			return fmt.Sprintf("flannel-v6.%d", w.VxlanId)
+		}
 		return fmt.Sprintf("flannel.%d", w.VxlanId)
 	case *netlink.Iptun:
 		return flannelIPIP
@@ -78,13 +81,32 @@ func HandOver() error {
 		return err
 	}
 	defer k.Close()
-	var errs []error
+	errs := []error{k.handOverRoutes(ipv6)}
 	for name := range devices {
 		link, err := k.overlayLink(name)
 		errs = append(errs, err)
 		if link != nil {
 			errs = append(errs, k.handOver(link))
 		}
+	}
+	return errors.Join(errs...)
+}
+
+// handOverRoutes gives our routes the metric of flanneld's, so that its own take their place.
+func (k kernel) handOverRoutes(f family) error {
+	t := newTables()
+	errs := []error{k.listRoutes(f, 0, t)}
+	for r, mtu := range t.routes {
+		if r.metric != f.metric {
+			continue
+		}
+		theirs := r
+		theirs.metric = f.flannels
+		if err := k.replace(theirs.netlink(mtu)); err != nil {
+			errs = append(errs, fmt.Errorf("add route %s with metric %d: %w", theirs, theirs.metric, err))
+			continue
+		}
+		errs = append(errs, k.delRoute(r))
 	}
 	return errors.Join(errs...)
 }

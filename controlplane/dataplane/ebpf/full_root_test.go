@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 
@@ -123,6 +124,7 @@ func TestManyChangeInFullHosts(t *testing.T) {
 		s.Peers = append(s.Peers, fullPeer(n))
 	}
 	must(t, d.Apply(s))
+	s.Peers = slices.Clone(s.Peers)
 	for i := range s.Peers {
 		s.Peers[i].Path.MTU = 1400 // the uplink's has changed
 	}

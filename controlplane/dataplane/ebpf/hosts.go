@@ -61,11 +61,11 @@ func (t *hostTable) putSelf(h maps.Host) error {
 	return nil
 }
 
-// prune clears the entries that nothing points to any more, once no packet on
-// its way can hold one of them: it would send by half of it.
-func (t *hostTable) prune(used map[uint32]bool) error {
+// prune clears, of some entries, those that nothing points to any more, once no
+// packet on its way can hold one of them: it would send by half of it.
+func (t *hostTable) prune(some []uint32, used map[uint32]bool) error {
 	var stale []uint32
-	for index := range t.entries {
+	for _, index := range some {
 		if !used[index] {
 			stale = append(stale, index)
 		}

@@ -11,6 +11,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net/netip"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -65,7 +66,32 @@ func randomState(r *rand.Rand) topology.State {
 			s.Peers = append(s.Peers, p)
 		}
 	}
+	return sorted(s)
+}
+
+func sorted(s topology.State) topology.State {
+	slices.SortFunc(s.Peers, func(a, b topology.Peer) int { return strings.Compare(a.Key, b.Key) })
 	return s
+}
+
+// mixed is two random states' blocks by turns: what the first had of a block and
+// keeps meets the nodes of the second, some with their address or VTEP MAC.
+func mixed(r *rand.Rand, kept, other topology.State) topology.State {
+	s := stateOf()
+	for block := range randomBlocks {
+		from := kept
+		if r.IntN(3) == 0 {
+			from = other
+		}
+		all := netip.PrefixFrom(netip.AddrFrom4([4]byte{172, 246, byte(2 * block)}), 23)
+		for _, p := range from.Peers {
+			if all.Contains(p.Subnet.Addr()) {
+				p.VTEP.MAC[4] = byte(r.IntN(3)) * p.VTEP.MAC[4] / 2
+				s.Peers = append(s.Peers, p)
+			}
+		}
+	}
+	return sorted(s)
 }
 
 // TestRandomStates: after each of many states the maps hold exactly what the
@@ -77,13 +103,14 @@ func TestRandomStates(t *testing.T) {
 	random := rand.New(rand.NewPCG(seed, 0))
 	r := newRig(t, nil)
 	d := r.dataplane(t)
-	for step := range 80 {
+	var s topology.State
+	for step := range 200 {
 		if random.IntN(10) == 0 {
 			r.set = mustGet[*maps.Set](t)(maps.NewSet(r.coll.Maps))
 			d = r.dataplane(t)
 		}
 		before := r.indexes(t)
-		s := randomState(random)
+		s = mixed(random, s, randomState(random))
 		must(t, d.Apply(s))
 		if diff := r.diff(t, s); diff != "" {
 			t.Fatalf("step %d: maps (-want +got):\n%s", step, diff)

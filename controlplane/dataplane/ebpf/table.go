@@ -4,6 +4,7 @@ package ebpf
 
 import (
 	"fmt"
+	"maps"
 	"slices"
 )
 
@@ -34,10 +35,13 @@ func (t *table[K, V]) put(want map[K]V) error {
 	})
 }
 
-// prune removes what is not wanted.
-func (t *table[K, V]) prune(want map[K]V) error {
+// all is the keys of everything there is.
+func (t *table[K, V]) all() []K { return slices.Collect(maps.Keys(t.have)) }
+
+// prune removes, of some keys, what is not wanted.
+func (t *table[K, V]) prune(some []K, want map[K]V) error {
 	var keys []K
-	for k := range t.have {
+	for _, k := range some {
 		if _, ok := want[k]; !ok {
 			keys = append(keys, k)
 		}

@@ -42,7 +42,7 @@ func TestTable(t *testing.T) {
 		if err := table.put(want); err == nil || err.Error() != "set 4 (and 2 more)" {
 			t.Errorf("put: error %v", err)
 		}
-		if err := table.prune(want); err == nil || err.Error() != "del 0" {
+		if err := table.prune(table.all(), want); err == nil || err.Error() != "del 0" {
 			t.Errorf("prune: error %v", err)
 		}
 	}
@@ -58,7 +58,7 @@ func TestTable(t *testing.T) {
 func TestTableWritesNothingThatIsRight(t *testing.T) {
 	table, written := testTable()
 	want := maps.Clone(table.have)
-	if err := errors.Join(table.put(want), table.prune(want)); err != nil || len(*written) > 0 {
+	if err := errors.Join(table.put(want), table.prune(table.all(), want)); err != nil || len(*written) > 0 {
 		t.Errorf("error %v, writes %v", err, slices.Clone(*written))
 	}
 }

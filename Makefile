@@ -28,7 +28,7 @@ demo: nettools build ## two hosts, containers on each, VXLAN and IPIP: watch the
 
 # One package at a time: the tests that watch live traffic need the machine's cores for themselves.
 .PHONY: test
-test: nettools peers ## run all tests, with the race detector, root tests included (root or sudo)
+test: nettools peers clang ## run all tests, with the race detector, root tests included (root or sudo)
 	@.ci/sandbox true
 	@echo "building the tests (takes minutes the first time)"
 	go build -race -tags root ./...

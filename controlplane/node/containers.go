@@ -80,18 +80,18 @@ func (p *programs) containersApplied(err error) <-chan time.Time {
 	return time.After(retryEvery)
 }
 
-// applyContainers attaches to the containers' links and fills in their
-// addresses; where that fails the kernel delivers.
+// applyContainers fills in the containers' addresses and attaches to their
+// links; where that fails the kernel delivers.
 func (p *programs) applyContainers(state containers.State) error {
 	p.attaching.Lock()
 	defer p.attaching.Unlock()
 	wanted := map[int]bool{}
-	var errs error
+	errs := p.endpoints.Apply(state.Endpoints)
 	for _, link := range state.Links {
 		wanted[link.Ifindex] = true
 		errs = errors.Join(errs, p.datapath.Attach(bpf.FromContainer, link.Ifindex))
 	}
-	errs = errors.Join(errs, p.endpoints.Apply(state.Endpoints), p.detachExcept(wanted))
+	errs = errors.Join(errs, p.detachExcept(wanted))
 	p.status.update(func(now *Status) {
 		now.Containers, now.Endpoints = len(state.Links), len(state.Endpoints)
 	})

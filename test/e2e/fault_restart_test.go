@@ -162,6 +162,29 @@ type datapath struct {
 
 func datapathOf(t *testing.T, h *lab.Host) datapath {
 	t.Helper()
+	d := pinsOf(t, h)
+	if len(d.Maps) == 0 {
+		return d
+	}
+	set, err := h.Maps()
+	noError(t, err)
+	hosts, err := set.Hosts.All()
+	noError(t, err)
+	for index, host := range hosts {
+		d.Hosts[index] = fmt.Sprintf("%+v", host)
+	}
+	routes, err := set.Routes.All()
+	noError(t, err)
+	for _, r := range routes {
+		d.Routes = append(d.Routes, fmt.Sprintf("%+v", r))
+	}
+	noError(t, set.Close())
+	return d
+}
+
+// pinsOf is a datapath without what the maps hold, which another version may not be able to read.
+func pinsOf(t *testing.T, h *lab.Host) datapath {
+	t.Helper()
 	d := datapath{
 		Maps: map[string]ebpf.MapID{}, Links: map[string]link.ID{}, Programs: map[string]ebpf.ProgramID{},
 		Hosts: map[uint32]string{},
@@ -192,22 +215,6 @@ func datapathOf(t *testing.T, h *lab.Host) datapath {
 		}
 		return err
 	}))
-	if len(d.Maps) == 0 {
-		return d
-	}
-	set, err := h.Maps()
-	noError(t, err)
-	hosts, err := set.Hosts.All()
-	noError(t, err)
-	for index, host := range hosts {
-		d.Hosts[index] = fmt.Sprintf("%+v", host)
-	}
-	routes, err := set.Routes.All()
-	noError(t, err)
-	for _, r := range routes {
-		d.Routes = append(d.Routes, fmt.Sprintf("%+v", r))
-	}
-	noError(t, set.Close())
 	return d
 }
 

@@ -47,6 +47,8 @@ type dataplane interface {
 	// doubt has the next apply look at everything again: others may have
 	// removed what is ours.
 	doubt()
+	// doubtKernel is doubt of the kernel's routes, neighbours and FDB alone.
+	doubtKernel()
 	// serve does what goes on beside apply, once in place, and calls ready
 	// when everything is served. It returns when ctx ends.
 	serve(ctx context.Context) error

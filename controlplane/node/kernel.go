@@ -13,6 +13,7 @@ import (
 // neighbours and FDB, and the userspace copy in a udp network.
 type kernelDevices struct {
 	*session
+	kernel  netlink.View
 	settled bool // no program is attached, no other device stands
 }
 
@@ -20,7 +21,7 @@ func (k *kernelDevices) apply(s topology.State) ([]topology.Problem, error) {
 	if k.usesTunnel() {
 		k.tunnel.setPeers(s)
 	}
-	problems, err := netlink.Apply(s, k.overlay)
+	problems, err := k.kernel.Apply(s, k.overlay)
 	if err != nil || k.settled {
 		return problems, err
 	}
@@ -34,7 +35,12 @@ func (k *kernelDevices) apply(s topology.State) ([]topology.Problem, error) {
 
 func (k *kernelDevices) inPlace() bool { return k.settled }
 
-func (k *kernelDevices) doubt() { k.settled = false }
+func (k *kernelDevices) doubt() {
+	k.settled = false
+	k.kernel.Doubt()
+}
+
+func (k *kernelDevices) doubtKernel() { k.kernel.Doubt() }
 
 // serve has nothing to do: the kernel knows this node's containers.
 func (k *kernelDevices) serve(ctx context.Context) error {

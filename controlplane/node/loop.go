@@ -189,6 +189,7 @@ func (l *loop) checkUplink() error {
 		return nil
 	}
 	clear(l.paths)
+	l.dataplane.doubtKernel()
 	now, err := underlay.Find(l.Underlay)
 	if err == nil && now != l.uplink {
 		return fmt.Errorf("%w: the uplink was %s, is %s", errRestart, l.uplink, now)

@@ -20,6 +20,7 @@ type programs struct {
 	*session
 	datapath  Datapath
 	tables    *ebpf.Dataplane
+	kernel    netlink.View
 	endpoints *ebpf.Endpoints
 	nat       *natWatch
 
@@ -78,7 +79,7 @@ func (p *programs) apply(s topology.State) ([]topology.Problem, error) {
 	if !p.attached && p.alone() {
 		return nil, err // what the routes lead to now may still work
 	}
-	problems, kernelErr := netlink.Apply(s, p.overlay)
+	problems, kernelErr := p.kernel.Apply(s, p.overlay)
 	if p.attached && kernelErr == nil {
 		kernelErr = p.retireOthers()
 	}
@@ -92,7 +93,12 @@ func (p *programs) alone() bool {
 
 func (p *programs) inPlace() bool { return p.attached }
 
-func (p *programs) doubt() { p.attached, p.doubted = false, true }
+func (p *programs) doubt() {
+	p.attached, p.doubted = false, true
+	p.kernel.Doubt()
+}
+
+func (p *programs) doubtKernel() { p.kernel.Doubt() }
 
 func (p *programs) close() error { return p.datapath.Close() }
 

@@ -80,7 +80,7 @@ func TestWatchIgnores(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if problems, err := dataplane.Apply(topology.State{Self: s, Peers: []topology.Peer{p}}, dev); err != nil || len(problems) > 0 {
+			if problems, err := new(dataplane.View).Apply(topology.State{Self: s, Peers: []topology.Peer{p}}, dev); err != nil || len(problems) > 0 {
 				t.Fatal(err, problems)
 			}
 		},

@@ -79,7 +79,7 @@ func TestHeaderIsTheKernelVXLANDevices(t *testing.T) {
 	self.Uplink, peer.Path.Ifindex = uplink, uplink
 	dev, err := netlink.EnsureOverlay(self, netlink.Programs)
 	must(t, err)
-	problems, err := netlink.Apply(topology.State{Network: testNetwork, Self: self, Peers: []topology.Peer{peer}}, dev)
+	problems, err := new(netlink.View).Apply(topology.State{Network: testNetwork, Self: self, Peers: []topology.Peer{peer}}, dev)
 	must(t, err)
 	if len(problems) > 0 {
 		t.Fatalf("problems %v", problems)

@@ -13,46 +13,96 @@ import (
 	"github.com/bpfnet/bpfnet/controlplane/topology"
 )
 
+// View is the kernel's view of the network: its routes, neighbours and FDB, as
+// they were listed and as they were written since. The zero View knows nothing
+// yet. Not for concurrent use; one is for one family.
+type View struct {
+	have    *tables         // nil before they are listed
+	dev     Device          // for which they were
+	applied *topology.State // what they serve; nil where that is not known
+}
+
+// Doubt has the tables listed again by the next Apply: others may have written to them.
+func (v *View) Doubt() { *v = View{} }
+
 // Apply makes the kernel's routes, neighbours and FDB serve the peers of s and
 // removes what of ours serves none, whoever left it. What is right already is
 // not written. The peers' subnets must not overlap. dev is what [EnsureOverlay]
-// has returned.
+// has returned. Where all went well before, only the peers that differ from then
+// are looked at, for which s is kept: it must not be written to any more.
 //
 // A peer that cannot be served is returned as a problem; the others are served.
 // The error tells what concerns them all: a table that cannot be listed, a stale
 // entry that cannot be removed.
-func Apply(s topology.State, dev Device) ([]topology.Problem, error) {
+func (v *View) Apply(s topology.State, dev Device) ([]topology.Problem, error) {
 	k, err := openKernel()
 	if err != nil {
 		return nil, err
 	}
 	defer k.Close()
 	f := familyOf(s.Self.Subnet.Addr())
-	have, err := k.list(f, dev.Ifindex)
-	if err != nil {
-		return nil, err
+	if v.have == nil || v.dev != dev {
+		have, err := k.list(f, dev.Ifindex)
+		if err != nil {
+			return nil, err
+		}
+		*v = View{have: have, dev: dev}
 	}
-	w := writer{kernel: k, family: f, self: s.Self, dev: dev, have: have, want: newTables()}
-	for _, p := range s.Peers {
+	w := writer{kernel: k, family: f, self: s.Self, dev: dev, have: v.have, had: v.have, want: newTables()}
+	peers := s.Peers
+	if v.applied != nil && v.applied.Self == s.Self {
+		var was []topology.Peer
+		was, peers = topology.Changes(v.applied.Peers, s.Peers)
+		w.had = w.of(was)
+	}
+	problems := w.apply(peers)
+	err = w.prune()
+	if v.applied = nil; err == nil && len(problems) == 0 {
+		v.applied = &s
+	}
+	return append(problems, w.strays(s)...), err
+}
+
+// writer carries one Apply.
+type writer struct {
+	kernel
+	family family
+	self   topology.Self
+	dev    Device
+	have   *tables // what the kernel holds
+	had    *tables // of that, what goes unless it is wanted: all, or what those peers had that differ
+	want   *tables // by the peers that are looked at
+}
+
+// of is what the kernel holds of some peers.
+func (w *writer) of(peers []topology.Peer) *tables {
+	t := newTables()
+	for _, p := range peers {
+		add(t.routes, w.have.routes, w.route(p))
+		if p.Encap == topology.EncapVXLAN {
+			add(t.neighbours, w.have.neighbours, p.VTEP.Addr)
+			add(t.fdb, w.have.fdb, p.VTEP.MAC)
+		}
+	}
+	return t
+}
+
+func add[K comparable, V any](to, from map[K]V, k K) {
+	if v, ok := from[k]; ok {
+		to[k] = v
+	}
+}
+
+func (w *writer) apply(peers []topology.Peer) (problems []topology.Problem) {
+	for _, p := range peers {
 		w.claim(p)
 	}
-	var problems []topology.Problem
-	for _, p := range s.Peers {
+	for _, p := range peers {
 		if err := w.serve(p); err != nil {
 			problems = append(problems, topology.Problem{Key: p.Key, Text: err.Error()})
 		}
 	}
-	return append(problems, w.strays(s.Network)...), w.prune()
-}
-
-// writer carries one Apply: what the kernel held when it began and what was
-// wanted by the peers.
-type writer struct {
-	kernel
-	family     family
-	self       topology.Self
-	dev        Device
-	have, want *tables
+	return problems
 }
 
 // claim notes the entries that a peer needs. Of several nodes with one VTEP MAC,
@@ -126,19 +176,27 @@ func (w *writer) takeOver(p topology.Peer) {
 	theirs := route{p.Subnet, p.Node, p.Path.Ifindex, w.family.flannels, unix.RTPROT_BOOT}
 	if w.have.others[theirs] {
 		delete(w.have.others, theirs)
-		w.have.routes[theirs] = 0
+		w.have.routes[theirs], w.had.routes[theirs] = 0, 0
 	}
 }
 
 // strays are the routes of others into the network that no lease asks for.
 // flanneld leaves some, but so may a person, who is to decide.
-func (w *writer) strays(network netip.Prefix) (problems []topology.Problem) {
-	leased := map[netip.Prefix]bool{}
-	for r := range w.want.routes {
-		leased[r.dst] = true
+func (w *writer) strays(s topology.State) (problems []topology.Problem) {
+	inside := func(r route) bool {
+		return s.Network.IsValid() && s.Network.Contains(r.dst.Addr()) && r.dst.Bits() >= s.Network.Bits() && r.ifindex == w.self.Uplink
 	}
+	leased := map[netip.Prefix]bool{}
 	for r := range w.have.others {
-		if !network.IsValid() || !network.Contains(r.dst.Addr()) || r.dst.Bits() < network.Bits() || leased[r.dst] || r.ifindex != w.self.Uplink {
+		if !inside(r) {
+			continue
+		}
+		if len(leased) == 0 {
+			for i := range s.Peers {
+				leased[s.Peers[i].Subnet] = true
+			}
+		}
+		if leased[r.dst] {
 			continue
 		}
 		problems = append(problems, topology.Problem{Key: r.dst.String(), Text: fmt.Sprintf(
@@ -156,6 +214,7 @@ func (w *writer) setFDB(mac topology.MAC) error {
 	if err := w.NeighSet(w.fdbEntry(mac, node)); err != nil {
 		return fmt.Errorf("set FDB entry %s dst %s: %w", hardwareAddr(mac), node, err)
 	}
+	w.have.fdb[mac] = node
 	return nil
 }
 
@@ -166,6 +225,7 @@ func (w *writer) setNeighbour(v topology.VTEP) error {
 	if err := w.NeighSet(w.neighbour(v.Addr, v.MAC)); err != nil {
 		return fmt.Errorf("set neighbour %s lladdr %s: %w", v.Addr, hardwareAddr(v.MAC), err)
 	}
+	w.have.neighbours[v.Addr] = v.MAC
 	return nil
 }
 
@@ -188,26 +248,34 @@ func (w *writer) setRoute(r route) error {
 	if err := write(w.kernel, r.netlink(w.want.routes[r])); err != nil {
 		return fmt.Errorf("add route %s dev %s: %w", r, w.linkName(r.ifindex), err)
 	}
+	w.have.routes[r] = w.want.routes[r]
 	return nil
 }
 
 // prune removes our entries that no peer wanted.
 func (w *writer) prune() error {
+	return errors.Join(
+		prune(w.had.routes, w.want.routes, w.have.routes, func(r route, _ int) error { return w.delRoute(r) }),
+		prune(w.had.neighbours, w.want.neighbours, w.have.neighbours, func(a netip.Addr, mac topology.MAC) error {
+			return removal("neighbour", a, w.NeighDel(w.neighbour(a, mac)))
+		}),
+		prune(w.had.fdb, w.want.fdb, w.have.fdb, func(mac topology.MAC, node netip.Addr) error {
+			return removal("FDB entry", hardwareAddr(mac), w.NeighDel(w.fdbEntry(mac, node)))
+		}),
+	)
+}
+
+func prune[K comparable, V any](had, want, have map[K]V, remove func(K, V) error) error {
 	var errs []error
-	for r := range w.have.routes {
-		if _, wanted := w.want.routes[r]; !wanted {
-			errs = append(errs, w.delRoute(r))
+	for k := range had {
+		if _, wanted := want[k]; wanted {
+			continue
 		}
-	}
-	for addr, mac := range w.have.neighbours {
-		if _, wanted := w.want.neighbours[addr]; !wanted {
-			errs = append(errs, removal("neighbour", addr, w.NeighDel(w.neighbour(addr, mac))))
+		err := remove(k, have[k])
+		if err == nil {
+			delete(have, k)
 		}
-	}
-	for mac, node := range w.have.fdb {
-		if _, wanted := w.want.fdb[mac]; !wanted {
-			errs = append(errs, removal("FDB entry", hardwareAddr(mac), w.NeighDel(w.fdbEntry(mac, node))))
-		}
+		errs = append(errs, err)
 	}
 	return errors.Join(errs...)
 }

@@ -39,7 +39,7 @@ func peer(n int, encap topology.Encap, uplink int) topology.Peer {
 // apply applies without a problem.
 func apply(t *testing.T, s topology.State) {
 	t.Helper()
-	problems, err := Apply(s, standing(t, s.Self))
+	problems, err := new(View).Apply(s, standing(t, s.Self))
 	if err != nil || len(problems) != 0 {
 		t.Fatalf("Apply: %v, problems %v", err, problems)
 	}
@@ -218,7 +218,7 @@ func TestApplyServesTheOthers(t *testing.T) {
 	spoil(7, func(p *topology.Peer) { p.Encap, p.Path.Ifindex = topology.EncapNone, 4711 })
 	spoil(8, func(p *topology.Peer) { p.Encap, p.Node = topology.EncapNone, s.Node })
 	peers = append(peers, peer(9, topology.EncapVXLAN, s.Uplink))
-	problems, err := Apply(topology.State{Self: s, Peers: peers}, dev)
+	problems, err := new(View).Apply(topology.State{Self: s, Peers: peers}, dev)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -52,7 +52,7 @@ func TestCarrierChangesDevices(t *testing.T) {
 		if seen := events(t, func() { carrierDevice(t, s, test.carrier) }); len(seen) > 0 {
 			t.Errorf("the same again wrote:\n%s", strings.Join(seen, "\n"))
 		}
-		if problems, err := Apply(state, dev); err != nil || len(problems) > 0 {
+		if problems, err := new(View).Apply(state, dev); err != nil || len(problems) > 0 {
 			t.Fatal(err, problems)
 		}
 		for range 2 {

@@ -121,7 +121,7 @@ func TestTakeOverDirectRoutes(t *testing.T) {
 			nstest.AddRoute(t, "10.8.0.0/24", "192.168.32.1")
 			state := topology.State{Network: netip.MustParsePrefix("172.244.0.0/14"), Self: s,
 				Peers: []topology.Peer{peer(2, encap, s.Uplink)}}
-			problems, err := Apply(state, dev)
+			problems, err := new(View).Apply(state, dev)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -131,7 +131,7 @@ func TestTakeOverDirectRoutes(t *testing.T) {
 				t.Errorf("problems (-want +got):\n%s", diff)
 			}
 			state.Peers = nil
-			if _, err := Apply(state, dev); err != nil {
+			if _, err := new(View).Apply(state, dev); err != nil {
 				t.Fatal(err)
 			}
 			left := []string{"172.247.0.0/24 via 192.168.32.247 dev eth0", "10.8.0.0/24 via 192.168.32.1 dev eth0"}

@@ -27,7 +27,7 @@ func TestIPIPDevice(t *testing.T) {
 	state := topology.State{Self: s, Peers: []topology.Peer{
 		peer(2, topology.EncapIPIP, s.Uplink), peer(3, topology.EncapIPIP, s.Uplink),
 	}}
-	if problems, err := Apply(state, dev); err != nil || len(problems) > 0 {
+	if problems, err := new(View).Apply(state, dev); err != nil || len(problems) > 0 {
 		t.Fatal(err, problems)
 	}
 	want := []string{
@@ -38,7 +38,7 @@ func TestIPIPDevice(t *testing.T) {
 		t.Errorf("routes (-want +got):\n%s", diff)
 	}
 	other := carrierDevice(t, s, Programs)
-	if problems, err := Apply(state, other); err != nil || len(problems) > 0 {
+	if problems, err := new(View).Apply(state, other); err != nil || len(problems) > 0 {
 		t.Fatal(err, problems)
 	}
 	if err := RemoveOthers(other); err != nil {

@@ -138,7 +138,7 @@ func TestDualStack(t *testing.T) {
 			state6 := topology.State{Self: self6, Peers: []topology.Peer{peer6(2, encap, self6.Uplink)}}
 			bring := func(s topology.State) Device {
 				dev := ensure(t, s.Self)
-				if problems, err := Apply(s, dev); err != nil || len(problems) > 0 {
+				if problems, err := new(View).Apply(s, dev); err != nil || len(problems) > 0 {
 					t.Fatal(problems, err)
 				}
 				return dev
@@ -201,7 +201,7 @@ func TestApplyCrossFamily(t *testing.T) {
 	peer4.Node, peer6.Node = peer6.Node, peer4.Node
 	for _, s := range []topology.State{{Self: self4, Peers: []topology.Peer{peer4}}, {Self: self6, Peers: []topology.Peer{peer6}}} {
 		dev := ensure(t, s.Self)
-		if problems, err := Apply(s, dev); err != nil || len(problems) > 0 {
+		if problems, err := new(View).Apply(s, dev); err != nil || len(problems) > 0 {
 			t.Fatal(problems, err)
 		}
 		if seen := events(t, func() { apply(t, s) }); len(seen) > 0 {
@@ -324,7 +324,7 @@ func TestApply6ServesTheOthers(t *testing.T) {
 	nstest.AddVeth(t, "br3", 1500, "2001:db8:42:3::1/64")
 	own := peer6(5, topology.EncapNone, s.Uplink)
 	own.Node = s.Node
-	problems, err := Apply(topology.State{Self: s, Peers: []topology.Peer{
+	problems, err := new(View).Apply(topology.State{Self: s, Peers: []topology.Peer{
 		peer6(2, topology.EncapVXLAN, s.Uplink), peer6(3, topology.EncapVXLAN, s.Uplink), peer6(4, topology.EncapVXLAN, s.Uplink), own,
 	}}, dev)
 	if err != nil {
@@ -422,7 +422,7 @@ func TestTakeOver6DirectRoutes(t *testing.T) {
 	nstest.AddRoute(t, "2001:db8:42:2::/64", "2001:db8:32::246")
 	nstest.AddRoute(t, "2001:db8:42:3::/64", "2001:db8:32::247")
 	state := topology.State{Network: netip.MustParsePrefix("2001:db8:42::/48"), Self: s, Peers: []topology.Peer{peer6(2, topology.EncapNone, s.Uplink)}}
-	problems, err := Apply(state, dev)
+	problems, err := new(View).Apply(state, dev)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -432,7 +432,7 @@ func TestTakeOver6DirectRoutes(t *testing.T) {
 		t.Errorf("problems (-want +got):\n%s", diff)
 	}
 	state.Peers = nil
-	if _, err := Apply(state, dev); err != nil {
+	if _, err := new(View).Apply(state, dev); err != nil {
 		t.Fatal(err)
 	}
 	got := slices.DeleteFunc(ip(t, "ip", "-6", "route", "show"), func(line string) bool { return !strings.Contains(line, " via ") })

@@ -3,10 +3,12 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"net/netip"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -27,28 +29,36 @@ func newLeaseCommand() *cobra.Command {
 }
 
 func newLeaseReserveCommand(o *store.Options) *cobra.Command {
-	var publicIP string
+	var publicIP, publicIPv6 string
 	cmd := &cobra.Command{
-		Use:   "reserve SUBNET",
+		Use:   "reserve SUBNET [IPV6-SUBNET]",
 		Short: "Keep a subnet for its node for ever",
 		Long: "Takes the time limit off a lease, so that its node finds the subnet again however long it was\n" +
-			"away; what the lease says stays. With --public-ip the subnet is kept for a node that has not\n" +
-			"come yet. A running bpfnet daemon follows. flanneld (0.28.4) gives its lease a time limit again,\n" +
+			"away; what the lease says stays. With --public-ip (--public-ipv6 where nodes have no IPv4 address)\n" +
+			"the subnet, or that of each family, is kept for a node that has not come yet. A running bpfnet daemon follows. flanneld (0.28.4) gives its lease a time limit again,\n" +
 			"when it starts and at once while it runs: its nodes cannot hold a reservation.",
-		Args: cobra.ExactArgs(1),
+		Args: cobra.RangeArgs(1, 2),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			forNode, err := nodeAddr("public-ip", publicIP, netip.Addr.Is4)
-			if err != nil {
-				return err
+			var l store.Lease
+			var err, err6 error
+			l.PublicIP, err = nodeAddr("public-ip", publicIP, netip.Addr.Is4)
+			l.PublicIPv6, err6 = nodeAddr("public-ipv6", publicIPv6, netip.Addr.Is6)
+			toCome := l.PublicIP.IsValid() || l.PublicIPv6.IsValid()
+			switch {
+			case err != nil || err6 != nil:
+				return cmp.Or(err, err6)
+			case len(args) == 2 && !toCome:
+				return errors.New("a lease has both subnets: name it by one of them; two are for a node to come, with --public-ip")
 			}
 			return useEtcd(cmd, o, func(ctx context.Context, s *store.Store) error {
-				if forNode.IsValid() {
-					return reserveFor(ctx, cmd, s, args[0], forNode)
+				if toCome {
+					return reserveFor(ctx, cmd, s, args, l)
 				}
 				return reserve(ctx, cmd, s, args[0])
 			})
 		},
 	}
+	cmd.Flags().StringVar(&publicIPv6, "public-ipv6", "", "likewise its IPv6 address")
 	cmd.Flags().StringVar(&publicIP, "public-ip", "", "address of the node to come, which it will have as its own or as --public-ip")
 	return cmd
 }
@@ -68,7 +78,7 @@ func reserve(ctx context.Context, cmd *cobra.Command, s *store.Store, name strin
 	if err != nil {
 		return tryAgain(err)
 	}
-	fmt.Fprintf(cmd.OutOrStdout(), "%s is reserved for node %v\n", r.Lease.Key, r.Lease.PublicIP)
+	fmt.Fprintf(cmd.OutOrStdout(), "%s is reserved for node %v\n", r.Lease.Key, r.Lease.Node())
 	return nil
 }
 
@@ -87,7 +97,7 @@ func staysReserved(ctx context.Context, s *store.Store, r store.Record) error {
 		}
 		if !now.Reserved() {
 			return fmt.Errorf("lease %s has a time limit again: node %v runs flanneld, it seems, which undoes a reservation; bpfnet keeps one",
-				r.Lease.Key, r.Lease.PublicIP)
+				r.Lease.Key, r.Lease.Node())
 		}
 		select {
 		case <-deadline:
@@ -97,19 +107,26 @@ func staysReserved(ctx context.Context, s *store.Store, r store.Record) error {
 	}
 }
 
-func reserveFor(ctx context.Context, cmd *cobra.Command, s *store.Store, name string, publicIP netip.Addr) error {
-	subnet, err := netip.ParsePrefix(name)
-	if err != nil {
-		return fmt.Errorf("%q is no subnet: give one such as 10.5.1.0/24", name)
+func reserveFor(ctx context.Context, cmd *cobra.Command, s *store.Store, names []string, l store.Lease) error {
+	for _, name := range names {
+		subnet, err := netip.ParsePrefix(name)
+		of := &l.Subnet
+		if subnet.Addr().Is6() {
+			of = &l.Subnet6
+		}
+		if err != nil || of.IsValid() {
+			return fmt.Errorf("%q is no subnet: give one such as 10.5.1.0/24, and at most one of each family", name)
+		}
+		*of = subnet
 	}
 	c, err := s.Config(ctx)
 	if err != nil {
 		return err
 	}
-	if err = s.ReserveFor(ctx, c, subnet, publicIP); err != nil {
+	if err = s.ReserveFor(ctx, c, l); err != nil {
 		return tryAgain(err)
 	}
-	fmt.Fprintf(cmd.OutOrStdout(), "%v is reserved for node %v, when it comes\n", subnet, publicIP)
+	fmt.Fprintf(cmd.OutOrStdout(), "%s is reserved for node %v, when it comes\n", strings.Join(names, " and "), l.Node())
 	return nil
 }
 
@@ -177,7 +194,7 @@ func alive(cmd *cobra.Command, r store.Record) error {
 		return nil // a reservation for a node to come, or no lease at all
 	}
 	s, err := fetchStatus(cmd)
-	if err == nil && s.Subnet == r.Lease.Subnet {
+	if err == nil && s.Lease == r.Lease.Key {
 		return fmt.Errorf("lease %s is that of this node, whose daemon is running and would put it back: stop it first", r.Lease.Key)
 	}
 	ends := "it is reserved: `bpfnet lease unreserve` has it end in a day"
@@ -185,7 +202,7 @@ func alive(cmd *cobra.Command, r store.Record) error {
 		ends = fmt.Sprintf("it ends by itself in %s", time.Until(r.Expires).Round(time.Minute))
 	}
 	return fmt.Errorf("lease %s is that of node %v, which may be alive: stop its daemon first, then --force deletes it (%s)",
-		r.Lease.Key, r.Lease.PublicIP, ends)
+		r.Lease.Key, r.Lease.Node(), ends)
 }
 
 // findLease finds what the user calls name.

@@ -3,6 +3,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -24,10 +25,12 @@ type leaseRow struct {
 	Key      string         `json:"key"` // under PREFIX/subnets/
 	Subnet   netip.Prefix   `json:"subnet,omitzero"`
 	Subnet6  netip.Prefix   `json:"subnet6,omitzero"`
-	Node     netip.Addr     `json:"node,omitzero"`
+	Node     netip.Addr     `json:"node,omitzero"` // on the underlay
+	Node6    netip.Addr     `json:"node6,omitzero"`
 	Backend  topology.Encap `json:"backend,omitempty"`
 	VNI      *uint32        `json:"vni,omitempty"` // of vxlan alone
 	VTEPMAC  string         `json:"vtep_mac,omitempty"`
+	VTEPMAC6 string         `json:"vtep_mac6,omitempty"`
 	Reserved bool           `json:"reserved"`
 	Pending  bool           `json:"pending"`          // reserved, and its node has not come yet
 	Expires  time.Time      `json:"expires,omitzero"` // in UTC; never where it is reserved
@@ -78,10 +81,11 @@ func leaseRows(ctx context.Context, s *store.Store) ([]leaseRow, error) {
 		if err == nil && row.Problem == "" {
 			row.Problem = leaseProblem(c, r)
 		}
-		if first, twice := of[row.Node]; twice && row.Node.IsValid() && row.Problem == "" {
-			row.Problem = fmt.Sprintf("node %v has lease %s too", row.Node, first)
+		node := r.Lease.Node()
+		if first, twice := of[node]; twice && node.IsValid() && row.Problem == "" {
+			row.Problem = fmt.Sprintf("node %v has lease %s too", node, first)
 		}
-		of[row.Node] = row.Key
+		of[node] = row.Key
 		rows = append(rows, row)
 	}
 	return rows, nil
@@ -90,17 +94,14 @@ func leaseRows(ctx context.Context, s *store.Store) ([]leaseRow, error) {
 func newLeaseRow(r store.Record) leaseRow {
 	l := r.Lease
 	row := leaseRow{
-		Key: l.Key, Subnet: l.Subnet, Subnet6: l.Subnet6, Node: l.PublicIP, Backend: l.Backend,
+		Key: l.Key, Subnet: l.Subnet, Subnet6: l.Subnet6, Node: l.PublicIP, Node6: l.PublicIPv6, Backend: l.Backend,
 		Reserved: r.Reserved(), Pending: errors.Is(r.Bad, store.ErrPending), Expires: r.Expires.UTC().Truncate(time.Second),
 	}
 	if r.Reserved() {
 		row.Expires = time.Time{}
 	}
-	if !row.Node.IsValid() {
-		row.Node = l.PublicIPv6
-	}
 	if r.Bad == nil && l.Backend == topology.EncapVXLAN {
-		row.VNI, row.VTEPMAC = &l.VNI, l.MAC.String()
+		row.VNI, row.VTEPMAC, row.VTEPMAC6 = &l.VNI, macText(l.MAC), macText(l.MACv6)
 	}
 	if r.Bad != nil && !row.Pending {
 		row.Problem = r.Bad.Error()
@@ -108,12 +109,21 @@ func newLeaseRow(r store.Record) leaseRow {
 	return row
 }
 
+func macText(m topology.MAC) string {
+	if m == (topology.MAC{}) {
+		return ""
+	}
+	return m.String()
+}
+
 // leaseProblem is what the network config has against a lease.
 func leaseProblem(c store.Config, r store.Record) string {
 	l, pending := r.Lease, r.Bad != nil
 	switch {
-	case !c.Fits(l.Subnet):
+	case l.Subnet.IsValid() && !c.Fits(l.Subnet) || l.Subnet6.IsValid() && !c.Fits(l.Subnet6):
 		return "subnet is none of the network's: its node gets another one"
+	case c.EnableIPv4 != l.Subnet.IsValid() || c.EnableIPv6 != l.Subnet6.IsValid():
+		return "lacks a subnet of one of the network's families: restart that node"
 	case pending:
 		return ""
 	case l.Backend != c.Backend.Type:
@@ -128,19 +138,26 @@ func printLeases(w io.Writer, rows []leaseRow, now time.Time) error {
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(t, "SUBNET\tNODE\tBACKEND\tVNI\tVTEP MAC\tEXPIRES\tPROBLEM")
 	for _, r := range rows {
-		subnet, node, vni := r.Key, "", ""
-		if r.Subnet.IsValid() {
-			subnet = r.Subnet.String()
-		}
-		if r.Node.IsValid() {
-			node = r.Node.String()
-		}
+		vni := ""
 		if r.VNI != nil {
 			vni = fmt.Sprint(*r.VNI)
 		}
-		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\t%s\n", subnet, node, r.Backend, vni, r.VTEPMAC, r.expiry(now), r.Problem)
+		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\t%s\n", cmp.Or(both(r.Subnet, r.Subnet6), r.Key), both(r.Node, r.Node6),
+			r.Backend, vni, both(r.VTEPMAC, r.VTEPMAC6), r.expiry(now), r.Problem)
 	}
 	return t.Flush()
+}
+
+// both lists what a lease has of IPv4 and of IPv6, in one column.
+func both[T comparable](v4, v6 T) string {
+	var none T
+	var parts []string
+	for _, v := range []T{v4, v6} {
+		if v != none {
+			parts = append(parts, fmt.Sprint(v))
+		}
+	}
+	return strings.Join(parts, ",")
 }
 
 func (r leaseRow) expiry(now time.Time) string {

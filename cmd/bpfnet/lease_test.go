@@ -140,7 +140,7 @@ func TestLeaseReserve(t *testing.T) {
 		{"reserve rubbish", "", "rubbish is no lease", "rubbish", "x", true},
 		{"reserve 10.5.7.0/24 --public-ip 192.168.64.7", "10.5.7.0/24 is reserved for node 192.168.64.7, when it comes\n", "",
 			"10.5.7.0-24", strings.Replace(toCome, "64.4", "64.7", 1), true},
-		{"reserve 10.5.7.0/24 --public-ip 192.168.64.8", "", "reserve 10.5.7.0/24: subnet 10.5.7.0/24 is that of lease", "10.5.7.0-24",
+		{"reserve 10.5.7.0/24 --public-ip 192.168.64.8", "", "reserve 10.5.7.0-24: it is that of lease 10.5.7.0-24: choose a free one", "10.5.7.0-24",
 			strings.Replace(toCome, "64.4", "64.7", 1), true},
 		{"reserve 10.5.8 --public-ip 192.168.64.8", "", `"10.5.8" is no subnet`, "10.5.8.0-24", "", false},
 		{"reserve 10.5.8.0/24 --public-ip 224.0.0.1", "", "--public-ip 224.0.0.1: is no address", "10.5.8.0-24", "", false},
@@ -162,6 +162,52 @@ func TestLeaseReserve(t *testing.T) {
 		}
 		if value, forever := etcdKey(t, cli, "subnets/"+step.key); value != step.value || forever != step.forever {
 			t.Errorf("%s: etcd holds %s, for ever: %t", step.command, value, forever)
+		}
+	}
+}
+
+// TestLeasesOfTwoFamilies lists, reserves and releases what is dual-stack.
+func TestLeasesOfTwoFamilies(t *testing.T) {
+	const (
+		dualKey = "10.5.1.0-24&fc00:0:0:1::-64"
+		dual    = `{"PublicIP":"192.168.64.1","PublicIPv6":"2001:db8::1","BackendType":"vxlan","BackendData":{"VNI":1,"VtepMAC":"c6:d2:32:6f:8f:41"},` +
+			`"BackendV6Data":{"VNI":1,"VtepMAC":"c6:d2:32:6f:8f:61"}}`
+	)
+	endpoint, cli := etcdServer(t, map[string]string{
+		"config":             `{"EnableIPv6":true,"Network":"10.5.0.0/16","IPv6Network":"fc00::/48","Backend":{"Type":"vxlan"}}`,
+		"subnets/" + dualKey: dual, "subnets/10.5.2.0-24": strings.NewReplacer("64.1", "64.2", "8f:41", "8f:42").Replace(vxlanLease1),
+	})
+	out, err := execute(t, "lease", "list", "--etcd-endpoints", endpoint)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i, want := range []string{
+		"SUBNET NODE BACKEND VNI VTEP MAC EXPIRES PROBLEM",
+		"10.5.1.0/24,fc00:0:0:1::/64 192.168.64.1,2001:db8::1 vxlan 1 c6:d2:32:6f:8f:41,c6:d2:32:6f:8f:61 in 24h0m",
+		"10.5.2.0/24 192.168.64.2 vxlan 1 c6:d2:32:6f:8f:42 in 24h0m lacks a subnet of one of the network's families: restart that node",
+	} {
+		if got := strings.Join(strings.Fields(strings.Split(out, "\n")[i]), " "); got != want {
+			t.Errorf("line %d is\n %s\nwant\n %s", i, got, want)
+		}
+	}
+	for _, step := range []struct{ command, out, err, key, value string }{
+		{"reserve fc00:0:0:1::/64", dualKey + " is reserved for node 192.168.64.1\n", "", dualKey, dual},
+		{"reserve 10.5.1.0/24 fc00:0:0:1::/64", "", "a lease has both subnets", dualKey, dual},
+		{"reserve 10.5.7.0/24 10.5.8.0/24 --public-ip 192.168.64.7", "", `"10.5.8.0/24" is no subnet`, "10.5.7.0-24", ""},
+		{"reserve 10.5.7.0/24 --public-ipv6 192.168.64.7", "", "--public-ipv6 192.168.64.7: is no address", "10.5.7.0-24", ""},
+		{"reserve fc00:0:0:9::/64 10.5.7.0/24 --public-ip 192.168.64.7",
+			"fc00:0:0:9::/64 and 10.5.7.0/24 is reserved for node 192.168.64.7, when it comes\n", "",
+			"10.5.7.0-24&fc00:0:0:9::-64", strings.Replace(toCome, "64.4", "64.7", 1)},
+		{"reserve fc00:0:0:a::/64 --public-ipv6 2001:db8::9", "fc00:0:0:a::/64 is reserved for node 2001:db8::9, when it comes\n", "",
+			"0.0.0.0-0&fc00:0:0:a::-64", `{"PublicIP":"0.0.0.0","PublicIPv6":"2001:db8::9","BackendType":"reserved"}`},
+		{"release fc00:0:0:9::/64", "10.5.7.0-24&fc00:0:0:9::-64 is deleted\n", "", "10.5.7.0-24&fc00:0:0:9::-64", ""},
+	} {
+		out, err := execute(t, append([]string{"lease", "--etcd-endpoints", endpoint, "--run-dir", t.TempDir()}, strings.Fields(step.command)...)...)
+		if step.err == "" && err != nil || step.err != "" && (err == nil || !strings.HasPrefix(err.Error(), step.err)) || out != step.out {
+			t.Errorf("%s: %q, error %v; want %q, error %s", step.command, out, err, step.out, step.err)
+		}
+		if value, _ := etcdKey(t, cli, "subnets/"+step.key); value != step.value {
+			t.Errorf("%s: etcd holds %s", step.command, value)
 		}
 	}
 }
@@ -195,8 +241,8 @@ func TestLeaseReserveOfFlanneld(t *testing.T) {
 func TestLeaseOfThisNode(t *testing.T) {
 	endpoint, cli := someLeases(t)
 	runDir := daemonAt(t, node.Status{
-		Subnet: netip.MustParsePrefix("10.5.1.0/24"),
-		Etcd:   node.EtcdAccess{Endpoints: []string{endpoint}, Prefix: store.DefaultPrefix},
+		Lease: "10.5.1.0-24",
+		Etcd:  node.EtcdAccess{Endpoints: []string{endpoint}, Prefix: store.DefaultPrefix},
 	})
 	_, err := execute(t, "lease", "release", "10.5.1.0/24", "--run-dir", runDir)
 	if err == nil || !strings.HasPrefix(err.Error(), "lease 10.5.1.0-24 is that of this node, whose daemon is running") {

@@ -336,6 +336,7 @@ func (l *loop) publishStatus(state topology.State) {
 	revision := l.revision
 	l.mu.Unlock()
 	l.status.update(func(now *Status) {
+		now.Lease = l.held.Lease().Key
 		now.Node, now.Subnet, now.Network = l.self.Node, l.self.Subnet, l.config.Network
 		now.Backend, now.MTU, now.Revision = string(l.self.Encap), l.self.MTU, revision
 		if l.dataplane.inPlace() {

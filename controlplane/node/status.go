@@ -31,6 +31,7 @@ const SocketName = "bpfnet.sock"
 type Status struct {
 	Ready      bool         `json:"ready"`
 	Node       netip.Addr   `json:"node"`
+	Lease      string       `json:"lease,omitempty"` // the key of the node's own, under PREFIX/subnets/
 	Subnet     netip.Prefix `json:"subnet"`
 	Network    netip.Prefix `json:"network"`
 	Backend    string       `json:"backend,omitempty"`

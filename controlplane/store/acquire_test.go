@@ -177,20 +177,6 @@ func TestAcquireKeepsReservation(t *testing.T) {
 	}
 }
 
-// TestAcquireKeepsIPv6 checks that the IPv6 half of a lease that flannel on
-// this node wrote survives: flanneld's peers crash without it.
-func TestAcquireKeepsIPv6(t *testing.T) {
-	const key = "10.0.2.0-24&2001:db8:42:1::-64"
-	const value = `{"PublicIP":"192.168.32.245","PublicIPv6":"2001:db8::3","BackendType":"vxlan",` +
-		`"BackendData":{"VNI":1,"VtepMAC":"02:00:00:00:00:01"},"BackendV6Data":{"VNI":1,"VtepMAC":"c6:d2:32:6f:8f:45"}}`
-	e := newEtcd(t)
-	e.put("subnets/"+key, value)
-	h := acquire(t, e.open(Options{}), mustParseConfig(t, fourSubnets), wantOf("192.168.32.245"))
-	if got, _ := e.get("subnets/" + key); h.Lease().Key != key || got != value {
-		t.Errorf("acquired %s, etcd holds\n%s", h.Lease().Key, got)
-	}
-}
-
 // TestAcquireVTEPMAC checks which MAC a node goes by that finds its lease in etcd.
 func TestAcquireVTEPMAC(t *testing.T) {
 	const ours, theirs = "c6:d2:32:6f:8f:44", "02:00:00:00:00:01" // mac1, and what flannel made up
@@ -239,7 +225,7 @@ func TestAcquireVTEPMAC(t *testing.T) {
 func TestAcquireErrors(t *testing.T) {
 	e := newEtcd(t)
 	s := e.open(Options{})
-	v6 := mustParseConfig(t, `{"EnableIPv4":false,"EnableIPv6":true,"IPv6Network":"fc00::/48"}`)
+	v6 := mustParseConfig(t, onlySix)
 	noMAC, inside := wantOf("192.168.32.245"), wantOf("10.0.2.9")
 	noMAC.MAC = topology.MAC{}
 	inside.Prefer = prefix("10.0.2.0/24")
@@ -249,7 +235,9 @@ func TestAcquireErrors(t *testing.T) {
 		want   Want
 		err    string
 	}{
-		{"IPv6 alone", v6, wantOf("192.168.32.245"), "the network has no IPv4"},
+		{"IPv6 alone and no PublicIPv6", v6, wantOf("192.168.32.245"), "PublicIPv6 is missing"},
+		{"IPv6 alone and no MAC", v6, Want{PublicIPv6: addr("2001:db8::1"), Backend: topology.EncapVXLAN, VNI: 1}, "needs a VTEP MAC"},
+		{"dual stack and no PublicIPv6", mustParseConfig(t, dualSubnets), wantOf("192.168.32.245"), "needs a VTEP MAC of its own"},
 		{"no MAC", mustParseConfig(t, fourSubnets), noMAC, "needs a VTEP MAC"},
 		{"no PublicIP", mustParseConfig(t, fourSubnets), Want{Backend: topology.EncapIPIP}, "PublicIP 0.0.0.0 is no node's address"},
 		{"node in its own subnet", mustParseConfig(t, fourSubnets), inside, "lies in the lease's own subnet"},

@@ -31,7 +31,7 @@ type Config struct {
 	SubnetMin  netip.Addr   // the first subnet to be leased, by its first address
 	SubnetMax  netip.Addr   // the last one
 
-	// The same for IPv6, kept for the nodes that carry it.
+	// The same for IPv6.
 	EnableIPv6    bool
 	IPv6Network   netip.Prefix
 	IPv6SubnetLen int
@@ -62,6 +62,10 @@ const vniMax = 1<<24 - 1
 // An MTU below is no IPv4 link (RFC 791); one above does not fit the length
 // field of an IPv4 header.
 const mtuMin, mtuMax = 68, 65535
+
+// MinIPv6MTU is the least that a link has to carry for IPv6 (RFC 8200 section
+// 5), in bytes: on one with less the kernel has none.
+const MinIPv6MTU = 1280
 
 // defaultPorts holds the backends bpfnet knows and the port each defaults to:
 // the Linux kernel's for vxlan (drivers/net/vxlan) and flannel's for udp.
@@ -117,7 +121,22 @@ func parseConfig(data []byte) (Config, error) {
 		return Config{}, err
 	}
 	c.Backend = b
-	return c, nil
+	if c.EnableIPv6 {
+		err = b.carriesIPv6()
+	}
+	return c, err
+}
+
+// carriesIPv6 tells what keeps a backend from it.
+func (b Backend) carriesIPv6() error {
+	low := MinIPv6MTU + b.Type.Overhead(netip.IPv6Unspecified())
+	switch {
+	case b.Type == topology.EncapUDP:
+		return errors.New("EnableIPv6 is set, but Backend.Type udp carries IPv4 alone, with flannel too: give vxlan, ipip or host-gw")
+	case b.MTU != 0 && b.Type == topology.EncapVXLAN && b.MTU < low:
+		return fmt.Errorf("Backend.MTU %d leaves containers less than the %d bytes that IPv6 needs: give %d or more", b.MTU, MinIPv6MTU, low)
+	}
+	return nil
 }
 
 // parseBackend reads the Backend object; flannel takes its absence for udp.
@@ -206,9 +225,6 @@ func (c Config) Warnings() []string {
 	var out []string
 	if c.Unknown != "" {
 		out = append(out, fmt.Sprintf("fields that are not known are ignored, as by flannel: %q: misspelt?", c.Unknown))
-	}
-	if c.EnableIPv6 {
-		out = append(out, "EnableIPv6 is set, but IPv6 is not carried yet: containers reach each other by IPv4 only")
 	}
 	if c.Backend.GBP {
 		out = append(out, "Backend.GBP is set, but group policy tags are neither sent nor read")

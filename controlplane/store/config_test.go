@@ -35,7 +35,7 @@ func TestParseConfig(t *testing.T) {
 	}
 	v6 := func(network string, length int, first, last string) Config {
 		return Config{EnableIPv6: true, IPv6Network: prefix(network), IPv6SubnetLen: length,
-			IPv6SubnetMin: addr(first), IPv6SubnetMax: addr(last), Backend: udp}
+			IPv6SubnetMin: addr(first), IPv6SubnetMax: addr(last), Backend: vxlan}
 	}
 	wide := func(b Backend) Config { return v4("172.244.0.0/14", 24, "172.244.1.0", "172.247.255.0", b) }
 	for _, tt := range []struct {
@@ -46,10 +46,10 @@ func TestParseConfig(t *testing.T) {
 		{"defaults", `{ "network": "10.3.0.0/16" }`, v4("10.3.0.0/16", 24, "10.3.1.0", "10.3.255.0", udp)},
 		{"overrides", `{ "Network": "10.3.0.0/16", "SubnetMin": "10.3.5.0", "SubnetMax": "10.3.8.0", "SubnetLen": 28 }`,
 			v4("10.3.0.0/16", 28, "10.3.5.0", "10.3.8.0", udp)},
-		{"IPv6 defaults", `{ "enableIPv6": true, "ipv6Network": "fc00::/48", "enableIPv4": false }`,
+		{"IPv6 defaults", `{ "enableIPv6": true, "ipv6Network": "fc00::/48", "enableIPv4": false, "Backend": { "Type": "vxlan" } }`,
 			v6("fc00::/48", 64, "fc00:0:0:1::", "fc00:0:0:ffff::")},
 		{"IPv6 overrides", `{ "EnableIPv6": true, "IPv6Network": "fc00::/48", "IPv6SubnetMin": "fc00:0:0:1::",
-			"IPv6SubnetMax": "fc00:0:0:f::", "IPv6SubnetLen": 124, "enableIPv4": false }`,
+			"IPv6SubnetMax": "fc00:0:0:f::", "IPv6SubnetLen": 124, "enableIPv4": false, "Backend": { "Type": "vxlan" } }`,
 			v6("fc00::/48", 124, "fc00:0:0:1::", "fc00:0:0:f::")},
 
 		{"/22 has room for four /24", `{"Network":"10.3.0.0/22"}`, v4("10.3.0.0/22", 24, "10.3.1.0", "10.3.3.0", udp)},
@@ -127,6 +127,10 @@ func TestParseConfigErrors(t *testing.T) {
 			"IPv6SubnetLen 127 is not within 1 to 126"},
 		{`{"EnableIPv4":false,"EnableIPv6":true,"IPv6Network":"fc00::/48","IPv6SubnetMin":"fc00::1"}`,
 			"IPv6SubnetMin fc00::1 is not where a /64 begins: give fc00::"},
+		{`{"Network":"10.3.0.0/16","EnableIPv6":true,"IPv6Network":"fc00::/48"}`,
+			"EnableIPv6 is set, but Backend.Type udp carries IPv4 alone, with flannel too: give vxlan, ipip or host-gw"},
+		{`{"Network":"10.3.0.0/16","EnableIPv6":true,"IPv6Network":"fc00::/48","Backend":{"Type":"vxlan","MTU":1349}}`,
+			"Backend.MTU 1349 leaves containers less than the 1280 bytes that IPv6 needs: give 1350 or more"},
 		{`{"Network":"10.3.0.0/16","Backend":"vxlan"}`, "config.Backend is of type string, not an object"},
 		{`{"Network":"10.3.0.0/16","Backend":null}`,
 			`Backend.Type is missing: give "vxlan", "ipip", "host-gw" or "udp"`},
@@ -183,9 +187,9 @@ func TestConfigWarnings(t *testing.T) {
 	if w := (Config{EnableIPv4: true, Backend: vxlan}).Warnings(); len(w) != 0 {
 		t.Errorf("plain config warns of %q", w)
 	}
-	w := Config{EnableIPv4: true, EnableIPv6: true, Backend: Backend{Type: topology.EncapIPIP, MTU: 1400, GBP: true, Learning: true}}.Warnings()
-	if len(w) != 4 || !strings.HasPrefix(w[0], "EnableIPv6 is set") {
-		t.Errorf("got warnings %q, want four", w)
+	w := Config{EnableIPv4: true, Backend: Backend{Type: topology.EncapIPIP, MTU: 1400, GBP: true, Learning: true}}.Warnings()
+	if len(w) != 3 || !strings.HasPrefix(w[0], "Backend.GBP is set") {
+		t.Errorf("got warnings %q, want three", w)
 	}
 	for _, typ := range []topology.Encap{topology.EncapUDP, topology.EncapNone} {
 		w = Config{EnableIPv4: true, Backend: Backend{Type: typ, DirectRouting: true}}.Warnings()
@@ -207,17 +211,21 @@ func FuzzParseConfig(f *testing.F) {
 			}
 			return
 		}
-		if !c.EnableIPv4 {
-			return
-		}
-		r := subnetRange{c.Network, c.SubnetLen, c.SubnetMin, c.SubnetMax}
-		free := r.free(3, func(netip.Prefix) bool { return false })
-		if len(free) == 0 {
-			t.Errorf("%+v has no subnet to lease", c)
-		}
-		for _, p := range free {
-			if !r.fits(p) || !c.Network.Contains(p.Addr()) || p != p.Masked() {
-				t.Errorf("%+v leases %v", c, p)
+		for _, r := range []subnetRange{c.v4(), c.v6()} {
+			if !r.network.IsValid() {
+				continue
+			}
+			free := r.free(3, func(netip.Prefix) bool { return false })
+			if len(free) == 0 {
+				t.Errorf("%+v has no subnet to lease", c)
+			}
+			for _, p := range free {
+				if !c.Fits(p) || !r.network.Contains(p.Addr()) || p != p.Masked() {
+					t.Errorf("%+v leases %v", c, p)
+				}
+				if v6 := c.beside(p); p.Addr().Is4() && v6.IsValid() && (v6.Bits() != c.IPv6SubnetLen || !c.IPv6Network.Contains(v6.Addr())) {
+					t.Errorf("%+v leases %v beside %v", c, v6, p)
+				}
 			}
 		}
 	})

@@ -3,15 +3,43 @@
 package store
 
 import (
+	"encoding/binary"
 	"fmt"
 	"net/netip"
 	"strings"
 )
 
-// Fits reports whether nodes may lease subnet in this network.
-func (c Config) Fits(subnet netip.Prefix) bool {
-	r := subnetRange{network: c.Network, length: c.SubnetLen, first: c.SubnetMin, last: c.SubnetMax}
-	return subnet.IsValid() && subnet == subnet.Masked() && r.fits(subnet)
+// Fits reports whether nodes may lease subnet, of either family, in this network.
+func (c Config) Fits(subnet netip.Prefix) bool { return c.of(subnet).fits(subnet) }
+
+// of is what of the network nodes lease subnets like this one from.
+func (c Config) of(subnet netip.Prefix) subnetRange {
+	if subnet.Addr().Is6() {
+		return c.v6()
+	}
+	return c.v4()
+}
+
+func (c Config) v4() subnetRange {
+	return subnetRange{network: c.Network, length: c.SubnetLen, first: c.SubnetMin, last: c.SubnetMax}
+}
+
+func (c Config) v6() subnetRange {
+	return subnetRange{network: c.IPv6Network, length: c.IPv6SubnetLen, first: c.IPv6SubnetMin, last: c.IPv6SubnetMax}
+}
+
+// beside is the IPv6 subnet that has the same place in its network as subnet in
+// the IPv4 network; the zero Prefix where there is none.
+func (c Config) beside(subnet netip.Prefix) netip.Prefix {
+	v6 := c.v6()
+	if !subnet.Addr().Is4() || !c.Network.IsValid() || !v6.network.IsValid() {
+		return netip.Prefix{}
+	}
+	place := subnet.Addr().As4()
+	n := binary.BigEndian.Uint32(place[:])
+	base := c.Network.Addr().As4()
+	n = (n - binary.BigEndian.Uint32(base[:])) >> (32 - subnet.Bits())
+	return v6.nth(n)
 }
 
 // Difference says, a line each, in which fields c is another than old.

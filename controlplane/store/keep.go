@@ -7,7 +7,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net/netip"
 	"slices"
 	"sync"
 	"time"
@@ -18,8 +17,8 @@ import (
 
 // Held is a lease this node has acquired.
 type Held struct {
-	store   *Store
-	network netip.Prefix // that lease is of
+	store  *Store
+	config Config // of the network that lease is of
 
 	mu    sync.Mutex // for Lease, which may be called while Keep runs
 	lease Lease
@@ -151,7 +150,7 @@ func (h *Held) look(ctx context.Context, margin time.Duration, changed func(Even
 		return rev, time.Time{}, nil
 	}
 	if time.Until(h.life.ends) <= margin {
-		if err = h.write(ctx, kv.ModRevision); err != nil {
+		if err = h.write(ctx, h.unchanged(kv.ModRevision)); err != nil {
 			return 0, time.Time{}, err
 		}
 		changed(Event{Kind: Renewed, Lease: h.Lease()})
@@ -172,12 +171,12 @@ func (h *Held) reportForeign(kv *mvccpb.KeyValue, changed func(Event)) {
 	case err != nil:
 		err = fmt.Errorf("lease %s was overwritten by what is none (%w): delete its key and it is put back",
 			h.lease.Key, err)
-	case theirs.PublicIP == h.lease.PublicIP:
+	case theirs.Node() == h.lease.Node():
 		err = fmt.Errorf("lease %s was overwritten with this node's PublicIP %v but other data: "+
-			"give each node a PublicIP of its own, and run one daemon a node", h.lease.Key, h.lease.PublicIP)
+			"give each node a PublicIP of its own, and run one daemon a node", h.lease.Key, h.lease.Node())
 	default:
 		err = fmt.Errorf("lease %s was overwritten by node %v: restart one of the two nodes with another subnet, "+
-			"or delete the key and it is put back", h.lease.Key, theirs.PublicIP)
+			"or delete the key and it is put back", h.lease.Key, theirs.Node())
 	}
 	changed(Event{Kind: Altered, Lease: theirs, Err: err})
 }
@@ -204,7 +203,7 @@ func (h *Held) adopt(ctx context.Context, kv *mvccpb.KeyValue, changed func(Even
 			break
 		}
 		event = Event{Kind: Altered, Err: fmt.Errorf("lease %s was written again by another process: "+
-			"if another node has the PublicIP %v too, give each its own", h.lease.Key, h.lease.PublicIP)}
+			"if another node has the PublicIP %v too, give each its own", h.lease.Key, h.lease.Node())}
 	}
 	h.reserved, h.life = now == life{}, now
 	h.setRevisions(kv.CreateRevision, kv.ModRevision)
@@ -215,13 +214,11 @@ func (h *Held) adopt(ctx context.Context, kv *mvccpb.KeyValue, changed func(Even
 
 // recreate puts the key back if no other lease has its subnet by now.
 func (h *Held) recreate(ctx context.Context, margin time.Duration, changed func(Event)) (time.Time, error) {
-	claims, err := h.store.claims(ctx)
+	claims, revision, err := h.store.claims(ctx)
 	if err != nil {
 		return time.Time{}, err
 	}
-	i := slices.IndexFunc(claims, func(c claim) bool {
-		return c.within(h.network) && c.subnet.Overlaps(h.lease.Subnet)
-	})
+	i := slices.IndexFunc(claims, func(c claim) bool { return c.conflicts(h.config, h.lease) })
 	if i >= 0 && claims[i].key == h.lease.Key {
 		return time.Time{}, errRaced
 	}
@@ -234,7 +231,7 @@ func (h *Held) recreate(ctx context.Context, margin time.Duration, changed func(
 		return time.Now().Add(retryLost), nil
 	}
 	h.reserved = false
-	if err = h.write(ctx, 0); err != nil {
+	if err = h.write(ctx, h.absent(revision)); err != nil {
 		return time.Time{}, err
 	}
 	h.foreign, h.lost = 0, false

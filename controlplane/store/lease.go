@@ -40,6 +40,15 @@ type leaseValue struct {
 	BackendV6Data *vxlanData     `json:",omitempty"`
 }
 
+// Node is the address that the lease's node is known by: flannel tells leases
+// apart by their PublicIP, and those of IPv6 alone have none.
+func (l Lease) Node() netip.Addr {
+	if l.PublicIP.IsValid() {
+		return l.PublicIP
+	}
+	return l.PublicIPv6
+}
+
 // vxlanData is the BackendData of a vxlan lease.
 type vxlanData struct {
 	VNI     uint32
@@ -108,17 +117,8 @@ func ParseLease(key string, value []byte) (Lease, error) {
 	if err = json.Unmarshal(value, &v); err != nil {
 		return Lease{}, fmt.Errorf("value is no lease: %w", err)
 	}
-	if l.PublicIP, err = parsePublicIP("PublicIP", v.PublicIP, l.Subnet, ipv4.bits); err != nil {
+	if err = l.parsePublicIPs(v); err != nil {
 		return Lease{}, err
-	}
-	if v.PublicIPv6 != nil || !l.Subnet.IsValid() {
-		var s string
-		if v.PublicIPv6 != nil {
-			s = *v.PublicIPv6
-		}
-		if l.PublicIPv6, err = parsePublicIP("PublicIPv6", s, l.Subnet6, ipv6.bits); err != nil {
-			return Lease{}, err
-		}
 	}
 	if v.BackendType == pending {
 		return l, ErrPending
@@ -136,6 +136,26 @@ func ParseLease(key string, value []byte) (Lease, error) {
 		}
 	}
 	return l, nil
+}
+
+// parsePublicIPs takes over where the node is on the underlay. A lease of IPv4
+// has an IPv4 address, but in ipip, where the tunnel may be one over IPv6. What
+// is missing of IPv6 beside IPv4 keeps IPv4 from nothing.
+func (l *Lease) parsePublicIPs(v leaseValue) (err error) {
+	var v6 string
+	if v.PublicIPv6 != nil {
+		v6 = *v.PublicIPv6
+	}
+	noIPv4 := v.PublicIP == "" || v.PublicIP == noPublicIP
+	if noIPv4 && (!l.Subnet.IsValid() || v6 != "" && (v.BackendType == topology.EncapIPIP || v.BackendType == pending)) {
+		l.PublicIPv6, err = parsePublicIP("PublicIPv6", v6, l.Subnet6, ipv6.bits)
+		return err
+	}
+	if l.PublicIP, err = parsePublicIP("PublicIP", v.PublicIP, l.Subnet, ipv4.bits); err != nil || v6 == "" {
+		return err
+	}
+	l.PublicIPv6, err = parsePublicIP("PublicIPv6", v6, l.Subnet6, ipv6.bits)
+	return err
 }
 
 // parseVXLAN takes over what the value of a vxlan lease says of VTEPs.
@@ -180,12 +200,11 @@ func parseMAC(s string) (topology.MAC, error) {
 	return mac, nil
 }
 
-// parsePublicIP reads a node's address on the underlay. Without a subnet in
-// its family a lease may have none, which flannel writes as 0.0.0.0.
+// noPublicIP is how flannel writes that a node has no IPv4 address.
+const noPublicIP = "0.0.0.0"
+
+// parsePublicIP reads a node's address on the underlay.
 func parsePublicIP(field, s string, subnet netip.Prefix, bits int) (netip.Addr, error) {
-	if !subnet.IsValid() && (s == "" || s == "0.0.0.0") {
-		return netip.Addr{}, nil
-	}
 	if s == "" {
 		return netip.Addr{}, fmt.Errorf("%s is missing", field)
 	}
@@ -207,7 +226,7 @@ func (l Lease) Value() ([]byte, error) {
 	if _, known := defaultPorts[l.Backend]; !known && l.Backend != pending {
 		return nil, fmt.Errorf("encode lease %s: backend %q is not supported", l.Key, l.Backend)
 	}
-	v := leaseValue{PublicIP: "0.0.0.0"}
+	v := leaseValue{PublicIP: noPublicIP}
 	if l.PublicIP.IsValid() {
 		v.PublicIP = l.PublicIP.String()
 	}

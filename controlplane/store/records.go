@@ -135,36 +135,44 @@ func (s *Store) replace(ctx context.Context, r Record, op clientv3.Op) error {
 	return nil
 }
 
-// ReserveFor keeps a subnet for the node at an address, which has no lease yet.
-// The subnet must be one of the network's, and free.
-func (s *Store) ReserveFor(ctx context.Context, c Config, subnet netip.Prefix, node netip.Addr) error {
-	if !c.Fits(subnet) {
-		return fmt.Errorf("%v is no subnet of the network's: those are /%d, from %v to %v",
-			subnet, c.SubnetLen, c.SubnetMin, c.SubnetMax)
+// ReserveFor keeps l's subnets, of one family or both, for the node at l's
+// PublicIP or PublicIPv6, which has no lease yet; what else l says does not
+// count. The subnets must be of the network's, and free.
+func (s *Store) ReserveFor(ctx context.Context, c Config, l Lease) error {
+	l = Lease{
+		Key: leaseKey(l.Subnet, l.Subnet6), Subnet: l.Subnet, Subnet6: l.Subnet6,
+		PublicIP: l.PublicIP, PublicIPv6: l.PublicIPv6, Backend: pending,
 	}
-	if _, err := parsePublicIP("PublicIP", node.String(), subnet, ipv4.bits); err != nil {
+	for _, subnet := range []netip.Prefix{l.Subnet, l.Subnet6} {
+		if r := c.of(subnet); subnet.IsValid() && !r.fits(subnet) {
+			if !r.network.IsValid() {
+				return fmt.Errorf("%v is no subnet of the network's: it has none of this family", subnet)
+			}
+			return fmt.Errorf("%v is no subnet of the network's: those are /%d, from %v to %v", subnet, r.length, r.first, r.last)
+		}
+	}
+	value, err := l.Value()
+	if err != nil {
 		return err
 	}
-	err := s.retry(ctx, func(ctx context.Context, _ func()) error {
-		claims, err := s.claims(ctx)
-		if err != nil {
-			return err
+	if _, err = ParseLease(l.Key, value); !errors.Is(err, ErrPending) {
+		return err
+	}
+	err = s.retry(ctx, func(ctx context.Context, _ func()) error {
+		claims, revision, listErr := s.claims(ctx)
+		if listErr != nil {
+			return listErr
 		}
 		for _, other := range claims {
 			switch {
-			case other.isOf(node):
-				return fmt.Errorf("node %v has lease %s: reserve that one", node, other.key)
-			case other.within(c.Network) && other.subnet.Overlaps(subnet):
-				return fmt.Errorf("subnet %v is that of lease %s: choose a free one", subnet, other.key)
+			case other.isOf(l.Node()):
+				return fmt.Errorf("node %v has lease %s: reserve that one", l.Node(), other.key)
+			case other.conflicts(c, l):
+				return fmt.Errorf("it is that of lease %s: choose a free one", other.key)
 			}
 		}
-		l := Lease{Key: leaseKey(subnet, netip.Prefix{}), Subnet: subnet, PublicIP: node, Backend: pending}
-		value, err := l.Value()
-		if err != nil {
-			return err
-		}
 		resp, err := s.cli.Txn(ctx).
-			If(clientv3.Compare(clientv3.Version(s.subnets+l.Key).WithPrefix(), "=", 0)).
+			If((&Held{store: s, config: c, lease: l}).absent(revision).holds).
 			Then(clientv3.OpPut(s.subnets+l.Key, string(value))).
 			Commit()
 		if err == nil && !resp.Succeeded {
@@ -173,7 +181,7 @@ func (s *Store) ReserveFor(ctx context.Context, c Config, subnet netip.Prefix, n
 		return err
 	})
 	if err != nil {
-		return fmt.Errorf("reserve %v: %w", subnet, err)
+		return fmt.Errorf("reserve %s: %w", l.Key, err)
 	}
 	return nil
 }

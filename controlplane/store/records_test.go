@@ -112,7 +112,7 @@ func TestReserveFor(t *testing.T) {
 	e.put("subnets/10.0.1.0-24", ipip("192.168.32.8"))
 	for _, tt := range []struct{ subnet, node, want string }{
 		{"10.0.2.0/24", "192.168.32.9", ""},
-		{"10.0.2.0/24", "192.168.32.10", "subnet 10.0.2.0/24 is that of lease 10.0.2.0-24: choose a free one"},
+		{"10.0.2.0/24", "192.168.32.10", "it is that of lease 10.0.2.0-24: choose a free one"},
 		{"10.0.3.0/24", "192.168.32.8", "node 192.168.32.8 has lease 10.0.1.0-24: reserve that one"},
 		{"10.0.3.0/24", "192.168.32.9", "node 192.168.32.9 has lease 10.0.2.0-24"},
 		{"10.0.0.0/24", "192.168.32.11", "10.0.0.0/24 is no subnet of the network's: those are /24, from 10.0.1.0 to 10.0.3.0"},
@@ -121,7 +121,7 @@ func TestReserveFor(t *testing.T) {
 		{"10.0.3.0/24", "10.0.3.9", "lies in the lease's own subnet"},
 		{"10.0.3.0/24", "224.0.0.1", "is no node's address"},
 	} {
-		err := s.ReserveFor(t.Context(), c, prefix(tt.subnet), addr(tt.node))
+		err := s.ReserveFor(t.Context(), c, Lease{Subnet: prefix(tt.subnet), PublicIP: addr(tt.node)})
 		if (tt.want == "") != (err == nil) || err != nil && (!strings.Contains(err.Error(), tt.want) || strings.Contains(err.Error(), "\n")) {
 			t.Errorf("%s for %s: error %v, want %q", tt.subnet, tt.node, err, tt.want)
 		}

@@ -110,7 +110,22 @@ func (f family) bound(r subnetRange, field, s string, otherwise netip.Addr) (net
 
 // fits reports whether nodes may lease subnet under r.
 func (r subnetRange) fits(subnet netip.Prefix) bool {
-	return subnet.Bits() == r.length && !subnet.Addr().Less(r.first) && !r.last.Less(subnet.Addr())
+	return r.network.IsValid() && subnet.IsValid() && subnet == subnet.Masked() && subnet.Bits() == r.length && !subnet.Addr().Less(r.first) && !r.last.Less(subnet.Addr())
+}
+
+// nth returns the network's subnet number n, from 0; the zero Prefix if it has none.
+func (r subnetRange) nth(n uint32) netip.Prefix {
+	b := r.network.Addr().As16() // of IPv6
+	for i := r.length - 1; i >= r.network.Bits() && n != 0; i-- {
+		if n&1 != 0 {
+			b[i/8] |= byte(0x80) >> (i % 8)
+		}
+		n >>= 1
+	}
+	if n != 0 {
+		return netip.Prefix{}
+	}
+	return netip.PrefixFrom(netip.AddrFrom16(b), r.length)
 }
 
 // free returns the first n subnets of r that taken does not report.

@@ -169,6 +169,8 @@ func (b *builder) outer(l Lease) (netip.Addr, error) {
 		return netip.Addr{}, fmt.Errorf("has no %s: restart that node, or delete the lease", familyOf(l.Subnet.Addr()).address)
 	case !own.IsValid():
 		return netip.Addr{}, fmt.Errorf("has the %s %s, and this node has none: give both nodes an address of the same family", f.address, node)
+	case node.Is6() && node.IsLinkLocalUnicast():
+		return netip.Addr{}, fmt.Errorf("its %s %s is of one link alone: give that node a global address", f.address, node)
 	case node == own || slices.Contains(b.in.Public, node):
 		return netip.Addr{}, fmt.Errorf("carries this node's own %s %s: "+
 			"if another node uses the address give it its own %s, else delete the old lease", f.address, node, f.flag)

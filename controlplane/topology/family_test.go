@@ -102,6 +102,8 @@ func TestBuildProblemsInIPv6(t *testing.T) {
 		"own PublicIPv6": {lease("172.246.0.0/24 192.168.32.245"),
 			"carries this node's own PublicIPv6 2001:db8::c0a8:20f5: " +
 				"if another node uses the address give it its own --public-ipv6, else delete the old lease; not served"},
+		"link-local": {lease("172.246.0.0/24 192.168.32.246", node("fe80::1")),
+			"its PublicIPv6 fe80::1 is of one link alone: give that node a global address; not served"},
 		"no way": {lease("172.246.0.0/24 198.51.100.1"),
 			"no way through the underlay to its PublicIPv6 2001:db8::c633:6401: network is unreachable; not served"},
 	} {

@@ -54,6 +54,18 @@ type DatapathEvent struct {
 	Pad      [6]uint8
 }
 
+type DatapathFamily struct {
+	_              structs.HostLayout
+	IndexBase      [2]uint64
+	IndexShift     uint32
+	IndexFirst     uint32
+	IndexCount     uint32
+	Node           DatapathAddr
+	OverlayIfindex uint32
+	OverlayMac     DatapathMac
+	Pad            [2]uint8
+}
+
 type DatapathFdbKey struct {
 	_   structs.HostLayout
 	Vni uint32
@@ -81,6 +93,8 @@ const (
 	DatapathHostFlagsHOST_SOURCE_PORT DatapathHostFlags = 1
 	DatapathHostFlagsHOST_INHERIT_TTL DatapathHostFlags = 2
 	DatapathHostFlagsHOST_INHERIT_DF  DatapathHostFlags = 4
+	DatapathHostFlagsHOST_FLOW_LABEL  DatapathHostFlags = 8
+	DatapathHostFlagsHOST_CHECKSUM    DatapathHostFlags = 16
 )
 
 type DatapathHostIndex uint32
@@ -176,27 +190,17 @@ type DatapathRouteKey struct {
 }
 
 type DatapathSettings struct {
-	_    structs.HostLayout
-	Node struct {
-		_    structs.HostLayout
-		Word [4]uint32
-	}
-	Network        uint32
-	OverlayIfindex uint32
-	OverlayMac     struct {
-		_    structs.HostLayout
-		Byte [6]uint8
-	}
-	VxlanPort  uint16
-	UdpPort    uint16
-	Ipip       uint8
-	Direct     uint8
-	Vni        uint32
-	IndexBase  uint32
-	IndexShift uint32
-	IndexCount uint32
-	Conntrack  uint8
-	Pad        [3]uint8
+	_         structs.HostLayout
+	Ipv4      DatapathFamily
+	Ipv6      DatapathFamily
+	Network   uint32
+	Vni       uint32
+	VxlanPort uint16
+	UdpPort   uint16
+	Ipip      uint8
+	Direct    uint8
+	Conntrack uint8
+	Pad       uint8
 }
 
 // Names of all BPF objects in the ELF.

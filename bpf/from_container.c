@@ -37,7 +37,7 @@ static __always_inline enum reason by_bpfnet0(struct walk *w, struct packet *p,
 	if (reason != ONWARD)
 		return reason;
 	ipv4_decrement_ttl(p->ip);
-	return redirected(w, bpf_redirect(config.overlay_ifindex, 0), FORWARD_TO_OVERLAY);
+	return redirected(w, bpf_redirect(config.ipv4.overlay_ifindex, 0), FORWARD_TO_OVERLAY);
 }
 
 static __always_inline enum reason to_remote(struct walk *w, struct packet *p,

@@ -27,7 +27,7 @@ static __always_inline enum reason decapsulate(struct walk *w, struct tunnel *t)
 	int reason, tos;
 
 	if (t->inner_eth && (t->inner_eth->h_proto != bpf_htons(ETH_P_IP) ||
-			     !mac_equal(t->inner_eth->h_dest, config.overlay_mac.byte))) {
+			     !mac_equal(t->inner_eth->h_dest, config.ipv4.overlay_mac.byte))) {
 		reason = check_source(t->outer->saddr, t->outer->saddr);
 		return reason == ONWARD ? pass_checked(w, PASS_INNER_NOT_ROUTED) : reason;
 	}

@@ -119,7 +119,7 @@ func specFor(o Options) (*ebpf.CollectionSpec, error) {
 	}
 	for name, size := range map[string]uint32{
 		"routes":      o.Sizes.Routes,
-		"route_index": max(1, o.Settings.IndexCount),
+		"route_index": max(1, o.Settings.Ipv4.IndexCount+o.Settings.Ipv6.IndexCount),
 		"hosts":       o.Sizes.Hosts,
 		"nodes":       o.Sizes.Hosts,
 		"neigh":       o.Sizes.Neighbours,
@@ -207,8 +207,12 @@ func sameNames(spec *ebpf.CollectionSpec, pinned, reuse map[string]*ebpf.Map) bo
 
 // sameKeys reports whether the entries of routes and route_index mean the same under both settings.
 func sameKeys(a, b *bpf.DatapathSettings) bool {
-	return a.Network == b.Network && a.IndexBase == b.IndexBase && a.IndexShift == b.IndexShift &&
-		a.IndexCount == b.IndexCount
+	return a.Network == b.Network && sameWindow(a.Ipv4, b.Ipv4) && sameWindow(a.Ipv6, b.Ipv6)
+}
+
+func sameWindow(a, b bpf.DatapathFamily) bool {
+	return a.IndexBase == b.IndexBase && a.IndexShift == b.IndexShift &&
+		a.IndexFirst == b.IndexFirst && a.IndexCount == b.IndexCount
 }
 
 // readSettings are those that the pinned maps were filled by.

@@ -62,7 +62,7 @@ func testOptions(t *testing.T) Options {
 	})
 	return Options{
 		PinDir:   pinDir,
-		Settings: bpf.DatapathSettings{Vni: 1, IndexShift: 8, IndexCount: 16},
+		Settings: bpf.DatapathSettings{Vni: 1, Ipv4: bpf.DatapathFamily{IndexShift: 8, IndexCount: 16}},
 		Sizes:    Sizes{Routes: 16, Hosts: 16, Neighbours: 16, Endpoints: 16},
 	}
 }

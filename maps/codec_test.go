@@ -207,17 +207,29 @@ func TestAddrKeyRefused(t *testing.T) {
 
 func TestSettings(t *testing.T) {
 	w := bpf.DatapathSettings{
-		Network: 7, OverlayIfindex: 3, Ipip: 1, Vni: 5,
+		Network: 7, Ipip: 1, Vni: 5,
 		VxlanPort: 0x1821, // 8472 in network byte order
 		UdpPort:   0x5d20, // 8285
-		IndexBase: 0xacf40000, IndexShift: 8, IndexCount: 1024,
+		Ipv4: bpf.DatapathFamily{
+			Node: Addr(netip.MustParseAddr("192.168.32.245")), OverlayIfindex: 3,
+			IndexBase: [2]uint64{0, 0xacf40000}, IndexShift: 8, IndexCount: 1024,
+		},
+		Ipv6: bpf.DatapathFamily{
+			Node: Addr(netip.MustParseAddr("2001:db8:32::245")), OverlayIfindex: 4,
+			IndexBase: [2]uint64{0xfd00_0042_0000_0000, 0}, IndexShift: 64, IndexFirst: 1024, IndexCount: 65536,
+		},
 	}
-	w.Node.Word = Addr(netip.MustParseAddr("192.168.32.245")).Word
-	w.OverlayMac.Byte = MAC{0xc6, 0, 0, 0, 0, 1}
+	w.Ipv4.OverlayMac.Byte, w.Ipv6.OverlayMac.Byte = MAC{0xc6, 0, 0, 0, 0, 1}, MAC{0xc6, 0, 0, 0, 0, 2}
 	want := &Settings{
-		Node: netip.MustParseAddr("192.168.32.245"), Network: 7, OverlayIfindex: 3,
-		OverlayMAC: MAC{0xc6, 0, 0, 0, 0, 1}, VXLANPort: 8472, UDPPort: 8285, IPIP: true, VNI: 5,
-		IndexBase: 0xacf40000, IndexShift: 8, IndexCount: 1024,
+		Network: 7, VXLANPort: 8472, UDPPort: 8285, IPIP: true, VNI: 5,
+		IPv4: Family{
+			Node: netip.MustParseAddr("192.168.32.245"), OverlayIfindex: 3, OverlayMAC: MAC{0xc6, 0, 0, 0, 0, 1},
+			Index: Window{Base: netip.MustParseAddr("172.244.0.0"), Bits: 24, Count: 1024},
+		},
+		IPv6: Family{
+			Node: netip.MustParseAddr("2001:db8:32::245"), OverlayIfindex: 4, OverlayMAC: MAC{0xc6, 0, 0, 0, 0, 2},
+			Index: Window{Base: netip.MustParseAddr("fd00:42::"), Bits: 64, First: 1024, Count: 65536},
+		},
 	}
 	if diff := cmp.Diff(want, decodeSettings(w), compareAddrs); diff != "" {
 		t.Error(diff)
@@ -283,7 +295,7 @@ func TestDiff(t *testing.T) {
 
 // TestSlots compares the index's arithmetic with prefixes that contain addresses.
 func TestSlots(t *testing.T) {
-	x := routeIndex{network: 7, base: 0xacf40000, shift: 8, count: 1024} // 172.244.0.0/14 in /24s
+	x := routeIndex{network: 7, windows: []Window{{Base: netip.MustParseAddr("172.244.0.0"), Bits: 24, Count: 1024}}}
 	network := netip.MustParsePrefix("172.244.0.0/14")
 	for range 10_000 {
 		a := netip.AddrFrom4([4]byte{172, byte(240 + rand.IntN(12)), byte(rand.Uint32()), byte(rand.Uint32())})

@@ -241,7 +241,7 @@ func TestNewSetRefuses(t *testing.T) {
 	}
 
 	s := settingsFor(testNetwork, testBits)
-	s.IndexBase++
+	s.Ipv4.IndexBase[1]++
 	if _, err := NewSet(newMaps(t, s, nil)); err == nil {
 		t.Error("NewSet took an index that begins inside a prefix")
 	}

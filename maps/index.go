@@ -3,7 +3,6 @@
 package maps
 
 import (
-	"encoding/binary"
 	"fmt"
 	"net/netip"
 
@@ -12,47 +11,60 @@ import (
 	"github.com/bpfnet/bpfnet/bpf"
 )
 
-// routeIndex is the array in front of the trie: a slot for each prefix of one
-// length, side by side from base on, of one network.
+// routeIndex is the array in front of the trie: windows on the subnets of one
+// network, one for each address family.
 type routeIndex struct {
 	m       *ebpf.Map
 	network uint32
-	base    uint32 // first address of slot 0
-	shift   uint32 // 32 - length of a slot's prefix
-	count   uint32 // slots
+	windows []Window
 }
 
 func newRouteIndex(m *ebpf.Map, s *Settings) routeIndex {
-	return routeIndex{m: m, network: s.Network, base: s.IndexBase, shift: s.IndexShift,
-		count: min(s.IndexCount, m.MaxEntries())}
+	x := routeIndex{m: m, network: s.Network}
+	for _, w := range []Window{s.IPv4.Index, s.IPv6.Index} {
+		w.Count = min(w.Count, m.MaxEntries()-min(w.First, m.MaxEntries()))
+		if w.Count > 0 {
+			x.windows = append(x.windows, w)
+		}
+	}
+	return x
 }
 
-// bits is the length of a slot's prefix.
-func (x *routeIndex) bits() int { return 32 - int(x.shift) }
-
-// slotOf is the slot an IPv4 address falls into, as route_lookup in bpf/include/route.h has it.
+// slotOf is the slot an address falls into, as route_lookup in bpf/include/route.h has it.
 func (x *routeIndex) slotOf(a netip.Addr) (slot uint32, ok bool) {
-	if !a.Is4() {
-		return 0, false
+	for _, w := range x.windows {
+		if slot, ok := w.slotOf(a); ok {
+			return slot, true
+		}
 	}
-	b := a.As4()
-	slot = (binary.BigEndian.Uint32(b[:]) - x.base) >> x.shift
-	return slot, slot < x.count
+	return 0, false
 }
 
 // slotFor is the slot that holds all of a prefix.
 func (x *routeIndex) slotFor(k RouteKey) (slot uint32, ok bool) {
-	if k.Network != x.network || !k.Prefix.Addr().Is4() || k.Prefix.Bits() < x.bits() {
+	if k.Network != x.network {
 		return 0, false
 	}
-	return x.slotOf(k.Prefix.Addr())
+	slot, ok = x.slotOf(k.Prefix.Addr())
+	return slot, ok && k.Prefix.Bits() >= x.key(slot).Prefix.Bits()
 }
 
-// key is the route that a slot stands for.
+// key is the route that a slot stands for; the zero Prefix where none does.
 func (x *routeIndex) key(slot uint32) RouteKey {
-	var b [4]byte
-	binary.BigEndian.PutUint32(b[:], x.base+slot<<x.shift)
-	return RouteKey{Network: x.network, Prefix: netip.PrefixFrom(netip.AddrFrom4(b), x.bits())}
+	for _, w := range x.windows {
+		if p, ok := w.prefix(slot); ok {
+			return RouteKey{Network: x.network, Prefix: p}
+		}
+	}
+	return RouteKey{Network: x.network}
+}
+
+// slots counts them.
+func (x *routeIndex) slots() (n uint32) {
+	for _, w := range x.windows {
+		n += w.Count
+	}
+	return n
 }
 
 // get is the host of a slot, HOST_NONE where it is empty.
@@ -79,8 +91,8 @@ func (x *routeIndex) clear(slot uint32) error {
 func (x *routeIndex) entries() ([]Entry[RouteKey, uint32], error) {
 	var entries []Entry[RouteKey, uint32]
 	err := scan(x.m, func(slot uint32, host bpf.DatapathHostIndex) {
-		if slot < x.count && host != bpf.DatapathHostIndexHOST_NONE {
-			entries = append(entries, Entry[RouteKey, uint32]{Key: x.key(slot), Value: uint32(host)})
+		if key := x.key(slot); key.Prefix.IsValid() && host != bpf.DatapathHostIndexHOST_NONE {
+			entries = append(entries, Entry[RouteKey, uint32]{Key: key, Value: uint32(host)})
 		}
 	})
 	if err != nil {

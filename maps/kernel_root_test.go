@@ -34,13 +34,10 @@ const testBits = 24
 
 // settingsFor are settings with an index over a network.
 func settingsFor(network netip.Prefix, bits int) bpf.DatapathSettings {
-	var base uint32
-	for _, b := range network.Addr().AsSlice() {
-		base = base<<8 | uint32(b)
-	}
-	return bpf.DatapathSettings{
-		IndexBase: base, IndexShift: uint32(32 - bits), IndexCount: 1 << (bits - network.Bits()),
-	}
+	var s bpf.DatapathSettings
+	w := Window{Base: network.Addr(), Bits: bits, Count: 1 << (bits - network.Bits())}
+	w.Encode(&s.Ipv4)
+	return s
 }
 
 // newSpec is the datapath's object with settings and sizes filled in.
@@ -53,7 +50,7 @@ func newSpec(t testing.TB, s bpf.DatapathSettings, sizes sizes) *ebpf.Collection
 	if err := spec.Variables[bpf.DatapathVarConfig].Set(&s); err != nil {
 		t.Fatal(err)
 	}
-	spec.Maps["route_index"].MaxEntries = max(1, s.IndexCount)
+	spec.Maps["route_index"].MaxEntries = max(1, s.Ipv4.IndexCount+s.Ipv6.IndexCount)
 	for name, n := range sizes {
 		spec.Maps[name].MaxEntries = n
 	}

@@ -268,5 +268,5 @@ func (r *Routes) Usage() (Usage, error) { return r.trie.Usage() }
 // IndexUsage counts the filled slots of the index.
 func (r *Routes) IndexUsage() (Usage, error) {
 	entries, err := r.index.entries()
-	return Usage{Used: len(entries), Max: r.index.count}, err
+	return Usage{Used: len(entries), Max: r.index.slots()}, err
 }

@@ -363,7 +363,7 @@ func TestRoutesRefused(t *testing.T) {
 // TestRoutesWithoutIndex is the trie alone, as settings without an index have it.
 func TestRoutesWithoutIndex(t *testing.T) {
 	s := settingsFor(testNetwork, testBits)
-	s.IndexBase, s.IndexShift, s.IndexCount = 0, 0, 0
+	s.Ipv4.IndexBase, s.Ipv4.IndexShift, s.Ipv4.IndexCount = [2]uint64{}, 0, 0
 	routes := setOf(t, newMaps(t, s, nil)).Routes
 	m := model{netip.MustParsePrefix("172.246.0.0/24"): 2, netip.MustParsePrefix("172.246.0.0/25"): 3}
 	for p, host := range m {

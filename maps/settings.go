@@ -13,19 +13,23 @@ import (
 
 // Settings are what was fixed when the programs were loaded.
 type Settings struct {
-	Node           netip.Addr // this node's address on the underlay
-	Network        uint32     // number of the containers' network in the maps' keys
-	OverlayIfindex uint32     // bpfnet0; 0 where there is none
+	IPv4, IPv6 Family
+	Network    uint32 // number of the containers' network in the maps' keys
+	VNI        uint32
+	VXLANPort  uint16 // UDP, host byte order; 0: no VXLAN
+	UDPPort    uint16 // of flannel's udp backend, host byte order; 0: none
+	IPIP       bool   // IP in IP is decapsulated
+	Direct     bool   // plain packets of host-gw peers are taken past the kernel
+	Conntrack  bool   // the kernel can be asked about connections
+}
+
+// Family is what the programs know of one address family: its containers'
+// subnets, and what has an outer header of it.
+type Family struct {
+	Index          Window
+	Node           netip.Addr // this node's address on the underlay; none: the zero Addr
+	OverlayIfindex uint32     // bpfnet0, or bpfnet0-v6; 0 where there is none
 	OverlayMAC     MAC
-	VXLANPort      uint16 // UDP, host byte order; 0: no VXLAN
-	UDPPort        uint16 // of flannel's udp backend, host byte order; 0: none
-	IPIP           bool   // protocol 4 is decapsulated
-	Direct         bool   // plain packets of host-gw peers are taken past the kernel
-	Conntrack      bool   // the kernel can be asked about connections
-	VNI            uint32
-	IndexBase      uint32 // first address of slot 0 of route_index
-	IndexShift     uint32 // 32 - prefix length of a slot
-	IndexCount     uint32 // slots in use; 0: no index
 }
 
 func readSettings(m *ebpf.Map) (*Settings, error) {
@@ -34,27 +38,33 @@ func readSettings(m *ebpf.Map) (*Settings, error) {
 		return nil, fmt.Errorf("read map settings: %w", err)
 	}
 	s := decodeSettings(w)
-	if s.IndexCount > 0 && (s.IndexShift >= 32 || s.IndexBase&(1<<s.IndexShift-1) != 0) {
-		return nil, fmt.Errorf("read map settings: index of /%d prefixes from %#08x on, which is inside one",
-			32-int(s.IndexShift), s.IndexBase)
+	for _, x := range []Window{s.IPv4.Index, s.IPv6.Index} {
+		if err := x.check(); err != nil {
+			return nil, fmt.Errorf("read map settings: %w", err)
+		}
 	}
 	return s, nil
 }
 
 func decodeSettings(w bpf.DatapathSettings) *Settings {
 	return &Settings{
-		Node:           NetipAddr(bpf.DatapathAddr(w.Node)),
-		Network:        w.Network,
+		IPv4:      decodeFamily(w.Ipv4, ipv4Bits),
+		IPv6:      decodeFamily(w.Ipv6, ipv6Bits),
+		Network:   w.Network,
+		VNI:       w.Vni,
+		VXLANPort: netToHost16(w.VxlanPort),
+		UDPPort:   netToHost16(w.UdpPort),
+		IPIP:      w.Ipip != 0,
+		Direct:    w.Direct != 0,
+		Conntrack: w.Conntrack != 0,
+	}
+}
+
+func decodeFamily(w bpf.DatapathFamily, addrBits int) Family {
+	return Family{
+		Index:          decodeWindow(w, addrBits),
+		Node:           NetipAddr(w.Node),
 		OverlayIfindex: w.OverlayIfindex,
 		OverlayMAC:     w.OverlayMac.Byte,
-		VXLANPort:      netToHost16(w.VxlanPort),
-		UDPPort:        netToHost16(w.UdpPort),
-		IPIP:           w.Ipip != 0,
-		Direct:         w.Direct != 0,
-		Conntrack:      w.Conntrack != 0,
-		VNI:            w.Vni,
-		IndexBase:      w.IndexBase,
-		IndexShift:     w.IndexShift,
-		IndexCount:     w.IndexCount,
 	}
 }

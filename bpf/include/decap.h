@@ -91,7 +91,7 @@ static __always_inline int tunnel_read(struct walk *w, struct tunnel *t)
 {
 	int reason;
 
-	if (!addr_is_ipv4(&config.node, t->outer->daddr))
+	if (!addr_is_ipv4(&config.ipv4.node, t->outer->daddr))
 		return PASS_NOT_OURS;
 	if (t->outer->protocol != IPPROTO_UDP && t->outer->protocol != IPPROTO_IPIP)
 		return PASS_NOT_OURS;

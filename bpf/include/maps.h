@@ -8,25 +8,35 @@
 
 #include "types.h"
 
+/* What the programs have to know of one address family. */
+struct family {
+	/* The window of route_index that has this family's subnets. */
+	__u64 index_base[2]; /* first address of its first slot, host byte order, upper half first; IPv4: 32 bits of the lower */
+	__u32 index_shift; /* 32 or 128 - prefix length of a slot */
+	__u32 index_first; /* number of its first slot */
+	__u32 index_count; /* slots in use; 0: no index */
+	/* Of packets whose outer header is of this family. */
+	struct addr node;	/* this node's address on the underlay; zero: none */
+	__u32 overlay_ifindex;	/* bpfnet0, or bpfnet0-v6; 0 where there is none (host-gw) */
+	struct mac overlay_mac; /* that one's, which is this node's VTEP MAC */
+	__u8 pad[2];
+};
+
 /*
  * Settings of one load of the programs. Read-only to the verifier, which removes the code of what
  * is switched off; a change means loading the programs anew and replacing them in place.
  */
 struct settings {
-	struct addr node;	/* this node's address on the underlay */
-	__u32 network;		/* of the containers these programs serve; part of the maps' keys */
-	__u32 overlay_ifindex;	/* bpfnet0; 0 where there is none (host-gw) */
-	struct mac overlay_mac; /* bpfnet0's, which is this node's VTEP MAC */
-	__be16 vxlan_port;	/* 0: no VXLAN */
-	__be16 udp_port;	/* of flannel's udp backend; 0: none */
-	__u8 ipip;		/* decapsulate protocol 4 */
-	__u8 direct;		/* take plain packets of host-gw peers past the kernel */
-	__u32 vni;		/* host byte order */
-	__u32 index_base;	/* first address of slot 0 of route_index, host byte order */
-	__u32 index_shift;	/* 32 - prefix length of a slot */
-	__u32 index_count;	/* slots in use; 0: no index */
-	__u8 conntrack;		/* the kernel can be asked about connections (nat.h) */
-	__u8 pad[3];
+	struct family ipv4;
+	struct family ipv6;
+	__u32 network;	   /* of the containers these programs serve; part of the maps' keys */
+	__u32 vni;	   /* host byte order */
+	__be16 vxlan_port; /* 0: no VXLAN */
+	__be16 udp_port;   /* of flannel's udp backend; 0: none */
+	__u8 ipip;	   /* decapsulate IP in IP: protocols 4 and 41 */
+	__u8 direct;	   /* take plain packets of host-gw peers past the kernel */
+	__u8 conntrack;	   /* the kernel can be asked about connections (nat.h) */
+	__u8 pad;
 };
 
 const volatile struct settings config;

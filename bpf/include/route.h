@@ -8,11 +8,11 @@
 /* A number in hosts, or HOST_NONE. One step for subnets of the usual length, whatever their number. */
 static __always_inline __u32 route_lookup(__be32 ip)
 {
-	__u32 slot = (bpf_ntohl(ip) - config.index_base) >> config.index_shift;
+	__u32 slot = (bpf_ntohl(ip) - (__u32)config.ipv4.index_base[1]) >> config.ipv4.index_shift;
 	struct route_key key;
 	__u32 *host;
 
-	if (slot < config.index_count) {
+	if (slot < config.ipv4.index_count) {
 		host = bpf_map_lookup_elem(&route_index, &slot);
 		if (host && *host != HOST_NONE)
 			return *host;

@@ -99,7 +99,7 @@ static __always_inline enum reason send_from_node(struct walk *w, enum progress 
 	if (reason != ONWARD)
 		return reason;
 	/* The peer would drop it: say so here, where the cause is. */
-	if (!addr_is_ipv4(&config.node, p.ip->saddr) && route_lookup(p.ip->saddr) != HOST_SELF)
+	if (!addr_is_ipv4(&config.ipv4.node, p.ip->saddr) && route_lookup(p.ip->saddr) != HOST_SELF)
 		return DROP_NODE_SOURCE;
 	return send(w, &p, host, progress);
 }

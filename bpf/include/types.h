@@ -49,6 +49,8 @@ enum __packed host_flags {
 	HOST_SOURCE_PORT = 1 << 0, /* entropy of the inner flow as UDP source port (RFC 7348, 5) */
 	HOST_INHERIT_TTL = 1 << 1, /* outer TTL = inner TTL (net/ipv4/ip_tunnel.c, ip_tunnel_xmit) */
 	HOST_INHERIT_DF = 1 << 2,  /* outer DF |= inner DF (likewise) */
+	HOST_FLOW_LABEL = 1 << 3,  /* entropy of the inner flow as IPv6 flow label (RFC 6438) */
+	HOST_CHECKSUM = 1 << 4, /* UDP checksum: over IPv6 the receiver may insist on one (RFC 8200, 8.1) */
 };
 
 #define HEADER_MAX 72
@@ -65,13 +67,14 @@ struct host {
 	enum encap encap;
 	enum host_flags flags;
 	__u64 adjust;	 /* flags for bpf_skb_adjust_room to push the header */
-	__u8 header_len; /* 0, 20, 28 or 50 */
+	__u8 header_len; /* 0; over IPv4 20, 28 or 50; over IPv6 40 or 70 */
 	__u8 pad[7];
 	/*
-	 * The finished outer header, from the outer IP header to where the inner IP header
-	 * starts. Zero in it: IP total length and ID, UDP length (and source port with
-	 * HOST_SOURCE_PORT). The IP checksum field holds the folded one's complement sum of the
-	 * header as it stands, not yet inverted.
+	 * The finished outer header, from the outer IP header, whose version tells its family, to
+	 * where the inner IP header starts. Zero in it: IP lengths, ID and flow label, UDP length
+	 * (and source port with HOST_SOURCE_PORT). The IPv4 checksum field holds the folded one's
+	 * complement sum of the header as it stands, not yet inverted; the UDP one, with
+	 * HOST_CHECKSUM, that of pseudo header, UDP header, and all behind it.
 	 */
 	__u8 header[HEADER_MAX];
 };

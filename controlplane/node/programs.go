@@ -38,8 +38,10 @@ const network = 0
 // restart, is, and works on as it was).
 func openPrograms(s *session) (_ *programs, err error) {
 	p := &programs{session: s}
-	settings := ebpf.Settings(s.self, s.config.Network, s.config.SubnetLen, s.config.Backend.DirectRouting,
-		ebpf.Overlay{Ifindex: s.overlay.Ifindex, MAC: s.overlay.MAC})
+	settings := ebpf.Settings(s.config.Backend.DirectRouting, ebpf.Network{
+		Self: s.self, Prefix: s.config.Network, SubnetLen: s.config.SubnetLen,
+		Overlay: ebpf.Overlay{Ifindex: s.overlay.Ifindex, MAC: s.overlay.MAC},
+	})
 	if p.datapath, err = s.Open(settings); err != nil {
 		return nil, err
 	}

@@ -43,7 +43,7 @@ func (h *hooked) open(s bpf.DatapathSettings) (Datapath, error) {
 	if err = spec.Variables[bpf.DatapathVarConfig].Set(&s); err != nil {
 		return nil, err
 	}
-	spec.Maps["route_index"].MaxEntries = s.IndexCount
+	spec.Maps["route_index"].MaxEntries = s.Ipv4.IndexCount + s.Ipv6.IndexCount
 	h.coll, err = ebpf.NewCollection(spec)
 	return h, err
 }

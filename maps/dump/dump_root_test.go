@@ -29,10 +29,11 @@ func newSet(t *testing.T) (*maps.Set, map[string]*ebpf.Map) {
 	must(t, rlimit.RemoveMemlock())
 	spec, err := bpf.LoadDatapath()
 	must(t, err)
-	settings := bpf.DatapathSettings{IndexBase: 0xacf40000, IndexShift: 8, IndexCount: 1024, Vni: 1, VxlanPort: 0x1821}
-	settings.Node.Word = maps.Addr(self).Word
+	settings := bpf.DatapathSettings{Vni: 1, VxlanPort: 0x1821}
+	maps.Window{Base: netip.MustParseAddr("172.244.0.0"), Bits: 24, Count: 1024}.Encode(&settings.Ipv4)
+	settings.Ipv4.Node = maps.Addr(self)
 	must(t, spec.Variables[bpf.DatapathVarConfig].Set(&settings))
-	spec.Maps["route_index"].MaxEntries = settings.IndexCount
+	spec.Maps["route_index"].MaxEntries = settings.Ipv4.IndexCount
 	spec.Programs = nil
 	coll, err := ebpf.NewCollection(spec)
 	must(t, err)

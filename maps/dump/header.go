@@ -41,6 +41,7 @@ type vxlan struct {
 // Lengths of the parts of an outer header.
 const (
 	ipv4Len  = 20 // RFC 791, without options
+	ipv6Len  = 40 // RFC 8200
 	udpLen   = 8  // RFC 768
 	vxlanLen = 8  // RFC 7348, 5
 	ethLen   = 14
@@ -49,23 +50,15 @@ const (
 // decodeHeader reads a header as struct host in bpf/include/types.h describes
 // it; nil where it is not what its encapsulation calls for.
 func decodeHeader(encap bpf.DatapathEncap, raw []byte) *header {
-	want := map[bpf.DatapathEncap]int{
-		bpf.DatapathEncapENCAP_IPIP:  ipv4Len,
-		bpf.DatapathEncapENCAP_UDP:   ipv4Len + udpLen,
-		bpf.DatapathEncapENCAP_VXLAN: ipv4Len + udpLen + vxlanLen + ethLen,
+	h, raw := decodeIP(raw)
+	want, known := map[bpf.DatapathEncap]int{
+		bpf.DatapathEncapENCAP_IPIP:  0,
+		bpf.DatapathEncapENCAP_UDP:   udpLen,
+		bpf.DatapathEncapENCAP_VXLAN: udpLen + vxlanLen + ethLen,
 	}[encap]
-	if len(raw) != want || raw[0] != 4<<4|ipv4Len/4 {
+	if h == nil || !known || len(raw) != want {
 		return nil
 	}
-	h := &header{
-		Src:          netip.AddrFrom4([4]byte(raw[12:])),
-		Dst:          netip.AddrFrom4([4]byte(raw[16:])),
-		TOS:          raw[1],
-		TTL:          raw[8],
-		DontFragment: raw[6]&0x40 != 0,
-		Protocol:     raw[9],
-	}
-	raw = raw[ipv4Len:]
 	if len(raw) >= udpLen {
 		h.UDP = &udp{binary.BigEndian.Uint16(raw), binary.BigEndian.Uint16(raw[2:])}
 		raw = raw[udpLen:]
@@ -80,6 +73,30 @@ func decodeHeader(encap bpf.DatapathEncap, raw []byte) *header {
 	return h
 }
 
+// decodeIP reads the IP header and returns what follows it; nil if there is none.
+func decodeIP(raw []byte) (*header, []byte) {
+	switch {
+	case len(raw) >= ipv4Len && raw[0] == 4<<4|ipv4Len/4:
+		return &header{
+			Src:          netip.AddrFrom4([4]byte(raw[12:])),
+			Dst:          netip.AddrFrom4([4]byte(raw[16:])),
+			TOS:          raw[1],
+			TTL:          raw[8],
+			DontFragment: raw[6]&0x40 != 0,
+			Protocol:     raw[9],
+		}, raw[ipv4Len:]
+	case len(raw) >= ipv6Len && raw[0]>>4 == 6:
+		return &header{
+			Src:      netip.AddrFrom16([16]byte(raw[8:])),
+			Dst:      netip.AddrFrom16([16]byte(raw[24:])),
+			TOS:      raw[0]<<4 | raw[1]>>4,
+			TTL:      raw[7],
+			Protocol: raw[6],
+		}, raw[ipv6Len:]
+	}
+	return nil, nil
+}
+
 // words is the header as tcpdump would have it. flags are the host's.
 func (h *header) words(flags []string) string {
 	parts := []string{fmt.Sprintf("%s > %s", h.Src, h.Dst)}
@@ -91,6 +108,8 @@ func (h *header) words(flags []string) string {
 		add("UDP %d > %d", h.UDP.Src, h.UDP.Dst)
 	case h.Protocol == unix.IPPROTO_IPIP:
 		add("IPIP")
+	case h.Protocol == unix.IPPROTO_IPV6:
+		add("IPv6 in IP")
 	default:
 		add("protocol %d", h.Protocol)
 	}
@@ -109,7 +128,7 @@ func (h *header) words(flags []string) string {
 	switch {
 	case h.DontFragment:
 		add("DF")
-	case slices.Contains(flags, "inherit_df"):
+	case slices.Contains(flags, "inherit_df") && h.Src.Is4():
 		add("DF inherited")
 	}
 	return strings.Join(parts, ", ")

@@ -46,6 +46,8 @@ var hostFlags = []bitName{
 	{uint64(bpf.DatapathHostFlagsHOST_SOURCE_PORT), "source_port"},
 	{uint64(bpf.DatapathHostFlagsHOST_INHERIT_TTL), "inherit_ttl"},
 	{uint64(bpf.DatapathHostFlagsHOST_INHERIT_DF), "inherit_df"},
+	{uint64(bpf.DatapathHostFlagsHOST_FLOW_LABEL), "flow_label"},
+	{uint64(bpf.DatapathHostFlagsHOST_CHECKSUM), "checksum"},
 }
 
 // include/uapi/linux/bpf.h, BPF_F_ADJ_ROOM_*. The top byte is the length of the inner Ethernet header.

@@ -69,7 +69,10 @@ func daemonsState(encap topology.Encap, port uint16, node netip.Addr) topology.S
 // daemonsMachine is a machine whose settings and maps the daemon's code has filled from the state.
 func daemonsMachine(t *testing.T, s topology.State) *machine {
 	t.Helper()
-	settings := dataplane.Settings(s.Self, s.Network, 24, false, dataplane.Overlay{Ifindex: int(overlay.ifindex), MAC: overlay.mac})
+	settings := dataplane.Settings(false, dataplane.Network{
+		Self: s.Self, Prefix: s.Network, SubnetLen: 24,
+		Overlay: dataplane.Overlay{Ifindex: int(overlay.ifindex), MAC: overlay.mac},
+	})
 	m, err := emptyMachine(lab, &settings)
 	must(t, err)
 	t.Cleanup(func() { closeMachine(t, m) })

@@ -18,22 +18,21 @@ import (
 // settings are the world's, as the programs read them.
 func (w *world) settings() *bpf.DatapathSettings {
 	s := &bpf.DatapathSettings{
-		Network:        w.network,
-		OverlayIfindex: w.overlay.ifindex,
-		VxlanPort:      bits.ReverseBytes16(w.vxlanPort),
-		UdpPort:        bits.ReverseBytes16(w.udpPort),
-		Ipip:           flag[uint8](w.ipip, 1),
-		Direct:         flag[uint8](w.direct, 1),
-		Conntrack:      flag[uint8](w.conntrack, 1),
-		Vni:            w.vni,
-		IndexCount:     w.slotCount(),
+		Network:   w.network,
+		VxlanPort: bits.ReverseBytes16(w.vxlanPort),
+		UdpPort:   bits.ReverseBytes16(w.udpPort),
+		Ipip:      flag[uint8](w.ipip, 1),
+		Direct:    flag[uint8](w.direct, 1),
+		Conntrack: flag[uint8](w.conntrack, 1),
+		Vni:       w.vni,
 	}
-	s.Node.Word = wire(w.node).Word
-	s.OverlayMac.Byte = w.overlay.mac
+	s.Ipv4.Node, s.Ipv4.OverlayIfindex = wire(w.node), w.overlay.ifindex
+	s.Ipv4.OverlayMac.Byte = w.overlay.mac
+	s.Ipv4.IndexCount = w.slotCount()
 	if w.slots.IsValid() {
 		base := w.slots.Addr().As4()
-		s.IndexBase = binary.BigEndian.Uint32(base[:])
-		s.IndexShift = uint32(32 - w.slotBits)
+		s.Ipv4.IndexBase[1] = uint64(binary.BigEndian.Uint32(base[:]))
+		s.Ipv4.IndexShift = uint32(32 - w.slotBits)
 	}
 	return s
 }

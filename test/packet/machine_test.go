@@ -82,7 +82,7 @@ func emptyMachine(w *world, settings *bpf.DatapathSettings) (*machine, error) {
 	if err = spec.Variables[bpf.DatapathVarConfig].Set(settings); err != nil {
 		return nil, fmt.Errorf("set settings: %w", err)
 	}
-	spec.Maps[bpf.DatapathMapRouteIndex].MaxEntries = max(1, settings.IndexCount)
+	spec.Maps[bpf.DatapathMapRouteIndex].MaxEntries = max(1, settings.Ipv4.IndexCount+settings.Ipv6.IndexCount)
 	all, err := ebpf.NewCollection(spec)
 	if err != nil {
 		return nil, err

@@ -12,6 +12,8 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
+	"strings"
 
 	"github.com/bpfnet/bpfnet/bpf"
 	"github.com/bpfnet/bpfnet/controlplane/topology"
@@ -29,7 +31,7 @@ type Dataplane struct {
 	nodes   table[netip.Addr, uint32]
 	neigh   table[netip.Addr, topology.MAC]
 	fdb     table[maps.FDBKey, uint32]
-	applied *topology.State // what the maps are equal to; nil where that is not known
+	applied *joined // what the maps are equal to; nil where that is not known
 }
 
 // New reads what the maps hold. network is the number of the containers'
@@ -50,22 +52,52 @@ func (d *Dataplane) Reread() error {
 	return nil
 }
 
-// Apply makes the maps equal to the state. What cannot be written is in the
-// error; everything else is served, and a peer that changed keeps what it had.
-// Where all went well before, only what differs from then is looked at, for
-// which the state is kept: it must not be written to any more.
-func (d *Dataplane) Apply(s topology.State) error {
-	peers, had := s.Peers, d.all()
-	if d.applied != nil && d.applied.Self == s.Self {
+// Apply makes the maps equal to the state: one of each address family that the
+// network has, IPv4 first. What cannot be written is in the error; everything
+// else is served, and a peer that changed keeps what it had. Where all went well
+// before, only what differs from then is looked at, for which the states are
+// kept: they must not be written to any more.
+func (d *Dataplane) Apply(states ...topology.State) error {
+	now := join(states)
+	peers, had := now.peers, d.all()
+	if d.applied != nil && slices.Equal(d.applied.selves, now.selves) {
 		var was []topology.Peer
-		was, peers = topology.Changes(d.applied.Peers, s.Peers)
+		was, peers = topology.Changes(d.applied.peers, now.peers)
 		had = d.of(was)
 	}
-	err := d.change(had, d.want(s.Self, peers))
+	err := d.change(had, d.want(now.selves, peers))
 	if d.applied = nil; err == nil {
-		d.applied = &s
+		d.applied = &now
 	}
 	return err
+}
+
+// joined is the states of all families as one.
+type joined struct {
+	selves []topology.Self
+	peers  []topology.Peer // sorted by Key, which a lease's two have in common
+}
+
+func join(states []topology.State) (j joined) {
+	if len(states) == 1 {
+		return joined{[]topology.Self{states[0].Self}, states[0].Peers}
+	}
+	for _, s := range states {
+		j.selves = append(j.selves, s.Self)
+		j.peers = append(j.peers, s.Peers...)
+	}
+	slices.SortStableFunc(j.peers, func(a, b topology.Peer) int { return strings.Compare(a.Key, b.Key) })
+	return j
+}
+
+// selfOf is what this node is in a peer's family.
+func selfOf(selves []topology.Self, p topology.Peer) topology.Self {
+	for _, s := range selves {
+		if s.Subnet.Addr().BitLen() == p.Subnet.Addr().BitLen() {
+			return s
+		}
+	}
+	return topology.Self{}
 }
 
 // change replaces what entries there were by those that are wanted.
@@ -104,18 +136,23 @@ type wanted struct {
 	err    error
 }
 
-func (d *Dataplane) want(self topology.Self, peers []topology.Peer) *wanted {
+func (d *Dataplane) want(selves []topology.Self, peers []topology.Peer) *wanted {
 	w := &wanted{
 		used:   map[uint32]bool{hostSelf: true},
-		routes: map[netip.Prefix]uint32{self.Subnet: hostSelf},
+		routes: map[netip.Prefix]uint32{},
 		nodes:  map[netip.Addr]uint32{},
 		neigh:  map[netip.Addr]topology.MAC{},
 		fdb:    map[maps.FDBKey]uint32{},
 	}
-	w.err = d.hosts.putSelf(maps.Host{Node: self.Node, NextHop: self.Node, Ifindex: uint32(self.Uplink)})
+	for i, self := range selves {
+		w.routes[self.Subnet] = hostSelf
+		if i == 0 {
+			w.err = d.hosts.putSelf(selfEntry(self))
+		}
+	}
 	var failed failures
 	for _, p := range peers {
-		if err := d.wantPeer(w, self, p); err != nil {
+		if err := d.wantPeer(w, selfOf(selves, p), p); err != nil {
 			failed.add(fmt.Errorf("serve lease %s: %w", p.Key, err))
 			d.keep(w, p)
 		}

@@ -277,15 +277,11 @@ func TestHostEntryRefused(t *testing.T) {
 		},
 		"IPv6 next hop of an IPv4 route": {
 			func(_ *topology.Self, p *topology.Peer) { p.Path.NextHop = netip.MustParseAddr("fe80::1") },
-			"send by way of fe80::1: only an IPv4 underlay is supported",
-		},
-		"IPv6 node": {
-			func(_ *topology.Self, p *topology.Peer) { p.Node = netip.MustParseAddr("2001:db8::1") },
-			"send by way of 2001:db8::1: only an IPv4 underlay is supported",
+			"send to 192.168.32.246 by way of fe80::1: not of one address family",
 		},
 		"this node without an address": {
 			func(s *topology.Self, _ *topology.Peer) { s.Node = netip.Addr{} },
-			"send by way of invalid IP: only an IPv4 underlay is supported",
+			"send to 192.168.32.246: this node has no address of that family",
 		},
 	}
 	for name, test := range tests {

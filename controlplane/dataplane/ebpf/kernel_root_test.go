@@ -92,7 +92,7 @@ func TestHeaderIsTheKernelVXLANDevices(t *testing.T) {
 // socket, by which flannel's udp backend sends; the checksum aside, which we leave out.
 func TestHeaderIsFlannelsUDPSockets(t *testing.T) {
 	_, wire := underlay(t)
-	packet := ipv4Header(mode{ttl: 63, protocol: 253}, netip.MustParseAddr("172.245.0.2"), netip.MustParseAddr("172.246.0.2"))
+	packet := ipv4Header(253, 63, 0, netip.MustParseAddr("172.245.0.2"), netip.MustParseAddr("172.246.0.2"))
 	binary.BigEndian.PutUint16(packet[2:], ipv4Len)
 	sendUDP(t, "192.168.32.245:8285", "192.168.32.246:8285", packet)
 	compareHeader(t, testSelf(topology.EncapUDP), testPeer(topology.EncapUDP), withoutChecksum(sentTo(t, wire, 8285)))

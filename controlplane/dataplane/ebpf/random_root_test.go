@@ -264,7 +264,7 @@ const payload = "bpfnet"
 // send runs from_host on a packet of this node.
 func send(prog *ebpf.Program, dst netip.Addr) (sentPacket, error) {
 	const ttl, protocol = 61, 253 // RFC 3692: for experiments
-	ip := ipv4Header(mode{ttl: ttl, protocol: protocol}, testSelf("").Node, dst)
+	ip := ipv4Header(protocol, ttl, 0, testSelf("").Node, dst)
 	binary.BigEndian.PutUint16(ip[2:], uint16(ipv4Len+len(payload)))
 	ip = append(ip, payload...) // the programs leave the inner checksum to its receiver
 	frame := append(append(make([]byte, 12), 0x08, 0x00), ip...)

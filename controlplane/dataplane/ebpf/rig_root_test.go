@@ -42,9 +42,11 @@ func newRig(t testing.TB, sizes sizes) *rig {
 	t.Helper()
 	spec, err := bpf.LoadDatapath()
 	must(t, err)
-	settings := Settings(testSelf(topology.EncapVXLAN), testNetwork, 24, true, Overlay{Ifindex: 9, MAC: selfMAC})
+	settings := Settings(true, Network{
+		Self: testSelf(topology.EncapVXLAN), Prefix: testNetwork, SubnetLen: 24, Overlay: Overlay{Ifindex: 9, MAC: selfMAC},
+	})
 	must(t, spec.Variables[bpf.DatapathVarConfig].Set(&settings))
-	spec.Maps["route_index"].MaxEntries = settings.IndexCount
+	spec.Maps["route_index"].MaxEntries = settings.Ipv4.IndexCount + settings.Ipv6.IndexCount
 	for name, n := range sizes {
 		spec.Maps[name].MaxEntries = n
 	}

@@ -3,7 +3,6 @@
 package ebpf
 
 import (
-	"encoding/binary"
 	"net/netip"
 
 	"github.com/bpfnet/bpfnet/bpf"
@@ -11,7 +10,7 @@ import (
 	"github.com/bpfnet/bpfnet/maps"
 )
 
-// indexMax bounds route_index: 4 Mi slots of 8 bytes. Subnets beyond it are found in the trie.
+// indexMax bounds each family's part of route_index: 4 Mi slots of 8 bytes. Subnets beyond it are found in the trie.
 const indexMax = 1 << 22
 
 // Overlay is the device that stands for the overlay in the kernel; zero where there is none.
@@ -20,19 +19,54 @@ type Overlay struct {
 	MAC     topology.MAC
 }
 
-// Settings are what is fixed when the programs are loaded. subnetLen is the
-// prefix length most subnets of the network have. direct: some peers get plain
-// packets.
-func Settings(self topology.Self, network netip.Prefix, subnetLen int, direct bool, o Overlay) bpf.DatapathSettings {
-	s := bpf.DatapathSettings{
-		OverlayIfindex: uint32(o.Ifindex),
-		Vni:            self.VNI,
-		IndexBase:      binary.BigEndian.Uint32(network.Masked().Addr().AsSlice()),
-		IndexShift:     uint32(32 - subnetLen),
-		IndexCount:     uint32(min(1<<(subnetLen-network.Bits()), indexMax)),
+// Network is the overlay in one address family of the containers.
+type Network struct {
+	Self      topology.Self
+	Prefix    netip.Prefix
+	SubnetLen int // the prefix length most subnets have
+	Overlay   Overlay
+}
+
+// Settings are what is fixed when the programs are loaded, for a network of one
+// address family or of both, IPv4 first. direct: some peers get plain packets.
+func Settings(direct bool, networks ...Network) bpf.DatapathSettings {
+	var s bpf.DatapathSettings
+	for _, n := range networks {
+		indexWindow(n, s.Ipv4.IndexCount).Encode(family(&s, n.Prefix.Addr()))
+		for _, node := range []netip.Addr{n.Self.Other, n.Self.Node} {
+			if node.IsValid() {
+				outer := family(&s, node)
+				outer.Node = maps.Addr(node)
+				outer.OverlayIfindex, outer.OverlayMac.Byte = uint32(n.Overlay.Ifindex), n.Overlay.MAC
+			}
+		}
+		encapsulation(&s, n.Self)
 	}
-	s.Node.Word = maps.Addr(self.Node).Word
-	s.OverlayMac.Byte = o.MAC
+	if direct {
+		s.Direct = 1
+	}
+	return s
+}
+
+// family is the part of the settings for an address's family.
+func family(s *bpf.DatapathSettings, a netip.Addr) *bpf.DatapathFamily {
+	if a.Is4() {
+		return &s.Ipv4
+	}
+	return &s.Ipv6
+}
+
+// indexWindow has a slot for each subnet of the network, as far as there may be.
+func indexWindow(n Network, first uint32) maps.Window {
+	bits := min(n.SubnetLen-n.Prefix.Bits(), 32) // of more it is the first that are found there
+	return maps.Window{
+		Base: n.Prefix.Masked().Addr(), Bits: n.SubnetLen, First: first, Count: uint32(min(1<<bits, indexMax)),
+	}
+}
+
+// encapsulation switches on what the network's backend needs; that is one for both families.
+func encapsulation(s *bpf.DatapathSettings, self topology.Self) {
+	s.Vni = self.VNI
 	port := self.Port>>8 | self.Port<<8 // network byte order
 	switch self.Encap {
 	case topology.EncapVXLAN:
@@ -42,10 +76,6 @@ func Settings(self topology.Self, network netip.Prefix, subnetLen int, direct bo
 	case topology.EncapIPIP:
 		s.Ipip = 1
 	case topology.EncapNone:
-		direct = true
-	}
-	if direct {
 		s.Direct = 1
 	}
-	return s
 }

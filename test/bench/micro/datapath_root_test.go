@@ -35,12 +35,14 @@ func newDatapath(peers int) (*datapath, error) {
 		return nil, err
 	}
 	s := state(0)
-	settings := dataplane.Settings(s.Self, s.Network, subnetLen, false, dataplane.Overlay{Ifindex: uplink, MAC: s.Self.VTEP.MAC})
+	settings := dataplane.Settings(false, dataplane.Network{
+		Self: s.Self, Prefix: s.Network, SubnetLen: subnetLen, Overlay: dataplane.Overlay{Ifindex: uplink, MAC: s.Self.VTEP.MAC},
+	})
 	if err = spec.Variables[bpf.DatapathVarConfig].Set(&settings); err != nil {
 		return nil, err
 	}
 	for name, size := range map[string]uint32{
-		"route_index": settings.IndexCount, "hosts": uint32(peers) + 16, "nodes": uint32(peers) + 16,
+		"route_index": settings.Ipv4.IndexCount, "hosts": uint32(peers) + 16, "nodes": uint32(peers) + 16,
 		"neigh": uint32(peers) + 16, "fdb": uint32(peers) + 16, "routes": 16,
 	} {
 		spec.Maps[name].MaxEntries = size

@@ -103,10 +103,13 @@ func verify(t *testing.T, where string, packets []lab.Packet) {
 // finished is a packet without the checksum of its outer UDP header, where a NIC
 // would have filled that in, alone or for each segment.
 func finished(p lab.Packet) lab.Packet {
-	const outerUDP = 14 + 20
 	d := lab.Decode(p)
-	if !p.Partial || len(d.IPv4) < 2 || len(d.UDP) == 0 || d.UDP[0].Checksum == 0 {
+	if !p.Partial || len(d.IP) < 2 || d.IP[0].Protocol != layers.IPProtocolUDP || d.UDP[0].Checksum == 0 {
 		return p
+	}
+	outerUDP := 14 + 20
+	if d.IP[0].Version == 6 {
+		outerUDP = 14 + 40
 	}
 	p.Data = slices.Clone(p.Data)
 	clear(p.Data[outerUDP+6 : outerUDP+8])

@@ -118,7 +118,7 @@ func (c *Capture) add(p Packet, err error) {
 	if err == nil {
 		c.packets = append(c.packets, p)
 	}
-	c.err = err
+	c.err = errors.Join(c.err, err)
 	close(c.more)
 	c.more = make(chan struct{})
 }
@@ -128,6 +128,19 @@ func (c *Capture) Packets() []Packet {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return slices.Clone(c.packets)
+}
+
+// Take returns the packets that have passed the interface since the last Take, and forgets them.
+func (c *Capture) Take() ([]Packet, error) {
+	err := c.drain()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	packets := c.packets
+	c.packets = nil
+	if err = errors.Join(err, c.err); err != nil {
+		return nil, fmt.Errorf("capture: %w", err)
+	}
+	return packets, nil
 }
 
 // WaitFor waits until want says yes to one of the packets, and returns it.
@@ -153,7 +166,7 @@ func (c *Capture) WaitFor(ctx context.Context, want func(Packet) bool) (Packet, 
 }
 
 // Stop ends the capture and returns its packets, all that had passed the
-// interface before. It fails if the kernel dropped any for want of room.
+// interface before and were not taken. It fails if the kernel dropped any for want of room.
 func (c *Capture) Stop() ([]Packet, error) {
 	err := c.file.SetReadDeadline(time.Now())
 	<-c.done

@@ -233,7 +233,7 @@ func tcpSummary(tcp *layers.TCP, ip IP) string {
 		}
 	}
 	return fmt.Sprintf("Flags [%s], seq %d, ack %d, length %d", flags, tcp.Seq, tcp.Ack,
-		ip.payloadLength()-4*int(tcp.DataOffset))
+		ip.PayloadLength()-4*int(tcp.DataOffset))
 }
 
 func icmpSummary(i *layers.ICMPv4) string {

@@ -92,11 +92,11 @@ func (ip IP) String() string {
 // (RFC 9293, 3.1; RFC 8200, 8.1).
 func (ip IP) pseudoHeader() []byte {
 	b := append(ip.Src.AsSlice(), ip.Dst.AsSlice()...)
-	return append(binary.BigEndian.AppendUint32(b, uint32(ip.payloadLength())), 0, 0, 0, byte(ip.Protocol))
+	return append(binary.BigEndian.AppendUint32(b, uint32(ip.PayloadLength())), 0, 0, 0, byte(ip.Protocol))
 }
 
-// payloadLength is that behind options and extension headers, bytes.
-func (ip IP) payloadLength() int {
+// PayloadLength is that behind options and extension headers, bytes.
+func (ip IP) PayloadLength() int {
 	switch {
 	case ip.Length == 0:
 		return len(ip.Payload)

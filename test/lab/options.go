@@ -78,11 +78,7 @@ func (o Options) Overhead() (n int) {
 
 // OverheadOf is what the backend adds to a packet of a family, V4 or V6, bytes.
 func (o Options) OverheadOf(inner Families) int {
-	outer := netip.IPv4Unspecified()
-	if o.OuterOf(inner) == V6 {
-		outer = netip.IPv6Unspecified()
-	}
-	return o.Backend.Overhead(outer)
+	return o.Backend.Overhead(o.OuterOf(inner).of(netip.IPv4Unspecified(), netip.IPv6Unspecified()))
 }
 
 // OuterOf is the family of the outer header around packets of a family: the same

@@ -1,0 +1,452 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build root
+
+package e2e
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/gopacket/gopacket/layers"
+
+	"github.com/bpfnet/bpfnet/controlplane/node"
+	"github.com/bpfnet/bpfnet/controlplane/topology"
+	"github.com/bpfnet/bpfnet/test/lab"
+)
+
+// seen is a packet of a row where it was seen.
+type seen struct {
+	lab.Packet
+	lab.Decoded
+	inner lab.IP // the innermost header
+	back  bool   // an answer
+}
+
+// row is one cell of the matrix.
+type row struct {
+	*matrix
+	way      way
+	kind     kind
+	offload  offload
+	family   lab.Families
+	from, to spot
+	seen     map[point][]seen
+	noise    map[point]int // packets that are none of the row's
+	before   []lab.Counters
+}
+
+const settleTimeout = 5 * time.Second
+
+// row sends, waits until all of it has been counted, and looks at what was seen.
+func (m *matrix) row(t *testing.T, w way, f lab.Families, k kind, o offload) {
+	r := &row{matrix: m, way: w, kind: k, offload: o, family: f, seen: map[point][]seen{}, noise: map[point]int{}}
+	r.from, r.to = w.ends(m, f)
+	if !r.from.addr.IsValid() {
+		r.from.addr = sourceOf(t, r.from.ns, r.to.addr)
+	}
+	noError(t, r.look()) // and forget: it was there before
+	clear(r.seen)
+	clear(r.noise)
+	for i, h := range m.Hosts {
+		r.before = append(r.before, nil)
+		if m.dataplanes[i] == node.EBPF {
+			r.before[i] = counters(t, h)
+		}
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), timeout)
+	defer cancel()
+	noError(t, k.run(ctx, r))
+	r.settle(t)
+	r.checkWire(t)
+}
+
+// look takes what the captures have.
+func (r *row) look() error {
+	for i, c := range r.captures {
+		packets, err := c.Take()
+		if err != nil {
+			return err
+		}
+		for _, p := range packets {
+			at := point{i.ns, i.name, p.Outgoing}
+			s := seen{Packet: p, Decoded: lab.Decode(p)}
+			if n := len(s.IP); n > 0 {
+				s.inner = s.IP[n-1]
+				there := s.inner.Src == r.from.addr && s.inner.Dst == r.to.addr
+				s.back = s.inner.Src == r.to.addr && s.inner.Dst == r.from.addr
+				if there || s.back {
+					r.seen[at] = append(r.seen[at], s)
+					continue
+				}
+			}
+			r.noise[at]++
+		}
+	}
+	return nil
+}
+
+// at are the packets of one direction seen at a place.
+func (r *row) at(p place, back bool) (all []seen) {
+	for _, s := range r.seen[p(r.matrix)] {
+		if s.back == back {
+			all = append(all, s)
+		}
+	}
+	return all
+}
+
+// settle waits until every packet has been counted, and has arrived everywhere.
+func (r *row) settle(t *testing.T) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), settleTimeout)
+	defer cancel()
+	var differs error
+	err := lab.Until(ctx, "all is counted", func() (bool, error) {
+		if err := r.look(); err != nil {
+			return false, err
+		}
+		differs = errors.Join(r.checkCounters(), r.checkPieces())
+		return differs == nil, nil
+	})
+	if err != nil {
+		t.Errorf("%v: %v", err, differs)
+	}
+}
+
+// checkCounters holds each counter to the packets seen where it counts. What is
+// none of the row's may have been passed to the kernel, and nothing else.
+func (r *row) checkCounters() (err error) {
+	want := r.wantCounters()
+	for i, h := range r.Hosts {
+		if r.before[i] == nil {
+			continue
+		}
+		now, e := h.Counters()
+		if e != nil {
+			return e
+		}
+		moved := now.Since(r.before[i])
+		for key, least := range want[i] {
+			most := least
+			if key.Program == "from_host" && r.cutBehind(i) {
+				least = min(least, 1) // a superpacket there is many packets where we look
+			}
+			if moved[key] < least || moved[key] > most {
+				err = errors.Join(err, fmt.Errorf("%s: %v is %d, want %d to %d", h.Name, key, moved[key], least, most))
+			}
+			delete(moved, key)
+		}
+		err = errors.Join(err, r.checkNoise(h, moved))
+	}
+	return err
+}
+
+// cutBehind says whether superpackets are cut between the programs and where packets are captured on a host's uplink.
+func (r *row) cutBehind(int) bool { return r.offload.without(uplinks) }
+
+// wantCounters are those of each host: a packet at each stage.
+func (r *row) wantCounters() []lab.Counters {
+	want := []lab.Counters{{}, {}}
+	for _, back := range []bool{false, true} {
+		d := r.way.there
+		if back {
+			d = r.way.back
+		}
+		stages := d.tunnel
+		if r.backend == topology.EncapNone {
+			stages = d.direct
+		}
+		for _, s := range stages {
+			for _, p := range r.at(s.at, back) {
+				r.count(want, s, p)
+			}
+		}
+		for i := range r.Hosts {
+			if r.mode(i).device() != "" {
+				want[i][counterKey(overlayChecked)] += uint64(len(r.at(overlay(i), back)))
+			}
+			if r.backend == topology.EncapUDP {
+				want[i][counterKey("from_veth forward/encapsulated")] += uint64(len(r.at(crossed(i), back)))
+			}
+		}
+	}
+	return want
+}
+
+// count adds what a packet at a stage moves.
+func (r *row) count(want []lab.Counters, s stage, p seen) {
+	counters := []string{s.counter}
+	program, _, _ := strings.Cut(s.counter, " ")
+	switch {
+	case r.backend == topology.EncapUDP && s.counter == hostEncapsulated:
+		return // counted where it crosses
+	case r.backend == topology.EncapUDP && s.counter == containerEncapsulated:
+		counters = []string{"from_container forward/to_overlay"}
+	case program == "from_network" && len(p.VXLAN) > 0 && p.GSOSize > 0 && p.inner.Protocol == layers.IPProtocolUDP:
+		counters = []string{"from_network pass/udp_superpacket"}
+	}
+	for _, c := range counters {
+		want[s.host][counterKey(c)]++
+	}
+}
+
+// checkNoise: what else was counted was left to the kernel, and there was that much of it.
+func (r *row) checkNoise(h *lab.Host, moved lab.Counters) (err error) {
+	had := map[string]int{}
+	for at, n := range r.noise {
+		switch {
+		case at.ns != h.NS || at.outgoing:
+		case at.iface == lab.Uplink:
+			had["from_network"] += n
+		case strings.HasPrefix(at.iface, "veth"):
+			had["from_container"] += n
+		}
+	}
+	for key, n := range moved {
+		if had[key.Program] -= int(n); key.Verdict != "pass" || had[key.Program] < 0 {
+			err = errors.Join(err, fmt.Errorf("%s: %v moved by %d, and %d packets are none of the row's", h.Name, key, n, had[key.Program]))
+		}
+	}
+	return err
+}
+
+// piece is a packet as it is once all superpackets are cut.
+type piece struct {
+	Protocol   layers.IPProtocol
+	ID         uint32 // of fragments
+	At, Length int    // in the datagram or the stream; bytes
+}
+
+// pieces are what a packet stands for. Of TCP that is its payload.
+func (s seen) pieces() (all []piece) {
+	ip := s.inner
+	header, at := 0, 0
+	switch {
+	case ip.IsFragment():
+		return []piece{{ip.Protocol, ip.ID, ip.FragOffset, ip.PayloadLength()}}
+	case ip.Protocol == layers.IPProtocolTCP && len(s.TCP) > 0:
+		header, at = 4*int(s.TCP[0].DataOffset), int(s.TCP[0].Seq)
+	case ip.Protocol == layers.IPProtocolUDP:
+		header = 8
+	}
+	length := ip.PayloadLength() - header
+	if ip.Protocol == layers.IPProtocolTCP && length == 0 {
+		return nil
+	}
+	each := length
+	if s.GSOSize > 0 {
+		each = s.GSOSize
+	}
+	for first := 0; first == 0 || first < length; first += max(each, 1) {
+		p := piece{Protocol: ip.Protocol, Length: min(each, length-first)}
+		if ip.Protocol == layers.IPProtocolTCP {
+			p.At = int(uint32(at + first))
+		}
+		all = append(all, p)
+	}
+	return all
+}
+
+// piecesOf are how often each piece was seen; of a stream, whose pieces may be
+// sent again, that it was.
+func piecesOf(packets []seen) map[piece]int {
+	all := map[piece]int{}
+	for _, s := range packets {
+		for _, p := range s.pieces() {
+			if all[p]++; p.Protocol == layers.IPProtocolTCP {
+				all[p] = 1
+			}
+		}
+	}
+	return all
+}
+
+// checkPieces: wherever a packet is cut and merged on its way, it stands for the same pieces everywhere.
+func (r *row) checkPieces() (err error) {
+	for _, back := range []bool{false, true} {
+		d, hosts := r.way.there, []int{0, 1}
+		if back {
+			d = r.way.back
+		}
+		if (r.from.ns == r.behind.NS) != back {
+			hosts = []int{1, 0}
+		}
+		places := []place{d.first}
+		if r.way.wire >= 0 {
+			places = append(places, sent(hosts[0]), arrived(hosts[1]))
+		}
+		places = append(places, d.last)
+		var want map[piece]int
+		for i, p := range places {
+			got := piecesOf(r.at(p, back))
+			if i == 0 {
+				if want = got; len(got) == 0 && !back {
+					return errors.New("nothing was sent")
+				}
+			}
+			if !maps.Equal(want, got) {
+				err = errors.Join(err, fmt.Errorf("back %v: pieces at %v (-sent +seen there):\n%s", back, p(r.matrix), cmp.Diff(want, got)))
+			}
+		}
+	}
+	return err
+}
+
+// checkWire holds every packet on the wire and every one that arrived to what they have to be.
+func (r *row) checkWire(t *testing.T) {
+	t.Helper()
+	for _, back := range []bool{false, true} {
+		for i := range r.Hosts {
+			for _, p := range []place{sent(i), arrived(i)} {
+				if err := r.checkOnWire(r.at(p, back), i, p(r.matrix).outgoing); err != nil {
+					t.Errorf("%v, back %v: %v", p(r.matrix), back, err)
+				}
+			}
+		}
+	}
+	last := r.way.there.last
+	for _, s := range r.at(last, false) {
+		if len(s.IP) > 1 || last(r.matrix) == arrived(1)(r.matrix) {
+			break // on the wire
+		}
+		if err := r.checkArrived(s); err != nil {
+			t.Errorf("arrived: %v: %q", err, describe(s.Packet))
+			return
+		}
+	}
+}
+
+// checkOnWire looks at what passes the uplink of a host.
+func (r *row) checkOnWire(packets []seen, host int, outgoing bool) error {
+	sender := host
+	if !outgoing {
+		sender = 1 - host
+	}
+	ports := map[bool]map[layers.UDPPort]bool{true: {}, false: {}}
+	for _, s := range packets {
+		if err := lab.VerifyChecksums(finished(s.Packet)); err != nil {
+			return fmt.Errorf("%w: %q", err, describe(s.Packet))
+		}
+		if want, got := r.wantOuter(sender, s), outerOf(s); want != got {
+			return fmt.Errorf("outer header (-want +got):\n%s\n%q", cmp.Diff(want, got), describe(s.Packet))
+		}
+		if !s.back && r.way.wire >= 0 {
+			if want := uint8(64 - r.way.wire); s.inner.TTL != want {
+				return fmt.Errorf("TTL %d on the wire, want %d: %q", s.inner.TTL, want, describe(s.Packet))
+			}
+		}
+		if outgoing && r.offload.without(uplinks) && (s.GSOSize > 0 || s.Partial || s.Len > 14+r.Options.MTU) {
+			return fmt.Errorf("left uncut or unfinished: %q", describe(s.Packet))
+		}
+		if len(s.VXLAN) > 0 {
+			ports[s.inner.IsFragment()][s.UDP[0].SrcPort] = true
+		}
+	}
+	// A flow's packets share a path, and so do its fragments, of which one alone has the ports. (The
+	// kernel's device takes the hash that the sender's socket gave its packets, which changes.)
+	if r.dataplanes[sender] == node.EBPF && (len(ports[true]) > 1 || len(ports[false]) > 1) {
+		return fmt.Errorf("source ports %v", ports)
+	}
+	return nil
+}
+
+// checkArrived looks at what has reached the receiver.
+func (r *row) checkArrived(s seen) error {
+	if want := uint8(64 - r.way.hops); s.inner.TTL != want {
+		return fmt.Errorf("TTL %d, want %d", s.inner.TTL, want)
+	}
+	want := r.kind.tos
+	if s.inner.Protocol == layers.IPProtocolTCP && s.inner.TOS&3 == 0 {
+		want &^= 3 // not all of a stream is of an ECN transport (RFC 3168, 6.1)
+	}
+	if s.inner.TOS != want {
+		return fmt.Errorf("TOS %#x, want %#x", s.inner.TOS, want)
+	}
+	return lab.VerifyChecksums(s.Packet)
+}
+
+// outer is what is around an inner packet.
+type outer struct {
+	Frame, Inner string // Ethernet headers
+	Src, Dst     string
+	TTL, TOS     uint8
+	DF           bool
+	Protocol     layers.IPProtocol
+	Length       int
+	FlowLabel    bool // that there is one
+	Options      int
+	UDPSource    string // "flow" is of RFC 7348's range
+	UDPPort      int
+	UDPLength    int
+	UDPChecksum  bool
+	VXLAN        string
+}
+
+func ethernetLine(e *layers.Ethernet) string {
+	return fmt.Sprintf("%s > %s %v", e.SrcMAC, e.DstMAC, e.EthernetType)
+}
+
+// outerOf is what a packet has around its inner one.
+func outerOf(s seen) (o outer) {
+	o.Frame = ethernetLine(s.Ethernet[0])
+	if len(s.IP) < 2 {
+		return o
+	}
+	ip := s.IP[0]
+	o.Src, o.Dst, o.TTL, o.TOS, o.DF, o.Protocol = ip.Src.String(), ip.Dst.String(), ip.TTL, ip.TOS, ip.DF, ip.Protocol
+	o.Length, o.FlowLabel, o.Options = ip.Length, ip.FlowLabel != 0, ip.Options
+	if ip.Protocol == layers.IPProtocolUDP {
+		u := s.UDP[0]
+		o.UDPSource, o.UDPPort, o.UDPLength, o.UDPChecksum = fmt.Sprint(uint16(u.SrcPort)), int(u.DstPort), int(u.Length), u.Checksum != 0
+		if u.DstPort == 8472 && u.SrcPort >= firstDynamicPort {
+			o.UDPSource = "flow"
+		}
+	}
+	if len(s.VXLAN) > 0 {
+		o.VXLAN, o.Inner = fmt.Sprintf("%x", s.VXLAN[0].Contents), ethernetLine(s.Ethernet[1])
+	}
+	return o
+}
+
+// ethertypes are those of the families.
+var ethertypes = map[lab.Families]layers.EthernetType{lab.V4: layers.EthernetTypeIPv4, lab.V6: layers.EthernetTypeIPv6}
+
+// wantOuter is what the kernel's tunnels put around a packet that one host sends to the other.
+func (r *row) wantOuter(sender int, s seen) outer {
+	from, to := r.Hosts[sender], r.Hosts[1-sender]
+	mac := func(h *lab.Host, name string, f lab.Families, o *lab.Host) string {
+		return fmt.Sprintf("%s > %s %v", r.macs[iface{h.NS, name}], r.macs[iface{o.NS, name}], ethertypes[f])
+	}
+	family := r.Options.OuterOf(r.family)
+	o := outer{Frame: mac(from, lab.Uplink, family, to)}
+	if r.backend == topology.EncapNone {
+		return o
+	}
+	o.Src, o.Dst = from.Node(family).String(), to.Node(family).String()
+	o.Length = s.Len - 14
+	o.TTL, o.TOS = 64, ecnAround[s.inner.TOS&3]
+	switch r.backend {
+	case topology.EncapVXLAN:
+		o.Inner = mac(from, "bpfnet0", r.family, to)
+		o.VXLAN = "0800000000000100" // I flag, VNI 1
+		o.Protocol, o.UDPSource, o.UDPPort = layers.IPProtocolUDP, "flow", 8472
+	case topology.EncapIPIP:
+		o.Protocol, o.TTL, o.DF = layers.IPProtocolIPv4, s.inner.TTL, s.inner.DF
+	case topology.EncapUDP:
+		o.Protocol, o.DF, o.UDPSource, o.UDPPort = layers.IPProtocolUDP, true, "8285", 8285
+	}
+	if o.Protocol == layers.IPProtocolUDP {
+		o.UDPLength, o.UDPChecksum = o.Length-20, r.mode(sender).outerChecksum()
+	}
+	return o
+}
+
+// ecnAround is the outer ECN field of each inner one: INET_ECN_encapsulate() of include/net/inet_ecn.h.
+var ecnAround = [4]uint8{0, 1, 2, 2}

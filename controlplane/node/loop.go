@@ -28,7 +28,7 @@ type loop struct {
 	synced chan struct{} // closed once the first full sync is applied and in place
 
 	mu       sync.Mutex
-	leases   map[string]topology.Lease
+	leases   leases
 	bad      map[string]error
 	revision int64
 	full     bool // the first snapshot has come
@@ -45,7 +45,6 @@ func newLoop(s *session) *loop {
 		wake:    make(chan struct{}, 1),
 		over:    make(chan error, 1),
 		synced:  make(chan struct{}),
-		leases:  map[string]topology.Lease{},
 		bad:     map[string]error{},
 		paths:   map[netip.Addr]topology.Path{},
 	}
@@ -63,17 +62,17 @@ func (l *loop) update(u store.Update) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if u.Full {
-		clear(l.leases)
+		l.leases.clear()
 		clear(l.bad)
 		l.full = true
 	}
 	for _, key := range u.Deleted {
-		delete(l.leases, key)
+		l.leases.remove(key)
 		delete(l.bad, key)
 	}
 	for _, lease := range u.Put {
 		delete(l.bad, lease.Key)
-		l.leases[lease.Key] = topologyLease(lease)
+		l.leases.put(topologyLease(lease))
 	}
 	for key, err := range u.Bad {
 		// What the key said before is not thrown away for what cannot be read.
@@ -209,17 +208,14 @@ func (l *loop) checkUplink() error {
 	return nil
 }
 
-// input is a copy of what is known, and whether that is everything yet.
+// input is what is known, and whether that is everything yet.
 func (l *loop) input() (topology.Input, bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	in := topology.Input{
 		Network: l.config.Network, Self: l.self, SelfKey: l.held.Lease().Key, Public: []netip.Addr{l.uplink.PublicIP},
 		DirectRouting: l.config.Backend.DirectRouting,
-		Leases:        make([]topology.Lease, 0, len(l.leases)),
-	}
-	for _, lease := range l.leases {
-		in.Leases = append(in.Leases, lease)
+		Leases:        l.leases.all(),
 	}
 	return in, l.full
 }
@@ -263,7 +259,7 @@ func (l *loop) badRecords() []topology.Problem {
 	var all []topology.Problem
 	for key, err := range l.bad {
 		consequence := "not served: delete it, or restart the node that wrote it"
-		if _, had := l.leases[key]; had {
+		if l.leases.has(key) {
 			consequence = "what it said before is served: restart the node that wrote it"
 		}
 		all = append(all, topology.Problem{Key: key, Text: err.Error() + "; " + consequence})
@@ -342,6 +338,6 @@ func (l *loop) publishStatus(state topology.State) {
 		if l.dataplane.inPlace() {
 			now.Dataplane = l.kind
 		}
-		now.Peers = peerStatus(state.Peers)
 	})
+	l.status.setPeers(state.Peers)
 }

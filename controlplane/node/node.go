@@ -103,7 +103,7 @@ func Run(ctx context.Context, o Options) (err error) {
 	}
 	defer unlock()
 	n := &node{Options: o, log: o.Logger, reporter: newReporter(o.Logger), choice: newChoice(o.Dataplane)}
-	n.status.now.Peers, n.status.now.Dataplane = []PeerStatus{}, o.Dataplane
+	n.status.now.Dataplane = o.Dataplane
 	control, err := n.listen()
 	if err != nil {
 		return err

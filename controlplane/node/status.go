@@ -104,8 +104,9 @@ func sortProblems(p []Problem) {
 // status is the current Status, for the control socket to read.
 type status struct {
 	mu     sync.Mutex
-	now    Status
-	tunnel *udptun.Tunnel // that runs; nil for none
+	now    Status          // without Peers
+	peers  []topology.Peer // which others hold too
+	tunnel *udptun.Tunnel  // that runs; nil for none
 }
 
 func (s *status) update(f func(*Status)) {
@@ -118,12 +119,19 @@ func (s *status) fail() { s.update(func(now *Status) { now.Ready = false }) }
 
 func (s *status) get() Status {
 	s.mu.Lock()
-	defer s.mu.Unlock()
-	now := s.now
+	now, peers := s.now, s.peers
 	if s.tunnel != nil {
 		now.Copied = copied(s.tunnel.Stats())
 	}
+	s.mu.Unlock()
+	now.Peers = peerStatus(peers) // made for who asks, not at each change
 	return now
+}
+
+func (s *status) setPeers(peers []topology.Peer) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.peers = peers
 }
 
 func (s *status) setTunnel(t *udptun.Tunnel) {
@@ -170,9 +178,6 @@ func (n *node) listen() (*httpServer, error) {
 func (n *node) serveStatus(w http.ResponseWriter, _ *http.Request) {
 	s := n.status.get()
 	s.Problems = n.reporter.problems()
-	if s.Peers == nil {
-		s.Peers = []PeerStatus{} // a list in JSON too
-	}
 	w.Header().Set("Content-Type", "application/json")
 	if !s.Ready {
 		w.WriteHeader(http.StatusServiceUnavailable)

@@ -59,9 +59,8 @@ func get(t *testing.T, n *node, path string) (code int, header http.Header, body
 	return resp.StatusCode, resp.Header, string(b)
 }
 
-func served(now *Status) {
-	self := topology.Self{Node: netip.MustParseAddr("192.168.32.245"), Subnet: netip.MustParsePrefix("172.245.0.0/24")}
-	peers := []topology.Peer{
+func servedPeers() []topology.Peer {
+	return []topology.Peer{
 		{
 			Key: "172.246.0.0-24", Subnet: netip.MustParsePrefix("172.246.0.0/24"), Node: netip.MustParseAddr("192.168.32.246"),
 			Encap: topology.EncapVXLAN, VTEP: topology.VTEP{MAC: topology.MAC{0xc6, 0, 0, 0, 2, 0}},
@@ -73,9 +72,13 @@ func served(now *Status) {
 			Path:  topology.Path{Ifindex: 2, NextHop: netip.MustParseAddr("192.168.32.247"), MTU: 1500},
 		},
 	}
+}
+
+func served(now *Status) {
+	self := topology.Self{Node: netip.MustParseAddr("192.168.32.245"), Subnet: netip.MustParsePrefix("172.245.0.0/24")}
 	*now = Status{
 		Ready: true, Node: self.Node, Subnet: self.Subnet, Network: netip.MustParsePrefix("172.244.0.0/14"),
-		Backend: "vxlan", MTU: 1450, Revision: 42, Peers: peerStatus(peers), Containers: 2, Endpoints: 1,
+		Backend: "vxlan", MTU: 1450, Revision: 42, Containers: 2, Endpoints: 1,
 	}
 }
 
@@ -123,6 +126,7 @@ const servedJSON = `{
 func TestStatusJSON(t *testing.T) {
 	n := listening(t)
 	n.status.update(served)
+	n.status.setPeers(servedPeers())
 	n.reporter.report("store", errors.New("no etcd"))
 	n.reporter.reportRecords("etcd", []topology.Problem{{Key: "172.247.1.0-24", Text: "has no VtepMAC"}})
 	code, header, body := get(t, n, "/status")
@@ -173,9 +177,10 @@ func TestStatusIsAllThereIs(t *testing.T) {
 func TestFetchStatus(t *testing.T) {
 	n := listening(t)
 	n.status.update(served)
+	n.status.setPeers(servedPeers())
 	var want Status
 	served(&want)
-	want.Problems = []Problem{}
+	want.Peers, want.Problems = peerStatus(servedPeers()), []Problem{}
 	got, err := FetchStatus(t.Context(), n.RunDir)
 	if err != nil {
 		t.Fatal(err)

@@ -59,12 +59,7 @@ func (d *Dataplane) Reread() error {
 // kept: they must not be written to any more.
 func (d *Dataplane) Apply(states ...topology.State) error {
 	now := join(states)
-	peers, had := now.peers, d.all()
-	if d.applied != nil && slices.Equal(d.applied.selves, now.selves) {
-		var was []topology.Peer
-		was, peers = topology.Changes(d.applied.peers, now.peers)
-		had = d.of(was)
-	}
+	peers, had := d.differing(now)
 	err := d.change(had, d.want(now.selves, peers))
 	if d.applied = nil; err == nil {
 		d.applied = &now
@@ -98,6 +93,15 @@ func selfOf(selves []topology.Self, p topology.Peer) topology.Self {
 		}
 	}
 	return topology.Self{}
+}
+
+// differing is the peers to look at, and what the maps hold that goes unless they want it.
+func (d *Dataplane) differing(now joined) ([]topology.Peer, entries) {
+	if d.applied == nil || !slices.Equal(d.applied.selves, now.selves) {
+		return now.peers, d.all()
+	}
+	was, is := topology.Changes(d.applied.peers, now.peers)
+	return is, d.of(was)
 }
 
 // change replaces what entries there were by those that are wanted.

@@ -19,10 +19,10 @@ import (
 const (
 	changeLimit = 30 * time.Second // for one change to arrive
 
-	// Between two looks at the map: at first, and as a share of how long it has been waited. A daemon
-	// that is slow must not be made slower by those who wait for it.
+	// Between two looks at the daemon or its map: at first, and as a share of how long it has been waited.
+	// A daemon that is slow must not be made slower by those who wait for it.
 	firstLook = 100 * time.Microsecond
-	lookShare = 20
+	lookShare = 50
 )
 
 // joinAtRate has nodes join at a steady rate and returns how long it took from

@@ -25,8 +25,7 @@ import (
 const (
 	syncTimeout = 10 * time.Minute
 	stopTimeout = 30 * time.Second
-	look        = 2 * time.Millisecond // between two looks at what the daemon serves
-	spare       = 1000                 // map entries beside the cluster's
+	spare       = 1000 // map entries beside the cluster's
 )
 
 // daemon is the daemon under test.
@@ -68,9 +67,7 @@ func (d *daemon) wait() {
 func (d *daemon) serves(ctx context.Context, peers int) error {
 	ctx, cancel := context.WithTimeout(ctx, syncTimeout)
 	defer cancel()
-	tick := time.NewTicker(look)
-	defer tick.Stop()
-	for {
+	for began := time.Now(); ; {
 		s, err := node.FetchStatus(ctx, d.host.Dir)
 		if err == nil && s.Ready && len(s.Peers) == peers {
 			return nil
@@ -81,7 +78,7 @@ func (d *daemon) serves(ctx context.Context, peers int) error {
 		case <-ctx.Done():
 			return fmt.Errorf("wait for the daemon's first synchronisation (%d of %d peers; problems: %v): %w",
 				len(s.Peers), peers, s.Problems, ctx.Err())
-		case <-tick.C:
+		case <-time.After(max(firstLook, time.Since(began)/lookShare)):
 		}
 	}
 }

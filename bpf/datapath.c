@@ -7,5 +7,6 @@
 #include "from_network.c"
 #include "from_overlay.c"
 #include "from_veth.c"
+#include "from_wire.c"
 
 char _license[] SEC("license") = "Dual BSD/GPL";

@@ -18,6 +18,12 @@ type DatapathAddr struct {
 	Word [4]uint32
 }
 
+type DatapathBpfCpumapVal struct {
+	_      structs.HostLayout
+	Qsize  uint32
+	ProgFd uint32
+}
+
 type DatapathCounter struct {
 	_       structs.HostLayout
 	Packets uint64
@@ -138,6 +144,7 @@ const (
 	DatapathProgramPROGRAM_FROM_HOST      DatapathProgram = 2
 	DatapathProgramPROGRAM_FROM_OVERLAY   DatapathProgram = 3
 	DatapathProgramPROGRAM_FROM_VETH      DatapathProgram = 4
+	DatapathProgramPROGRAM_FROM_WIRE      DatapathProgram = 5
 	DatapathProgramPROGRAM_MAX            DatapathProgram = 8
 )
 
@@ -150,6 +157,8 @@ const (
 	DatapathReasonFORWARD_DELIVERED     DatapathReason = 3
 	DatapathReasonFORWARD_TO_HOST       DatapathReason = 4
 	DatapathReasonFORWARD_TO_OVERLAY    DatapathReason = 5
+	DatapathReasonFORWARD_DECAPSULATED  DatapathReason = 6
+	DatapathReasonFORWARD_SPREAD        DatapathReason = 7
 	DatapathReasonPASS_PROTOCOL         DatapathReason = 16
 	DatapathReasonPASS_MALFORMED        DatapathReason = 17
 	DatapathReasonPASS_OPTIONS          DatapathReason = 18
@@ -167,6 +176,7 @@ const (
 	DatapathReasonPASS_UDP_SUPERPACKET  DatapathReason = 30
 	DatapathReasonPASS_NAT              DatapathReason = 31
 	DatapathReasonPASS_NAT_UNKNOWN      DatapathReason = 32
+	DatapathReasonPASS_SCATTERED        DatapathReason = 33
 	DatapathReasonDROP_CONTAINER_SOURCE DatapathReason = 40
 	DatapathReasonDROP_NODE_SOURCE      DatapathReason = 41
 	DatapathReasonDROP_UNKNOWN_HOST     DatapathReason = 42
@@ -179,6 +189,7 @@ const (
 	DatapathReasonDROP_UNSENDABLE       DatapathReason = 49
 	DatapathReasonDROP_TUNNEL_MALFORMED DatapathReason = 50
 	DatapathReasonDROP_UNCHECKED        DatapathReason = 51
+	DatapathReasonDROP_WIRE_MAC         DatapathReason = 52
 	DatapathReasonREASON_MAX            DatapathReason = 64
 )
 
@@ -200,7 +211,11 @@ type DatapathSettings struct {
 	Ipip      uint8
 	Direct    uint8
 	Conntrack uint8
-	Pad       uint8
+	Spread    uint8
+	UplinkMac DatapathMac
+	WireMac   DatapathMac
+	Cpu       [64]uint16
+	Pad       [4]uint8
 }
 
 // Names of all BPF objects in the ELF.
@@ -208,6 +223,7 @@ type DatapathSettings struct {
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
 	DatapathMapCounters       = "counters"
+	DatapathMapCpus           = "cpus"
 	DatapathMapEndpoints      = "endpoints"
 	DatapathMapEvents         = "events"
 	DatapathMapFdb            = "fdb"
@@ -222,6 +238,7 @@ const (
 	DatapathProgFromNetwork   = "from_network"
 	DatapathProgFromOverlay   = "from_overlay"
 	DatapathProgFromVeth      = "from_veth"
+	DatapathProgFromWire      = "from_wire"
 	DatapathVarConfig         = "config"
 )
 
@@ -272,6 +289,7 @@ type DatapathProgramSpecs struct {
 	FromNetwork   *ebpf.ProgramSpec `ebpf:"from_network"`
 	FromOverlay   *ebpf.ProgramSpec `ebpf:"from_overlay"`
 	FromVeth      *ebpf.ProgramSpec `ebpf:"from_veth"`
+	FromWire      *ebpf.ProgramSpec `ebpf:"from_wire"`
 }
 
 // DatapathMapSpecs contains maps before they are loaded into the kernel.
@@ -279,6 +297,7 @@ type DatapathProgramSpecs struct {
 // It can be passed ebpf.CollectionSpec.Assign.
 type DatapathMapSpecs struct {
 	Counters   *ebpf.MapSpec `ebpf:"counters"`
+	Cpus       *ebpf.MapSpec `ebpf:"cpus"`
 	Endpoints  *ebpf.MapSpec `ebpf:"endpoints"`
 	Events     *ebpf.MapSpec `ebpf:"events"`
 	Fdb        *ebpf.MapSpec `ebpf:"fdb"`
@@ -318,6 +337,7 @@ func (o *DatapathObjects) Close() error {
 // It can be passed to LoadDatapathObjects or ebpf.CollectionSpec.LoadAndAssign.
 type DatapathMaps struct {
 	Counters   *ebpf.Map `ebpf:"counters"`
+	Cpus       *ebpf.Map `ebpf:"cpus"`
 	Endpoints  *ebpf.Map `ebpf:"endpoints"`
 	Events     *ebpf.Map `ebpf:"events"`
 	Fdb        *ebpf.Map `ebpf:"fdb"`
@@ -332,6 +352,7 @@ type DatapathMaps struct {
 func (m *DatapathMaps) Close() error {
 	return _DatapathClose(
 		m.Counters,
+		m.Cpus,
 		m.Endpoints,
 		m.Events,
 		m.Fdb,
@@ -360,6 +381,7 @@ type DatapathPrograms struct {
 	FromNetwork   *ebpf.Program `ebpf:"from_network"`
 	FromOverlay   *ebpf.Program `ebpf:"from_overlay"`
 	FromVeth      *ebpf.Program `ebpf:"from_veth"`
+	FromWire      *ebpf.Program `ebpf:"from_wire"`
 }
 
 func (p *DatapathPrograms) Close() error {
@@ -369,6 +391,7 @@ func (p *DatapathPrograms) Close() error {
 		p.FromNetwork,
 		p.FromOverlay,
 		p.FromVeth,
+		p.FromWire,
 	)
 }
 

@@ -4,11 +4,13 @@
 /* tc ingress on the uplink: what other nodes send. */
 #include "include/decap.h"
 #include "include/nat.h"
+#include "include/wire.h"
 
-/* Up to and with the inner ports, of the longest encapsulation. */
-#define NETWORK_HEADERS                                                                            \
-	(2 * (ETH_HLEN + sizeof(struct iphdr)) + sizeof(struct udphdr) + sizeof(struct vxlanhdr) + \
-	 2 * sizeof(__be16))
+/* VLAN 0 is a priority, and no VLAN, to the kernel too. */
+static __always_inline int vlan_tagged(const struct __sk_buff *skb)
+{
+	return skb->vlan_present && skb->vlan_tci & VLAN_VID_MASK;
+}
 
 /* Leaves a packet that has been checked to the kernel's vxlan device. */
 static __always_inline enum reason pass_checked(struct walk *w, enum reason reason)
@@ -18,29 +20,33 @@ static __always_inline enum reason pass_checked(struct walk *w, enum reason reas
 	return reason;
 }
 
+/* The container that gets it, or NULL: the stack answers what expires here, and reads options. */
+static __always_inline struct endpoint *receiver(const struct iphdr *ip)
+{
+	return ip->ttl > 1 && !has_options(ip) ? endpoint_lookup(ip->daddr) : NULL;
+}
+
+/* A packet out of its tunnel, its IP header behind the Ethernet header. */
+static __always_inline enum reason deliver(struct walk *w, struct ethhdr *eth,
+					   const struct endpoint *to)
+{
+	if (!to)
+		return to_host(w, eth);
+	ethernet_to_endpoint(eth, to);
+	ipv4_decrement_ttl((struct iphdr *)(eth + 1));
+	return to_endpoint(w, to, FORWARD_DELIVERED);
+}
+
 /* A tunnel packet of ours. All checks come first; then the outer header is taken off. */
 static __always_inline enum reason decapsulate(struct walk *w, struct tunnel *t)
 {
-	struct endpoint *to = NULL;
+	struct endpoint *to;
 	struct ethhdr *eth;
 	struct iphdr *ip;
-	int reason, tos;
+	int reason = tunnel_check(w, t, &ip), tos;
 
-	if (t->inner_eth && (t->inner_eth->h_proto != bpf_htons(ETH_P_IP) ||
-			     !mac_equal(t->inner_eth->h_dest, config.ipv4.overlay_mac.byte))) {
-		reason = check_source(t->outer->saddr, t->outer->saddr);
-		return reason == ONWARD ? pass_checked(w, PASS_INNER_NOT_ROUTED) : reason;
-	}
-	ip = take_ipv4(&t->cursor, t->room);
-	if (!ip)
-		return DROP_INNER_MALFORMED;
-	w->src = ip->saddr;
-	w->dst = ip->daddr;
-	reason = check_source(t->outer->saddr, ip->saddr);
 	if (reason != ONWARD)
-		return reason;
-	if (is_fragment(t->outer))
-		return pass_checked(w, PASS_OUTER_FRAGMENT);
+		return REASON_IS_PASS(reason) ? pass_checked(w, reason) : reason;
 	/*
 	 * Taken out of its tunnel by us, a superpacket keeps the tunnel's marks (skb->encapsulation, bits
 	 * of gso_type). TCP does not mind; UDP has to be cut into datagrams, and would be lost.
@@ -50,22 +56,32 @@ static __always_inline enum reason decapsulate(struct walk *w, struct tunnel *t)
 	tos = ecn_decapsulate(t->outer->tos, ip->tos);
 	if (tos < 0)
 		return DROP_ECN;
-	/* The stack answers what expires here, and reads options. */
-	if (ip->ttl > 1 && !has_options(ip))
-		to = endpoint_lookup(ip->daddr);
+	to = receiver(ip);
 	if (to && (reason = nat_check(w, ip, t->cursor)) != ONWARD) {
 		if (t->inner_eth)
 			return pass_checked(w, reason);
 		to = NULL; /* no tunnel device takes it: the stack gets it from us */
 	}
 	eth = pop_header(w->skb, t, tos);
-	if (!eth)
-		return DROP_DECAPSULATE;
-	if (!to)
-		return to_host(w, eth);
-	ethernet_to_endpoint(eth, to);
-	ipv4_decrement_ttl((struct iphdr *)(eth + 1));
-	return to_endpoint(w, to, FORWARD_DELIVERED);
+	return eth ? deliver(w, eth, to) : DROP_DECAPSULATE;
+}
+
+/* What from_wire has taken out of its tunnel: it has no tunnel any more to be left to the kernel in. */
+static __always_inline enum reason decapsulated(struct walk *w, struct ethhdr *eth, struct cursor c)
+{
+	struct iphdr *ip = take_ipv4(&c, w->len - ETH_HLEN);
+	struct endpoint *to;
+
+	/* from_wire cannot see a tag that the NIC has taken off. */
+	if (!ip || vlan_tagged(w->skb))
+		return DROP_TUNNEL_MALFORMED;
+	w->src = ip->saddr;
+	w->dst = ip->daddr;
+	to = receiver(ip);
+	if (to && nat_check(w, ip, c) != ONWARD)
+		to = NULL;
+	mac_copy(eth->h_source, config.uplink_mac.byte);
+	return deliver(w, eth, to);
 }
 
 /* A plain packet of a host-gw peer to a container: what the kernel would route, in one step. */
@@ -104,9 +120,9 @@ static __always_inline enum reason walk_from_network(struct walk *w)
 
 	if (!eth)
 		return PASS_MALFORMED;
-	/* VLAN 0 is a priority, and no VLAN, to the kernel too. */
-	if (eth->h_proto != bpf_htons(ETH_P_IP) ||
-	    (w->skb->vlan_present && w->skb->vlan_tci & VLAN_VID_MASK))
+	if (is_wire_mac(eth->h_source))
+		return decapsulated(w, eth, c);
+	if (eth->h_proto != bpf_htons(ETH_P_IP) || vlan_tagged(w->skb))
 		return PASS_PROTOCOL;
 	if (w->skb->pkt_type == PACKET_OTHERHOST)
 		return PASS_NOT_ROUTED;

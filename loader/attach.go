@@ -17,12 +17,14 @@ type hook struct {
 	program string
 	egress  bool
 	handle  uint32 // of its clsact filter
+	xdp     bool   // and not tc
 }
 
 // hooks stand in the order in which programs are taken off: each only leaves
 // more to the kernel that way. from_overlay drops what from_network has not
-// marked, so it goes first.
+// marked, so it goes first; and before it from_wire, whose packets only from_network knows.
 var hooks = []hook{
+	{program: bpf.FromWire, xdp: true},
 	{program: bpf.FromContainer, handle: 1},
 	{program: bpf.FromOverlay, handle: 4},
 	{program: bpf.FromNetwork, handle: 2},
@@ -51,7 +53,7 @@ func newAttacher(o Options) attacher {
 	if o.Clsact {
 		return clsact{}
 	}
-	return &tcx{pinDir: o.PinDir}
+	return newTCX(o.PinDir)
 }
 
 // otherAttacher is the one not in use.
@@ -59,7 +61,14 @@ func (d *Datapath) otherAttacher() attacher {
 	if _, isTCX := d.attacher.(*tcx); isTCX {
 		return clsact{}
 	}
-	return &tcx{pinDir: d.pinDir}
+	return newTCX(d.pinDir)
+}
+
+func (d *Datapath) attacherOf(h hook) attacher {
+	if h.xdp {
+		return d.xdp
+	}
+	return d.attacher
 }
 
 // Attach puts a program on an interface, or makes it the right one where an
@@ -70,6 +79,12 @@ func (d *Datapath) Attach(program string, ifindex int) error {
 		return fmt.Errorf("attach %s: no such program", program)
 	}
 	a := attachment{h, ifindex}
+	if h.xdp {
+		if err := d.xdp.attach(a, d.coll.Programs[program]); err != nil {
+			return fmt.Errorf("attach %s to interface %d: %w", program, ifindex, err)
+		}
+		return nil
+	}
 	err := d.attacher.attach(a, d.coll.Programs[program])
 	if _, isTCX := d.attacher.(*tcx); isTCX && errors.Is(err, ebpf.ErrNotSupported) {
 		d.attacher = clsact{} // tcx came with kernel 6.6
@@ -87,7 +102,7 @@ func (d *Datapath) Detach(program string, ifindex int) error {
 	if !ok {
 		return fmt.Errorf("detach %s: no such program", program)
 	}
-	if err := d.attacher.detach(attachment{h, ifindex}); err != nil {
+	if err := d.attacherOf(h).detach(attachment{h, ifindex}); err != nil {
 		return fmt.Errorf("detach %s from interface %d: %w", program, ifindex, err)
 	}
 	return nil
@@ -95,7 +110,11 @@ func (d *Datapath) Detach(program string, ifindex int) error {
 
 // Attached lists the interfaces a program is attached to, by this daemon or an earlier one.
 func (d *Datapath) Attached(program string) ([]int, error) {
-	all, err := d.attacher.list()
+	h, ok := hookByProgram(program)
+	if !ok {
+		return nil, fmt.Errorf("list where %s is attached: no such program", program)
+	}
+	all, err := d.attacherOf(h).list()
 	if err != nil {
 		return nil, fmt.Errorf("list attached programs: %w", err)
 	}

@@ -25,7 +25,7 @@ func Cleanup(runDir string) error {
 		return fmt.Errorf("resolve run directory: %w", err)
 	}
 	// Filters stay without pins: somebody may have unmounted the bpffs.
-	return errors.Join(detachAll(clsact{}), removePins(runDir))
+	return errors.Join(removePins(runDir), detachAll(clsact{}))
 }
 
 // Unload takes the programs of a run directory off the interfaces of this
@@ -39,7 +39,7 @@ func Unload(runDir string) error {
 	if err != nil {
 		return err
 	}
-	if err := errors.Join(detachAll(clsact{}), detachAll(&tcx{pinDir: dir})); err != nil {
+	if err := errors.Join(detachXDP(dir), detachAll(clsact{}), detachAll(newTCX(dir))); err != nil {
 		return err
 	}
 	return removeAll(dir, mapsDir, mapsStageDir, mapsOldDir, settingsNew)
@@ -54,7 +54,7 @@ func removePins(runDir string) error {
 	case err != nil:
 		return err
 	}
-	err = errors.Join(detachAll(&tcx{pinDir: dir}), removeAll(dir, linksDir, mapsDir, mapsStageDir, mapsOldDir, settingsNew))
+	err = errors.Join(detachXDP(dir), detachAll(clsact{}), detachAll(newTCX(dir)), removeAll(dir, linksDir, mapsDir, mapsStageDir, mapsOldDir, settingsNew))
 	return errors.Join(err, unmountForAll(mount), removeEmpty(mount))
 }
 

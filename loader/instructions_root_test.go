@@ -21,7 +21,7 @@ func TestVerifiedInstructions(t *testing.T) {
 	if err := unix.Uname(&kernel); err != nil {
 		t.Fatal(err)
 	}
-	programs := open(t, testOptions(t)).coll.Programs
+	programs := open(t, xdpOptions(t, true)).coll.Programs
 	for _, name := range slices.Sorted(maps.Keys(programs)) {
 		info, err := programs[name].Info()
 		if err != nil {

@@ -58,6 +58,7 @@ type Datapath struct {
 	pinDir   string
 	coll     *ebpf.Collection
 	attacher attacher
+	xdp      *xdp
 	staged   bool // maps are pinned in maps-new until Publish, for some of them are new
 	resetup  bool // settings differ from the pinned ones
 }
@@ -89,7 +90,7 @@ func Open(o Options) (*Datapath, error) {
 		return nil, err
 	}
 	defer closeMaps(pinned)
-	d := &Datapath{pinDir: o.PinDir, attacher: newAttacher(o)}
+	d := &Datapath{pinDir: o.PinDir, attacher: newAttacher(o), xdp: newXDP(o.PinDir, nativeXDP(&o.Settings))}
 	reuse := adoptable(spec, pinned, o)
 	_, sameSettings := reuse[rodata]
 	d.staged = !sameNames(spec, pinned, reuse)
@@ -102,7 +103,7 @@ func Open(o Options) (*Datapath, error) {
 	if err != nil {
 		return nil, fmt.Errorf("load the datapath: %w", err)
 	}
-	if err := d.stage(); err != nil {
+	if err := errors.Join(fillCPUs(d.coll.Maps["cpus"], &o.Settings), d.stage()); err != nil {
 		return nil, errors.Join(err, d.Close())
 	}
 	return d, nil
@@ -131,6 +132,14 @@ func specFor(o Options) (*ebpf.CollectionSpec, error) {
 		}
 		spec.Maps[name].MaxEntries = size
 	}
+	if !usesXDP(&o.Settings) {
+		delete(spec.Programs, bpf.FromWire) // needs kernel 5.18
+	}
+	cpus, err := ebpf.PossibleCPU()
+	if err != nil {
+		return nil, fmt.Errorf("count CPUs: %w", err)
+	}
+	spec.Maps["cpus"].MaxEntries = uint32(cpus) // the most that the kernel takes
 	return spec, nil
 }
 
@@ -156,7 +165,7 @@ func pinnedMaps(dir string) (map[string]*ebpf.Map, error) {
 
 // standalone are the maps without a host's index: each is adopted by itself. The
 // others point to each other, and are adopted all or none.
-var standalone = map[string]bool{"endpoints": true, "neigh": true, "nat": true, "counters": true}
+var standalone = map[string]bool{"endpoints": true, "neigh": true, "nat": true, "counters": true, "cpus": true}
 
 // adoptable is what of the pinned maps the programs can go on with, by the
 // programs' names. The settings are among them only if they say the same.

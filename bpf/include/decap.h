@@ -11,6 +11,11 @@
 
 #include "deliver.h"
 
+/* Up to and with the inner ports, of the longest encapsulation. */
+#define NETWORK_HEADERS                                                                            \
+	(2 * (ETH_HLEN + sizeof(struct iphdr)) + sizeof(struct udphdr) + sizeof(struct vxlanhdr) + \
+	 2 * sizeof(__be16))
+
 /* A tunnel packet, its headers valid until it is changed. */
 struct tunnel {
 	struct iphdr *outer;
@@ -105,7 +110,8 @@ static __always_inline int tunnel_read(struct walk *w, struct tunnel *t)
 		return reason;
 	if (!ipv4_checksum_ok(t->outer))
 		return PASS_MALFORMED;
-	if (w->skb->pkt_type != PACKET_HOST)
+	/* from_wire has looked at the Ethernet address by itself. */
+	if (w->skb && w->skb->pkt_type != PACKET_HOST)
 		return DROP_TUNNEL_MALFORMED;
 	t->room = bpf_ntohs(t->outer->tot_len) - t->len;
 	if (is_fragment(t->outer)) {
@@ -114,6 +120,32 @@ static __always_inline int tunnel_read(struct walk *w, struct tunnel *t)
 		t->room = 0xffff; /* the rest is in the other fragments */
 	}
 	return ONWARD;
+}
+
+/*
+ * The inner packet's header in *inner, once it is clear that the node it comes from may send it.
+ * ONWARD if it can be taken out of its tunnel; what is passed has been checked as far.
+ */
+static __always_inline int tunnel_check(struct walk *w, struct tunnel *t, struct iphdr **inner)
+{
+	struct iphdr *ip;
+	int reason;
+
+	if (t->inner_eth && (t->inner_eth->h_proto != bpf_htons(ETH_P_IP) ||
+			     !mac_equal(t->inner_eth->h_dest, config.ipv4.overlay_mac.byte))) {
+		reason = check_source(t->outer->saddr, t->outer->saddr);
+		return reason == ONWARD ? PASS_INNER_NOT_ROUTED : reason;
+	}
+	ip = take_ipv4(&t->cursor, t->room);
+	if (!ip)
+		return DROP_INNER_MALFORMED;
+	w->src = ip->saddr;
+	w->dst = ip->daddr;
+	*inner = ip;
+	reason = check_source(t->outer->saddr, ip->saddr);
+	if (reason != ONWARD)
+		return reason;
+	return is_fragment(t->outer) ? PASS_OUTER_FRAGMENT : ONWARD;
 }
 
 /*

@@ -25,10 +25,10 @@ static __always_inline enum reason to_endpoint(struct walk *w, const struct endp
 /* To this node's stack, as if the packet had come in by bpfnet0. */
 static __always_inline enum reason to_host(struct walk *w, struct ethhdr *eth)
 {
-	for (int i = 0; i < (int)sizeof(eth->h_dest); i++)
-		eth->h_dest[i] = config.ipv4.overlay_mac.byte[i];
+	mac_copy(eth->h_dest, config.ipv4.overlay_mac.byte);
 	w->skb->mark |= MARK_CHECKED;
-	return redirected(w, bpf_redirect(config.ipv4.overlay_ifindex, BPF_F_INGRESS), FORWARD_TO_HOST);
+	return redirected(w, bpf_redirect(config.ipv4.overlay_ifindex, BPF_F_INGRESS),
+			  FORWARD_TO_HOST);
 }
 
 #endif

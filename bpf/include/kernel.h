@@ -46,6 +46,7 @@ enum bpf_map_type {
 	BPF_MAP_TYPE_ARRAY = 2,
 	BPF_MAP_TYPE_PERCPU_ARRAY = 6,
 	BPF_MAP_TYPE_LPM_TRIE = 11,
+	BPF_MAP_TYPE_CPUMAP = 16,
 	BPF_MAP_TYPE_RINGBUF = 27,
 };
 #define BPF_F_NO_PREALLOC (1U << 0)
@@ -85,6 +86,27 @@ struct __sk_buff {
 	__u32 gso_size;
 };
 
+struct xdp_md {
+	__u32 data;
+	__u32 data_end;
+	__u32 data_meta;
+	__u32 ingress_ifindex;
+	__u32 rx_queue_index;
+	__u32 egress_ifindex;
+};
+
+enum xdp_action {
+	XDP_DROP = 1,
+	XDP_PASS = 2,
+	XDP_REDIRECT = 4,
+};
+
+/* The value of a cpumap. */
+struct bpf_cpumap_val {
+	__u32 qsize;
+	__u32 prog_fd;
+};
+
 enum {
 	TCX_NEXT = -1, /* clsact: TC_ACT_UNSPEC, on to the next filter */
 	TC_ACT_SHOT = 2,
@@ -117,6 +139,9 @@ static __u32 (*const bpf_get_prandom_u32)(void) = (void *)7;
 static long (*const bpf_skb_store_bytes)(struct __sk_buff *skb, __u32 off, const void *from,
 					 __u32 len, __u64 flags) = (void *)9;
 static long (*const bpf_redirect)(__u32 ifindex, __u64 flags) = (void *)23;
+static long (*const bpf_xdp_adjust_head)(struct xdp_md *xdp, int delta) = (void *)44;
+static long (*const bpf_redirect_map)(void *map, __u64 key, __u64 flags) = (void *)51;
+static __u64 (*const bpf_xdp_get_buff_len)(struct xdp_md *xdp) = (void *)188;
 static long (*const bpf_skb_pull_data)(struct __sk_buff *skb, __u32 len) = (void *)39;
 static long (*const bpf_skb_adjust_room)(struct __sk_buff *skb, __s32 len_diff, __u32 mode,
 					 __u64 flags) = (void *)50;

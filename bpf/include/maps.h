@@ -8,6 +8,8 @@
 
 #include "types.h"
 
+#define SPREAD_MAX 64
+
 /* What the programs have to know of one address family. */
 struct family {
 	/* The window of route_index that has this family's subnets. */
@@ -36,10 +38,22 @@ struct settings {
 	__u8 ipip;	   /* decapsulate IP in IP: protocols 4 and 41 */
 	__u8 direct;	   /* take plain packets of host-gw peers past the kernel */
 	__u8 conntrack;	   /* the kernel can be asked about connections (nat.h) */
-	__u8 pad;
+	__u8 spread; /* CPUs in use of those in cpu; 0: from_wire leaves packets where they are */
+	struct mac uplink_mac; /* from_wire: frames for another are none of ours */
+	struct mac wire_mac; /* from_wire puts it on what it decapsulates (wire.h); 0: it leaves that to tc */
+	__u16 cpu[SPREAD_MAX]; /* keys of cpus */
+	__u8 pad[4];
 };
 
 const volatile struct settings config;
+
+/* The queues to the CPUs that IPIP packets are spread over; empty where they are not. */
+struct {
+	__uint(type, BPF_MAP_TYPE_CPUMAP);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct bpf_cpumap_val);
+} cpus SEC(".maps");
 
 struct {
 	__uint(type, BPF_MAP_TYPE_LPM_TRIE);

@@ -83,6 +83,12 @@ static __always_inline int ipv4_checksum_ok(const struct iphdr *ip)
 	return csum_fold(sum) == 0xffff;
 }
 
+static __always_inline void mac_copy(__u8 *to, const volatile __u8 *from)
+{
+	for (int i = 0; i < 6; i++)
+		to[i] = from[i];
+}
+
 static __always_inline int mac_equal(const __u8 *a, const volatile __u8 *b)
 {
 	return *(const __u16 *)a == *(const volatile __u16 *)b &&

@@ -15,6 +15,7 @@ enum __packed program {
 	PROGRAM_FROM_HOST = 2,
 	PROGRAM_FROM_OVERLAY = 3,
 	PROGRAM_FROM_VETH = 4,
+	PROGRAM_FROM_WIRE = 5,
 	PROGRAM_MAX = 8,
 };
 
@@ -26,6 +27,8 @@ enum __packed reason {
 	FORWARD_DELIVERED = 3,	  /* from the underlay into a container */
 	FORWARD_TO_HOST = 4,	  /* decapsulated, then to this node's stack by way of bpfnet0 */
 	FORWARD_TO_OVERLAY = 5, /* to a remote host, by bpfnet0 and from_veth, which counts it too */
+	FORWARD_DECAPSULATED = 6, /* at XDP: from_network, which counts it too, has the inner packet next */
+	FORWARD_SPREAD = 7, /* at XDP: checked, and by way of another CPU to from_network, likewise */
 
 	/* Left to the kernel, untouched. */
 	PASS_PROTOCOL = 16,	  /* no IPv4, or VLAN-tagged */
@@ -41,10 +44,12 @@ enum __packed reason {
 	PASS_OUTER_FRAGMENT = 26, /* the kernel puts tunnel packets together */
 	PASS_INNER_NOT_ROUTED = 27, /* VXLAN frame that is not IPv4 for our VTEP: the kernel's device */
 	PASS_NOT_ENCAPSULABLE = 28, /* GSO of a kind the kernel cannot encapsulate */
-	PASS_CHECKED = 29,	    /* out of bpfnet0, where from_network let it in */
-	PASS_UDP_SUPERPACKET = 30,  /* the kernel's device makes it one that can be cut again */
-	PASS_NAT = 31,		    /* of a connection that this node's conntrack translates */
-	PASS_NAT_UNKNOWN = 32, /* perhaps of one: conntrack cannot be asked about this packet */
+	/* out of bpfnet0, where from_network let it in; or at XDP, where decapsulation is left to tc */
+	PASS_CHECKED = 29,
+	PASS_UDP_SUPERPACKET = 30, /* the kernel's device makes it one that can be cut again */
+	PASS_NAT = 31,		   /* of a connection that this node's conntrack translates */
+	PASS_NAT_UNKNOWN = 32,	   /* perhaps of one: conntrack cannot be asked about this packet */
+	PASS_SCATTERED = 33,	   /* at XDP: not all headers are in the first buffer */
 
 	/* Dropped. */
 	DROP_CONTAINER_SOURCE = 40, /* a container used an address that is not its own */
@@ -59,6 +64,7 @@ enum __packed reason {
 	DROP_UNSENDABLE = 49,	    /* left to bpfnet0, which is no tunnel device in this mode */
 	DROP_TUNNEL_MALFORMED = 50, /* tunnel packet as no node of ours sends it */
 	DROP_UNCHECKED = 51,	    /* out of bpfnet0, but not by way of from_network */
+	DROP_WIRE_MAC = 52, /* a frame from the wire with the address that from_wire marks its packets by */
 	REASON_MAX = 64,
 };
 

@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
-/* The one way out: every program ends in verdict(), which counts and, for drops, samples. */
+/*
+ * The one way out: every program ends in verdict() (from_wire, whose verdicts have other numbers, in
+ * xdp_verdict()), which counts and, for drops, samples.
+ */
 #ifndef BPFNET_VERDICT_H
 #define BPFNET_VERDICT_H
 
@@ -14,7 +17,9 @@
 
 /* One packet on its way through one program. */
 struct walk {
-	struct __sk_buff *skb;
+	struct __sk_buff *skb; /* of the programs at tc; NULL in from_wire */
+	struct xdp_md *xdp;    /* of from_wire, as is the next */
+	__u32 ifindex;
 	enum program program;
 	__u32 len;   /* of the packet as the program got it */
 	long action; /* what the redirect helper returned, for FORWARD reasons */
@@ -53,7 +58,7 @@ static __always_inline void emit(const struct walk *w, enum reason reason, __u64
 	*e = (struct event){
 		.time = bpf_ktime_get_ns(),
 		.count = count,
-		.ifindex = w->skb->ifindex,
+		.ifindex = w->skb ? w->skb->ifindex : w->ifindex,
 		.len = w->len,
 		.src = w->src ? addr_ipv4(w->src) : (struct addr){},
 		.dst = w->dst ? addr_ipv4(w->dst) : (struct addr){},
@@ -64,7 +69,7 @@ static __always_inline void emit(const struct walk *w, enum reason reason, __u64
 	bpf_ringbuf_submit(e, 0);
 }
 
-static __always_inline int verdict(const struct walk *w, enum reason reason)
+static __always_inline void account(const struct walk *w, enum reason reason)
 {
 	__u32 key = w->program * REASON_MAX + reason;
 	struct counter *c = bpf_map_lookup_elem(&counters, &key);
@@ -75,9 +80,22 @@ static __always_inline int verdict(const struct walk *w, enum reason reason)
 		if (REASON_IS_DROP(reason) && sampled(c->packets))
 			emit(w, reason, c->packets);
 	}
+}
+
+static __always_inline int verdict(const struct walk *w, enum reason reason)
+{
+	account(w, reason);
 	if (REASON_IS_FORWARD(reason))
 		return w->action;
 	return REASON_IS_DROP(reason) ? TC_ACT_SHOT : TCX_NEXT;
+}
+
+static __always_inline int xdp_verdict(const struct walk *w, enum reason reason)
+{
+	account(w, reason);
+	if (REASON_IS_FORWARD(reason))
+		return w->action;
+	return REASON_IS_DROP(reason) ? XDP_DROP : XDP_PASS;
 }
 
 /* The reason, once a redirect helper has said whether it will. */

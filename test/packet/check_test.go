@@ -58,7 +58,7 @@ func check(t *testing.T, program bpf.DatapathProgram, c packetCase) {
 	must(t, err)
 	m.checkCounters(t, program, c)
 	m.checkEvents(t, program, c)
-	if want := action(c.reason); verdict != want {
+	if want := verdictOf(program, c.reason); verdict != want {
 		t.Errorf("verdict %d, want %d", verdict, want)
 	}
 	expected := models[program](c.world, c.in)

@@ -27,7 +27,7 @@ func (m *machine) compare(program bpf.DatapathProgram, a arrival) error {
 	if err = m.countOne(program, want.reason, a); err != nil {
 		return err
 	}
-	if verdict != action(want.reason) {
+	if verdict != verdictOf(program, want.reason) {
 		return fmt.Errorf("verdict %d, the model's is %s", verdict, name(want.reason))
 	}
 	if want.frame == nil {

@@ -24,7 +24,9 @@ func tables() map[bpf.DatapathProgram][]packetCase {
 		bpf.DatapathProgramPROGRAM_FROM_OVERLAY: overlayCases(),
 		bpf.DatapathProgramPROGRAM_FROM_VETH:    concat(vethToRemote(), vethOthers()),
 		bpf.DatapathProgramPROGRAM_FROM_NETWORK: concat(networkDelivers(), networkECN(), networkToHost(),
-			networkNotOurs(), networkMalformed(), networkForgiven(), networkFragments(), networkInner(), networkDrops(), networkDirect(), networkWorlds(), networkNAT()),
+			networkNotOurs(), networkMalformed(), networkForgiven(), networkFragments(), networkInner(), networkDrops(), networkDirect(), networkWorlds(), networkNAT(),
+			networkUnwrapped()),
+		bpf.DatapathProgramPROGRAM_FROM_WIRE: wireCases(),
 	}
 }
 

@@ -29,6 +29,8 @@ func (w *world) settings() *bpf.DatapathSettings {
 	s.Ipv4.Node, s.Ipv4.OverlayIfindex = wire(w.node), w.overlay.ifindex
 	s.Ipv4.OverlayMac.Byte = w.overlay.mac
 	s.Ipv4.IndexCount = w.slotCount()
+	s.UplinkMac.Byte, s.WireMac.Byte = w.uplinkMAC, w.wireMAC
+	s.Spread = flag[uint8](w.spread, 1)
 	if w.slots.IsValid() {
 		base := w.slots.Addr().As4()
 		s.Ipv4.IndexBase[1] = uint64(binary.BigEndian.Uint32(base[:]))
@@ -68,6 +70,11 @@ func (w *world) fill(maps map[string]*ebpf.Map) error {
 		value := bpf.DatapathEndpoint{Ifindex: e.ifindex, Mac: mac(e.mac), Gateway: mac(e.gateway)}
 		if err := maps[bpf.DatapathMapEndpoints].Put(key, value); err != nil {
 			return fmt.Errorf("put endpoint %s: %w", e.addr, err)
+		}
+	}
+	if w.spread {
+		if err := maps[bpf.DatapathMapCpus].Put(uint32(0), bpf.DatapathBpfCpumapVal{Qsize: 64}); err != nil {
+			return fmt.Errorf("put CPU: %w", err)
 		}
 	}
 	if err := maps[bpf.DatapathMapNat].Put(uint32(0), w.nat); err != nil {

@@ -83,6 +83,7 @@ func emptyMachine(w *world, settings *bpf.DatapathSettings) (*machine, error) {
 		return nil, fmt.Errorf("set settings: %w", err)
 	}
 	spec.Maps[bpf.DatapathMapRouteIndex].MaxEntries = max(1, settings.Ipv4.IndexCount+settings.Ipv6.IndexCount)
+	spec.Maps[bpf.DatapathMapCpus].MaxEntries = uint32(ebpf.MustPossibleCPU())
 	all, err := ebpf.NewCollection(spec)
 	if err != nil {
 		return nil, err
@@ -100,6 +101,7 @@ func emptyMachine(w *world, settings *bpf.DatapathSettings) (*machine, error) {
 			bpf.DatapathProgramPROGRAM_FROM_HOST:      all.Programs[bpf.DatapathProgFromHost],
 			bpf.DatapathProgramPROGRAM_FROM_OVERLAY:   all.Programs[bpf.DatapathProgFromOverlay],
 			bpf.DatapathProgramPROGRAM_FROM_VETH:      all.Programs[bpf.DatapathProgFromVeth],
+			bpf.DatapathProgramPROGRAM_FROM_WIRE:      all.Programs[bpf.DatapathProgFromWire],
 		},
 		context: make([]byte, contextLen), contextOut: make([]byte, contextLen), out: make([]byte, frameMax+256),
 	}, nil
@@ -121,6 +123,9 @@ const (
 
 // run runs a program on a packet, once. The bytes are good until the next run.
 func (m *machine) run(program bpf.DatapathProgram, a arrival) (int32, []byte, error) {
+	if program == bpf.DatapathProgramPROGRAM_FROM_WIRE {
+		return m.runXDP(a)
+	}
 	binary.NativeEndian.PutUint32(m.context[contextMark:], a.mark)
 	binary.NativeEndian.PutUint32(m.context[contextIfindex:], a.ifindex)
 	binary.NativeEndian.PutUint32(m.context[contextGSOSize:], uint32(a.gsoSize))
@@ -131,6 +136,24 @@ func (m *machine) run(program bpf.DatapathProgram, a arrival) (int32, []byte, er
 	binary.NativeEndian.PutUint32(m.context[contextGSOSegs:], segments)
 	run := ebpf.RunOptions{Data: a.frame, DataOut: m.out, Context: m.context, ContextOut: m.contextOut, Repeat: 1}
 	verdict, err := m.programs[program].Run(&run)
+	return int32(verdict), run.DataOut, err
+}
+
+// Where struct xdp_md has what a test may set.
+const (
+	xdpContextLen     = 24
+	xdpContextDataEnd = 4
+	xdpContextIfindex = 12
+)
+
+// runXDP runs from_wire on a frame.
+func (m *machine) runXDP(a arrival) (int32, []byte, error) {
+	clear(m.contextOut)
+	context := make([]byte, xdpContextLen)
+	binary.NativeEndian.PutUint32(context[xdpContextDataEnd:], uint32(len(a.frame)))
+	binary.NativeEndian.PutUint32(context[xdpContextIfindex:], a.ifindex)
+	run := ebpf.RunOptions{Data: a.frame, DataOut: m.out, Context: context, Repeat: 1}
+	verdict, err := m.programs[bpf.DatapathProgramPROGRAM_FROM_WIRE].Run(&run)
 	return int32(verdict), run.DataOut, err
 }
 

@@ -14,6 +14,8 @@ import (
 func (w *world) fromNetwork(a arrival) fate {
 	eth, ip := ethernetHeader(a.frame), a.frame[etherLen:]
 	switch {
+	case w.ownFrame(eth):
+		return w.deliverOwn(a)
 	case !eth.isIPv4():
 		return a.untouched(bpf.DatapathReasonPASS_PROTOCOL)
 	case eth.dst() != linkAt(a.ifindex).mac && eth[0]&1 == 0: // PACKET_OTHERHOST, to the kernel

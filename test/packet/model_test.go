@@ -39,6 +39,7 @@ var models = map[bpf.DatapathProgram]func(*world, arrival) fate{
 	bpf.DatapathProgramPROGRAM_FROM_HOST:      (*world).fromHost,
 	bpf.DatapathProgramPROGRAM_FROM_OVERLAY:   (*world).fromOverlay,
 	bpf.DatapathProgramPROGRAM_FROM_VETH:      (*world).fromVeth,
+	bpf.DatapathProgramPROGRAM_FROM_WIRE:      (*world).fromWire,
 }
 
 // untouched is the fate of what is passed, or dropped before the first change.

@@ -76,6 +76,7 @@ func newMutator(seed uint64) *mutator {
 			bpf.DatapathProgramPROGRAM_FROM_NETWORK,
 			bpf.DatapathProgramPROGRAM_FROM_HOST,
 			bpf.DatapathProgramPROGRAM_FROM_VETH,
+			bpf.DatapathProgramPROGRAM_FROM_WIRE,
 		},
 	}
 }

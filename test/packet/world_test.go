@@ -23,7 +23,10 @@ type world struct {
 	udpPort   uint16 // host byte order; 0: no udp
 	ipip      bool
 	direct    bool
-	conntrack bool // the programs can ask the kernel's conntrack
+	uplinkMAC topology.MAC // of frames that fromWire looks at; zero: it is not in use
+	wireMAC   topology.MAC // that it puts on what it decapsulates; zero: it leaves that to tc
+	spread    bool         // it spreads IPIP, over CPU 0
+	conntrack bool         // the programs can ask the kernel's conntrack
 	nat       bpf.DatapathNatMode
 	slots     netip.Prefix // what route_index covers; invalid: nothing
 	slotBits  int          // prefix length of a slot

@@ -1,0 +1,108 @@
+// SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
+//go:build ignore
+
+/*
+ * XDP on the uplink, where --xdp has it: drops forged tunnel packets before the kernel makes an skb of
+ * them, and takes the others out of their tunnel before GRO sees them. All else, and whatever is unusual,
+ * goes on to from_network as it came. NAT, delivery and the hop are from_network's in any case.
+ *
+ * Not done here in generic mode is decapsulation (settings have no wire_mac then): GRO is over by then,
+ * and what an skb says of checksums and segments inside the tunnel cannot be put right from XDP.
+ */
+#include "include/decap.h"
+#include "include/encap.h"
+#include "include/wire.h"
+
+/*
+ * A pointer out of the context. As a plain u32 the compiler clears its upper half by two shifts, which the
+ * verifier takes for arithmetic with a pointer.
+ */
+#define CONTEXT_POINTER(context, field)                                                            \
+	({                                                                                         \
+		void *p;                                                                           \
+		asm volatile("%0 = *(u32 *)(%1 + %2)"                                              \
+			     : "=r"(p)                                                             \
+			     : "r"(context), "i"(__builtin_offsetof(typeof(*context), field)));    \
+		p;                                                                                 \
+	})
+
+/*
+ * To one CPU for all packets of the inner flow: a NIC that hashes outer addresses gives one queue all
+ * that a node sends by IPIP. The packet stays in its tunnel, so that it is nobody's but from_network's there.
+ * ONWARD where that CPU has no queue.
+ */
+static __always_inline int spread(struct walk *w, const struct tunnel *t, const struct iphdr *ip)
+{
+	struct inner in = inner_describe(ip, t->cursor);
+	__u32 slot = in.flow % config.spread;
+
+	if (slot >= SPREAD_MAX)
+		return ONWARD;
+	w->action = bpf_redirect_map(&cpus, config.cpu[slot], XDP_PASS);
+	return w->action == XDP_REDIRECT ? FORWARD_SPREAD : ONWARD;
+}
+
+static __always_inline enum reason decapsulate_at_xdp(struct walk *w, struct tunnel *t,
+						      struct iphdr *ip)
+{
+	struct ethhdr *eth = (void *)ip - ETH_HLEN; /* over the last bytes of the outer header */
+	int tos = ecn_decapsulate(t->outer->tos, ip->tos);
+
+	if (tos < 0)
+		return DROP_ECN;
+	if (ip->tos != tos)
+		ipv4_set_tos(ip, tos);
+	mac_copy(eth->h_dest, config.uplink_mac.byte);
+	mac_copy(eth->h_source, config.wire_mac.byte);
+	eth->h_proto = bpf_htons(ETH_P_IP);
+	w->action = XDP_PASS;
+	return bpf_xdp_adjust_head(w->xdp, t->len) ? DROP_DECAPSULATE : FORWARD_DECAPSULATED;
+}
+
+static __always_inline enum reason walk_from_wire(struct walk *w, struct cursor c)
+{
+	int scattered = w->len >= NETWORK_HEADERS && c.pos + NETWORK_HEADERS > c.end, reason;
+	struct ethhdr *eth = take(&c, ETH_HLEN);
+	struct tunnel t = {};
+	struct iphdr *ip;
+
+	if (!eth)
+		return scattered ? PASS_SCATTERED : PASS_MALFORMED;
+	if (is_wire_mac(eth->h_source))
+		return DROP_WIRE_MAC;
+	if (eth->h_proto != bpf_htons(ETH_P_IP))
+		return PASS_PROTOCOL;
+	if (!mac_equal(eth->h_dest, config.uplink_mac.byte))
+		return PASS_NOT_ROUTED;
+	if (scattered)
+		return PASS_SCATTERED;
+	t.outer = take_ipv4(&c, w->len - ETH_HLEN);
+	if (!t.outer)
+		return PASS_MALFORMED;
+	t.cursor = c;
+	reason = tunnel_read(w, &t);
+	if (reason == ONWARD)
+		reason = tunnel_check(w, &t, &ip);
+	if (reason != ONWARD)
+		return reason;
+	if (config.spread && t.outer->protocol == IPPROTO_IPIP)
+		reason = spread(w, &t, ip);
+	if (reason != ONWARD)
+		return reason;
+	return config.wire_mac.byte[0] ? decapsulate_at_xdp(w, &t, ip) : PASS_CHECKED;
+}
+
+/* frags: packets in several buffers (jumbo frames) come here too. */
+SEC("xdp.frags")
+int from_wire(struct xdp_md *xdp)
+{
+	struct cursor c = { CONTEXT_POINTER(xdp, data), CONTEXT_POINTER(xdp, data_end) };
+	struct walk w = {
+		.xdp = xdp,
+		.ifindex = xdp->ingress_ifindex,
+		.program = PROGRAM_FROM_WIRE,
+		.len = bpf_xdp_get_buff_len(xdp),
+	};
+
+	return xdp_verdict(&w, walk_from_wire(&w, c));
+}

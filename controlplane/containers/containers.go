@@ -10,6 +10,11 @@
 // goes before the connected subnet of a bridge, a lower metric before a higher
 // one, the entry learned last before an older one.
 //
+// IPv6 says as much as IPv4: a container that wants its gateway's MAC tells its
+// own, for the address that it sends from. One that it is still detecting
+// duplicates of it does not tell (RFC 4861, 7.1.1), so that is not found before
+// it is the container's. Link-local addresses lie in no subnet.
+//
 // Packets that take the eBPF fast path are not seen by the bridge, so its FDB
 // entry ages out and the neighbour entry may be collected while the container
 // is well. Forgetting is therefore no news: an endpoint stays until its link is
@@ -52,8 +57,8 @@ func (s State) equal(t State) bool {
 
 // Options say what Watch looks for.
 type Options struct {
-	// Subnet is the node's own container subnet.
-	Subnet netip.Prefix
+	// Subnets are the node's own container subnets, one a family.
+	Subnets []netip.Prefix
 	// Ignore holds names of interfaces that are neither container links nor
 	// the node's bridge, whatever they look like.
 	Ignore []string

@@ -121,15 +121,22 @@ func ipAddr(prefix string) *netlink.Addr {
 	if err != nil {
 		panic(err)
 	}
+	if is6(prefix) {
+		a.Flags = unix.IFA_F_NODAD
+	}
 	return a
 }
+
+func is6(address string) bool { return strings.Contains(address, ":") }
 
 // addBridge makes a bridge; its MAC is fixed unless that is nil.
 func (s *space) addBridge(name, prefix string, mac net.HardwareAddr) {
 	s.t.Helper()
 	s.must(s.LinkAdd(&netlink.Bridge{LinkAttrs: netlink.LinkAttrs{Name: name, HardwareAddr: mac}}))
 	// An address that nobody answers for fails soon, not after seconds.
-	s.sysctl("ipv4/neigh/"+name+"/retrans_time_ms", "10")
+	for _, family := range []string{"ipv4", "ipv6"} {
+		s.sysctl(family+"/neigh/"+name+"/retrans_time_ms", "10")
+	}
 	s.must(s.AddrAdd(s.link(name), ipAddr(prefix)))
 	s.up(name)
 }
@@ -139,6 +146,9 @@ func (s *space) addBridge(name, prefix string, mac net.HardwareAddr) {
 func (s *space) addContainer(name, master, prefix string) *space {
 	s.t.Helper()
 	c := newSpace(s.t)
+	if is6(prefix) {
+		c.enable6()
+	}
 	s.must(s.LinkAdd(&netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: name},
 		PeerName: "eth0", PeerNamespace: netlink.NsFd(c.ns)}))
 	if master != "" {
@@ -148,6 +158,14 @@ func (s *space) addContainer(name, master, prefix string) *space {
 	s.must(c.AddrAdd(c.link("eth0"), ipAddr(prefix)))
 	c.up("eth0")
 	return c
+}
+
+// enable6 gives devices that are made from now on IPv6, whose addresses hold at once.
+func (s *space) enable6() {
+	s.t.Helper()
+	for name, value := range map[string]string{"accept_dad": "0", "dad_transmits": "0", "router_solicitations": "0", "disable_ipv6": "0"} {
+		s.sysctl("ipv6/conf/default/"+name, value)
+	}
 }
 
 // addPort makes a veth with its other end in a namespace of its own, and a port of br245.
@@ -178,7 +196,11 @@ func (s *space) routeTo(name, addr string) {
 }
 
 func hostRouteOf(ifindex int, addr string) *netlink.Route {
-	return &netlink.Route{LinkIndex: ifindex, Scope: netlink.SCOPE_LINK, Dst: ipAddr(addr + "/32").IPNet}
+	bits := "/32"
+	if is6(addr) {
+		bits = "/128"
+	}
+	return &netlink.Route{LinkIndex: ifindex, Scope: netlink.SCOPE_LINK, Dst: ipAddr(addr + bits).IPNet}
 }
 
 // sysctl writes a setting of the namespace.

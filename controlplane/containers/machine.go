@@ -10,11 +10,17 @@ import (
 	"github.com/bpfnet/bpfnet/controlplane/topology"
 )
 
+// linkEndpoints is how many addresses behind one link become endpoints. An IPv6
+// subnet has more than any table could hold, and nobody keeps a container from
+// using another for each packet; what is beyond takes the kernel's path.
+const linkEndpoints = 256
+
 // machine turns the kernel's tables into State. It does no I/O.
 type machine struct {
 	*tables
 	ignore    []string
 	endpoints map[netip.Addr]place // outlive the entries they were learned from
+	behind    map[int]int          // port -> how many of them
 }
 
 // place is where an address was found.
@@ -26,7 +32,14 @@ type place struct {
 
 func newMachine(subnet netip.Prefix, ignore []string) *machine {
 	subnet = subnet.Masked()
-	return &machine{tables: newTables(subnet), ignore: ignore, endpoints: make(map[netip.Addr]place)}
+	return &machine{tables: newTables(subnet), ignore: ignore, endpoints: make(map[netip.Addr]place), behind: make(map[int]int)}
+}
+
+func newMachines(subnets []netip.Prefix, ignore []string) (all []*machine) {
+	for _, s := range subnets {
+		all = append(all, newMachine(s, ignore))
+	}
+	return all
 }
 
 // reset takes over a fresh listing. What it lacks has been forgotten by the
@@ -46,7 +59,7 @@ func (m *machine) adopt(known []Endpoint) {
 		if _, routed := m.routes[e.Addr]; !routed {
 			p.dev = m.links[e.Ifindex].master
 		}
-		m.endpoints[e.Addr] = p
+		m.put(e.Addr, p)
 		m.settle(e.Addr)
 	}
 }
@@ -70,9 +83,35 @@ func (m *machine) apply(e event) {
 
 func (m *machine) settle(addr netip.Addr) {
 	if p, ok := m.resolve(addr); ok {
-		m.endpoints[addr] = p
+		m.put(addr, p)
 	} else {
-		delete(m.endpoints, addr)
+		m.drop(addr)
+	}
+}
+
+// put notes where an address is, unless its link has too many.
+func (m *machine) put(addr netip.Addr, p place) {
+	before, known := m.endpoints[addr]
+	if !known || before.port != p.port {
+		if m.behind[p.port] == linkEndpoints {
+			m.drop(addr)
+			return
+		}
+		m.leave(before.port)
+		m.behind[p.port]++
+	}
+	m.endpoints[addr] = p
+}
+
+func (m *machine) drop(addr netip.Addr) {
+	m.leave(m.endpoints[addr].port)
+	delete(m.endpoints, addr)
+}
+
+// leave counts one address less behind a link; 0 is none.
+func (m *machine) leave(port int) {
+	if m.behind[port]--; m.behind[port] <= 0 {
+		delete(m.behind, port)
 	}
 }
 
@@ -174,8 +213,21 @@ func (m *machine) isVeth(l link) bool {
 	return l.kind == "veth" && l.away && !slices.Contains(m.ignore, l.name)
 }
 
-// state is a copy of what is known now.
-func (m *machine) state() State {
+// stateOf is a copy of what all machines know now.
+func stateOf(machines ...*machine) (all State) {
+	for _, m := range machines {
+		s := m.found()
+		all.Links = append(all.Links, s.Links...)
+		all.Endpoints = append(all.Endpoints, s.Endpoints...)
+	}
+	slices.SortFunc(all.Links, func(a, b Link) int { return cmp.Compare(a.Ifindex, b.Ifindex) })
+	all.Links = slices.Compact(all.Links) // a link of a bridge of both families
+	slices.SortFunc(all.Endpoints, func(a, b Endpoint) int { return a.Addr.Compare(b.Addr) })
+	return all
+}
+
+// found is what one machine knows now, in no order.
+func (m *machine) found() State {
 	routed := make(map[int]bool)
 	for _, routes := range m.routes {
 		for _, r := range routes {
@@ -192,7 +244,5 @@ func (m *machine) state() State {
 		s.Endpoints = append(s.Endpoints,
 			Endpoint{Addr: addr, Ifindex: p.port, MAC: p.mac, Gateway: m.links[p.dev].mac})
 	}
-	slices.SortFunc(s.Links, func(a, b Link) int { return cmp.Compare(a.Ifindex, b.Ifindex) })
-	slices.SortFunc(s.Endpoints, func(a, b Endpoint) int { return a.Addr.Compare(b.Addr) })
 	return s
 }

@@ -196,7 +196,7 @@ func TestEndpoints(t *testing.T) {
 			for _, e := range append(append(node(), test.before...), test.events...) {
 				m.apply(e)
 			}
-			if diff := cmp.Diff(test.want, m.state().Endpoints, compare...); diff != "" {
+			if diff := cmp.Diff(test.want, stateOf(m).Endpoints, compare...); diff != "" {
 				t.Errorf("endpoints (-want +got):\n%s", diff)
 			}
 		})
@@ -232,7 +232,7 @@ func TestLinks(t *testing.T) {
 			for _, e := range append(node(), test.events...) {
 				m.apply(e)
 			}
-			if diff := cmp.Diff(test.want, m.state().Links, compare...); diff != "" {
+			if diff := cmp.Diff(test.want, stateOf(m).Links, compare...); diff != "" {
 				t.Errorf("links (-want +got):\n%s", diff)
 			}
 		})
@@ -267,8 +267,47 @@ func TestListingAgainKeepsWhatAged(t *testing.T) {
 		fresh.apply(e)
 	}
 	m.reset(fresh)
-	if diff := cmp.Diff([]Endpoint{bridgedA()}, m.state().Endpoints, compare...); diff != "" {
+	if diff := cmp.Diff([]Endpoint{bridgedA()}, stateOf(m).Endpoints, compare...); diff != "" {
 		t.Errorf("endpoints after a listing without aged entries and link 11 (-want +got):\n%s", diff)
+	}
+}
+
+// A container that uses more addresses than a link may have keeps the first, and takes none from others.
+func TestTooManyAddresses(t *testing.T) {
+	m := newMachine(netip.MustParsePrefix("2001:db8:42:1::/64"), nil)
+	address := func(i int) netip.Addr {
+		return netip.MustParseAddr(fmt.Sprintf("2001:db8:42:1::%x", i))
+	}
+	for _, e := range append(node(), addr(1, address(1)), fdb(macA, 10), fdb(macB, 11)) {
+		m.apply(e)
+	}
+	for i := range 2 * linkEndpoints {
+		m.apply(arp(1, address(2+i), macA))
+	}
+	m.apply(arp(1, address(0x1000), macB))
+	check := func(what string, a, b int) {
+		t.Helper()
+		got := map[int]int{}
+		for _, e := range stateOf(m).Endpoints {
+			got[e.Ifindex]++
+		}
+		if got[10] != a || got[11] != b || m.behind[10] != a || m.behind[11] != b {
+			t.Errorf("%s: endpoints %v, counted %v, want %d and %d", what, got, m.behind, a, b)
+		}
+	}
+	check("too many", linkEndpoints, 1)
+	m.apply(arpFailed(1, address(2)))
+	m.apply(arp(1, address(0x2000), macA))
+	m.apply(arp(1, address(0x2001), macA))
+	check("one goes, two come", linkEndpoints, 1)
+	m.apply(arp(1, address(3), macB))
+	check("one moves", linkEndpoints-1, 2)
+	m.apply(fdb(macA, 11))
+	check("all move to a link that has two", 0, linkEndpoints)
+	m.apply(gone(veth(11, 1)))
+	check("its link goes", 0, 0)
+	if len(m.behind) > 0 {
+		t.Errorf("left: %v", m.behind)
 	}
 }
 
@@ -300,7 +339,7 @@ func TestAdopt(t *testing.T) {
 				m.apply(e)
 			}
 			m.adopt([]Endpoint{test.known})
-			if diff := cmp.Diff(test.want, m.state().Endpoints, compare...); diff != "" {
+			if diff := cmp.Diff(test.want, stateOf(m).Endpoints, compare...); diff != "" {
 				t.Errorf("endpoints (-want +got):\n%s", diff)
 			}
 		})

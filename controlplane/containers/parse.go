@@ -44,7 +44,8 @@ type hostRoute struct {
 	ifindex int
 	metric  uint32
 	onLink  bool       // unicast and without a gateway: addr itself is on the link
-	source  netip.Addr // preferred source; invalid if none
+	gateway bool       // by a router, or several
+	source  netip.Addr // preferred source, of IPv4; invalid if none
 }
 
 // neighbour is an entry of a device's ARP or NDP table.
@@ -148,13 +149,11 @@ func parseAddr(h, attributes []byte) any {
 }
 
 // parseRoute reads a struct rtmsg. Only routes of the main table to a single
-// address are of interest.
+// address are of interest. An IPv6 route loses its source, untold, with the
+// address, and stays (fib6_remove_prefsrc in net/ipv6/route.c): it is not kept.
 func parseRoute(h, attributes []byte) any {
-	var (
-		table   = uint32(h[4])
-		gateway = h[7] != unix.RTN_UNICAST
-		r       hostRoute
-	)
+	table := uint32(h[4])
+	var r hostRoute
 	for typ, value := range attrs(attributes) {
 		switch typ {
 		case unix.RTA_TABLE:
@@ -166,16 +165,18 @@ func parseRoute(h, attributes []byte) any {
 		case unix.RTA_PRIORITY:
 			r.metric = number(value)
 		case unix.RTA_PREFSRC:
-			r.source, _ = netip.AddrFromSlice(value)
+			if h[0] == unix.AF_INET {
+				r.source, _ = netip.AddrFromSlice(value)
+			}
 		case unix.RTA_GATEWAY, unix.RTA_VIA, unix.RTA_MULTIPATH:
-			gateway = true
+			r.gateway = true
 		}
 	}
 	length, tos, cloned := int(h[1]), h[3], binary.NativeEndian.Uint32(h[8:])&unix.RTM_F_CLONED != 0
 	if !r.addr.IsValid() || length != r.addr.BitLen() || table != unix.RT_TABLE_MAIN || tos != 0 || cloned {
 		return nil
 	}
-	r.onLink = !gateway && r.ifindex != 0
+	r.onLink = h[7] == unix.RTN_UNICAST && !r.gateway && r.ifindex != 0
 	return r
 }
 

@@ -82,11 +82,11 @@ func FuzzMachine(f *testing.F) {
 			checkSound(t, m)
 			checkTables(t, m, aged)
 		}
-		before := m.state()
+		before := stateOf(m)
 		for _, e := range agings(m.tables) {
 			m.apply(e)
 		}
-		if diff := cmp.Diff(before, m.state(), compare...); diff != "" {
+		if diff := cmp.Diff(before, stateOf(m), compare...); diff != "" {
 			t.Errorf("aging changed the state (-before +after):\n%s", diff)
 		}
 	})
@@ -94,7 +94,7 @@ func FuzzMachine(f *testing.F) {
 
 func checkSound(t *testing.T, m *machine) {
 	t.Helper()
-	s := m.state()
+	s := stateOf(m)
 	for i, e := range s.Endpoints {
 		if i > 0 && !s.Endpoints[i-1].Addr.Less(e.Addr) {
 			t.Errorf("endpoints not sorted by distinct address: %v", s.Endpoints)
@@ -123,7 +123,7 @@ func checkTables(t *testing.T, m *machine, aged bool) {
 	t.Helper()
 	fresh := newMachine(subnet, nil)
 	fresh.reset(m.tables)
-	got, want := m.state(), fresh.state()
+	got, want := stateOf(m), stateOf(fresh)
 	if aged {
 		got.Endpoints = slices.DeleteFunc(got.Endpoints, func(e Endpoint) bool { _, ok := fresh.endpoints[e.Addr]; return !ok })
 	}
@@ -164,7 +164,7 @@ func TestOrder(t *testing.T) {
 		for _, e := range events {
 			m.apply(e)
 		}
-		if diff := cmp.Diff(want, m.state().Endpoints, compare...); diff != "" {
+		if diff := cmp.Diff(want, stateOf(m).Endpoints, compare...); diff != "" {
 			t.Fatalf("seed %d, events %v: endpoints (-want +got):\n%s", seed, events, diff)
 		}
 	}

@@ -52,7 +52,7 @@ func (t *tables) apply(e event) bool {
 	case link:
 		return t.applyLink(r, e.gone)
 	case localAddr:
-		return t.applyAddr(r, e.gone)
+		return r.addr.Is4() == t.subnet.Addr().Is4() && t.applyAddr(r, e.gone)
 	case hostRoute:
 		return t.applyRoute(r, e.gone, e.replace)
 	case neighbour:
@@ -71,7 +71,8 @@ func (t *tables) applyLink(l link, gone bool) bool {
 	old, had := t.links[l.ifindex]
 	t.links[l.ifindex] = l
 	// The kernel flushes IPv4 routes of a device set down without telling
-	// (fib_disable_ip in net/ipv4/fib_frontend.c).
+	// (fib_disable_ip in net/ipv4/fib_frontend.c). IPv6's it tells of, unless
+	// net.ipv6.route.skip_notify_on_dev_down is set.
 	flushed := !l.up && t.dropRoutes(func(r hostRoute) bool { return r.ifindex == l.ifindex })
 	return flushed || !had || old != l
 }
@@ -102,13 +103,14 @@ func (t *tables) applyAddr(a localAddr, gone bool) bool {
 		return !had
 	}
 	delete(t.addrs, a)
-	// With an address go, untold, the IPv4 routes that have it as their source,
-	// and with a device's last one all of that device (fib_inetaddr_event).
+	// With an address that no other device has go, untold, the IPv4 routes that have it as
+	// their source, and with a device's last one all of that device (fib_inetaddr_event, fib_del_ifaddr).
 	last := a.addr.Is4() && !t.hasAddr(func(other localAddr) bool {
 		return other.ifindex == a.ifindex && other.addr.Is4()
 	})
+	local := t.hasAddr(func(other localAddr) bool { return other.addr == a.addr })
 	flushed := t.dropRoutes(func(r hostRoute) bool {
-		return r.source == a.addr || last && r.ifindex == a.ifindex
+		return r.source == a.addr && !local || last && r.ifindex == a.ifindex
 	})
 	return flushed || had
 }
@@ -140,10 +142,9 @@ func (t *tables) applyRoute(r hostRoute, gone, replace bool) bool {
 }
 
 // insertRoute puts r behind the routes that have its metric or a lower one, or
-// in the place of the first that has the same.
+// in the place of one that has the same.
 func insertRoute(routes []hostRoute, r hostRoute, replace bool) []hostRoute {
-	equal := slices.IndexFunc(routes, func(o hostRoute) bool { return o.metric == r.metric })
-	if replace && equal >= 0 {
+	if equal := replaced(routes, r); replace && equal >= 0 {
 		routes[equal] = r
 		return routes
 	}
@@ -152,6 +153,16 @@ func insertRoute(routes []hostRoute, r hostRoute, replace bool) []hostRoute {
 		i = len(routes)
 	}
 	return slices.Insert(routes, i, r)
+}
+
+// replaced is the route in whose place r comes: the first of its metric, in IPv6 the first that has a
+// gateway as r does, or has none as r does, where there is one (fib6_add_rt2node in net/ipv6/ip6_fib.c).
+func replaced(routes []hostRoute, r hostRoute) int {
+	like := slices.IndexFunc(routes, func(o hostRoute) bool { return o.metric == r.metric && o.gateway == r.gateway })
+	if r.addr.Is6() && like >= 0 {
+		return like
+	}
+	return slices.IndexFunc(routes, func(o hostRoute) bool { return o.metric == r.metric })
 }
 
 func (t *tables) setRoutes(addr netip.Addr, routes []hostRoute) {

@@ -19,20 +19,32 @@ const verifyEvery = 30 * time.Second
 // addresses, as it would if it sent to them itself. Without that it would not
 // find out that an address has moved to a container that did not announce it;
 // nor would the containers learn of another MAC of their gateway, which the
-// kernel's requests tell them.
+// kernel's requests tell them. (In IPv6 they tell that of its link-local address, so a
+// container with another gateway address waits until it misses it, as without us.)
 func (w *watcher) verify() {
 	if time.Now().Before(w.verifyAt) {
 		return
 	}
 	w.verifyAt = time.Now().Add(w.every)
-	for addr, p := range w.machine.endpoints {
-		if w.machine.neighs[addr][p.dev].fixed {
-			continue
-		}
-		if err := use(addr, p.dev); err != nil { // mostly a link that is just going
-			w.log.Debug("cannot have a container asked for its address", "address", addr, "error", err)
+	for _, m := range w.machines {
+		for addr, p := range m.endpoints {
+			if m.neighs[addr][p.dev].fixed || !m.asks(p.dev) {
+				continue
+			}
+			if err := use(addr, p.dev); err != nil { // mostly a link that is just going
+				w.log.Debug("cannot have a container asked for its address", "address", addr, "error", err)
+			}
 		}
 	}
+}
+
+// asks reports whether the kernel can ask for an address on the device. In IPv6 it
+// asks from a link-local address; without one it asks nobody, and takes that for no answer
+// (ndisc_ns_create in net/ipv6/ndisc.c).
+func (m *machine) asks(ifindex int) bool {
+	return m.subnet.Addr().Is4() || m.hasAddr(func(a localAddr) bool {
+		return a.ifindex == ifindex && a.addr.IsLinkLocalUnicast()
+	})
 }
 
 // use has the kernel treat a neighbour as if it had a packet for it (NTF_USE,

@@ -21,10 +21,12 @@ import (
 )
 
 // follow is a watcher of the node's containers until the test ends; its states come by the channel.
-func follow(n *space, every time.Duration) <-chan State {
+func follow(n *space, every time.Duration) <-chan State { return followOf(n, subnet, every) }
+
+func followOf(n *space, subnet netip.Prefix, every time.Duration) <-chan State {
 	states := make(chan State, 100)
 	w := watcher{
-		machine: newMachine(subnet, nil), log: slog.New(slog.DiscardHandler), buffer: receiveBuffer, every: every,
+		machines: newMachines([]netip.Prefix{subnet}, nil), log: slog.New(slog.DiscardHandler), buffer: receiveBuffer, every: every,
 		deliver: func(s State) error { states <- s; return nil },
 	}
 	ctx, cancel := context.WithCancel(context.Background())
@@ -88,11 +90,11 @@ func TestVerifyLeavesFixedNeighboursAlone(t *testing.T) {
 	}
 	set("172.245.0.2", a, unix.NUD_STALE)
 	set("172.245.0.3", b, unix.NUD_PERMANENT)
-	w := watcher{machine: newMachine(subnet, nil), every: time.Hour}
+	w := watcher{machines: newMachines(options.Subnets, nil), every: time.Hour}
 	n.must(n.do(func() error {
 		listed, err := list(t.Context(), subnet)
 		if err == nil {
-			w.machine.reset(listed)
+			w.machines[0].reset(listed)
 			w.verify()
 		}
 		return err

@@ -7,6 +7,8 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net/netip"
+	"slices"
 	"syscall"
 	"time"
 
@@ -32,26 +34,26 @@ const (
 // its work, deliver included, on the calling goroutine, so a goroutine locked to
 // a thread in another namespace watches that one.
 func Watch(ctx context.Context, o Options, deliver func(State) error) error {
-	if !o.Subnet.IsValid() {
+	if len(o.Subnets) == 0 || slices.ContainsFunc(o.Subnets, func(p netip.Prefix) bool { return !p.IsValid() }) {
 		return errors.New("watch containers: no valid subnet given")
 	}
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
 	w := watcher{
-		machine: newMachine(o.Subnet, o.Ignore),
-		known:   o.Known,
-		log:     o.Logger,
-		deliver: deliver,
-		buffer:  receiveBuffer,
-		every:   verifyEvery,
+		machines: newMachines(o.Subnets, o.Ignore),
+		known:    o.Known,
+		log:      o.Logger,
+		deliver:  deliver,
+		buffer:   receiveBuffer,
+		every:    verifyEvery,
 	}
 	return w.run(ctx)
 }
 
-// watcher feeds the kernel's notifications to a machine.
+// watcher feeds the kernel's notifications to a machine for each subnet.
 type watcher struct {
-	machine   *machine
+	machines  []*machine
 	known     []Endpoint // not yet adopted
 	log       *slog.Logger
 	deliver   func(State) error
@@ -88,12 +90,14 @@ func (w *watcher) session(ctx context.Context) error {
 	defer socket.Close()
 	defer context.AfterFunc(ctx, socket.Close)()
 
-	tables, err := list(ctx, w.machine.subnet)
-	if err != nil {
-		return err
+	for _, m := range w.machines {
+		tables, err := list(ctx, m.subnet)
+		if err != nil {
+			return err
+		}
+		m.reset(tables)
+		m.adopt(w.known)
 	}
-	w.machine.reset(tables)
-	w.machine.adopt(w.known)
 	w.known = nil
 	w.verifyAt = time.Now().Add(w.every)
 	for {
@@ -110,9 +114,13 @@ func (w *watcher) session(ctx context.Context) error {
 // subscribe opens one socket for all kinds of change: the kernel keeps them in
 // order only within a socket.
 func (w *watcher) subscribe() (*nl.NetlinkSocket, error) {
-	groups := []uint{unix.RTNLGRP_LINK, unix.RTNLGRP_NEIGH, unix.RTNLGRP_IPV4_IFADDR, unix.RTNLGRP_IPV4_ROUTE}
-	if family(w.machine.subnet) == unix.AF_INET6 {
-		groups = []uint{unix.RTNLGRP_LINK, unix.RTNLGRP_NEIGH, unix.RTNLGRP_IPV6_IFADDR, unix.RTNLGRP_IPV6_ROUTE}
+	groups := []uint{unix.RTNLGRP_LINK, unix.RTNLGRP_NEIGH}
+	for _, m := range w.machines {
+		if family(m.subnet) == unix.AF_INET6 {
+			groups = append(groups, unix.RTNLGRP_IPV6_IFADDR, unix.RTNLGRP_IPV6_ROUTE)
+		} else {
+			groups = append(groups, unix.RTNLGRP_IPV4_IFADDR, unix.RTNLGRP_IPV4_ROUTE)
+		}
 	}
 	socket, err := nl.Subscribe(unix.NETLINK_ROUTE, groups...)
 	if err != nil {
@@ -161,15 +169,19 @@ func (w *watcher) gather(socket *nl.NetlinkSocket) error {
 
 func (w *watcher) apply(msgs []syscall.NetlinkMessage) {
 	for _, msg := range msgs {
-		if e, ok := parse(msg.Header.Type, msg.Header.Flags, msg.Data); ok {
-			w.machine.apply(e)
+		e, ok := parse(msg.Header.Type, msg.Header.Flags, msg.Data)
+		if !ok {
+			continue
+		}
+		for _, m := range w.machines {
+			m.apply(e)
 		}
 	}
 }
 
 // publish delivers State if it is not what was delivered last.
 func (w *watcher) publish() error {
-	s := w.machine.state()
+	s := stateOf(w.machines...)
 	if w.delivered != nil && w.delivered.equal(s) {
 		return nil
 	}

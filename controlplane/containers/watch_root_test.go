@@ -20,7 +20,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-var options = Options{Subnet: subnet}
+var options = Options{Subnets: []netip.Prefix{subnet}}
 
 // bridged is a node with containers A and B that have spoken.
 func bridged(t *testing.T) (n, a, b *space) {
@@ -255,7 +255,7 @@ func TestWatchCatchesUpAfterOverflow(t *testing.T) {
 	bridge := n.index("br245")
 	var logs bytes.Buffer
 	var last State
-	w := watcher{machine: newMachine(subnet, nil), log: slog.New(slog.NewTextHandler(&logs, nil)), buffer: 1, every: verifyEvery}
+	w := watcher{machines: newMachines(options.Subnets, nil), log: slog.New(slog.NewTextHandler(&logs, nil)), buffer: 1, every: verifyEvery}
 	w.deliver = func(s State) error {
 		if last = s; len(s.Links) == containers {
 			cancel()

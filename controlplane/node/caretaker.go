@@ -67,7 +67,7 @@ func (n *node) care(ctx context.Context, uplink string) (err error) {
 	if err != nil {
 		return err
 	}
-	o := containers.Options{Subnet: subnet, Ignore: ignored(uplink), Known: endpoints.Known(), Logger: n.log}
+	o := containers.Options{Subnets: []netip.Prefix{subnet}, Ignore: ignored(uplink), Known: endpoints.Known(), Logger: n.log}
 	return containers.Watch(ctx, o, func(s containers.State) error {
 		n.reporter.report("containers", endpoints.Apply(s.Endpoints))
 		return nil

@@ -5,6 +5,7 @@ package node
 import (
 	"context"
 	"errors"
+	"net/netip"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -24,7 +25,7 @@ func (p *programs) serve(ctx context.Context) error {
 		return g.Wait()
 	}
 	o := containers.Options{
-		Subnet: p.self.Subnet, Ignore: ignored(p.uplink.Name),
+		Subnets: []netip.Prefix{p.self.Subnet}, Ignore: ignored(p.uplink.Name),
 		Known: p.endpoints.Known(), Logger: p.log,
 	}
 	g.Go(func() error {

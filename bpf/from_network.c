@@ -12,11 +12,10 @@ static __always_inline int vlan_tagged(const struct __sk_buff *skb)
 	return skb->vlan_present && skb->vlan_tci & VLAN_VID_MASK;
 }
 
-/* Leaves a packet that has been checked to the kernel's vxlan device. */
+/* Leaves a packet that has been checked to the kernel's vxlan device, or a fragment to its defragmentation. */
 static __always_inline enum reason pass_checked(struct walk *w, enum reason reason)
 {
-	if (config.vxlan_port)
-		w->skb->mark |= MARK_CHECKED;
+	w->skb->mark |= MARK_CHECKED;
 	return reason;
 }
 

@@ -301,30 +301,8 @@ func (l *loop) serve(ctx context.Context) error {
 	}
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return l.dataplane.serve(ctx) })
-	g.Go(func() error { l.watchPathMTU(ctx); return nil })
+	g.Go(func() error { l.listenTunnel(ctx); return nil })
 	return g.Wait()
-}
-
-// watchPathMTU follows what routers say of the programs' tunnel packets. That
-// it cannot keeps nothing else from being served.
-func (l *loop) watchPathMTU(ctx context.Context) {
-	if l.kind != EBPF {
-		return // the kernel's devices do it themselves
-	}
-	for {
-		at := netip.AddrPortFrom(l.self.Node, l.self.Port)
-		err := underlay.WatchPathMTU(ctx, l.self.Encap, at, func() {
-			l.reporter.report("path MTU", nil)
-			l.underlayChanged()
-		})
-		if ctx.Err() != nil {
-			return
-		}
-		l.reporter.report("path MTU", err)
-		if !sleep(ctx, retryEvery) {
-			return
-		}
-	}
 }
 
 func (l *loop) publishStatus(state topology.State) {

@@ -200,26 +200,3 @@ func TestRoutedLinks(t *testing.T) {
 		noError(t, lab.TransferTCP(t.Context(), c1.NS, remote.NS, remote.Addr, 4<<20))
 	})
 }
-
-// TestOuterFragments: a router (drawn above) that carries less than the hosts'
-// uplinks cuts VXLAN packets, which have no DF. The kernel puts them together
-// and its VXLAN device unpacks them: nothing is lost.
-func TestOuterFragments(t *testing.T) {
-	forEach(t, both(topology.EncapVXLAN), routed, testOuterFragments)
-}
-
-func testOuterFragments(t *testing.T, l *lab.Lab) {
-	h1, h2 := l.Hosts[0], l.Hosts[1]
-	run(t, l.Wire(), "ip", "link", "set", "seg2", "mtu", "1400") // of the way to h2, not of the way back
-	want := [2][]string{
-		{containerEncapsulated, networkDelivered},
-		{networkOuterFragment, networkOuterFragment, overlayChecked, containerEncapsulated},
-	}
-	const count = 3
-	expectCounters(t, l, count, want, func() {
-		o := lab.PingOptions{Count: count, Interval: time.Millisecond, Size: l.Options.ContainerMTU() - 28, DF: true}
-		if ttl := ping(t, h1.Containers[0].NS, h2.Containers[0].Addr, o); ttl != 62 {
-			t.Errorf("TTL %d, want 62", ttl)
-		}
-	})
-}

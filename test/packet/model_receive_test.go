@@ -8,6 +8,7 @@ import (
 	"net/netip"
 
 	"github.com/bpfnet/bpfnet/bpf"
+	"github.com/bpfnet/bpfnet/maps"
 )
 
 // fromNetwork is the walk of what the uplink receives.
@@ -63,8 +64,8 @@ func (w *world) tunnelPort(outer ipv4Header) bool {
 	return port != 0 && (port == w.udpPort || port == w.vxlanPort)
 }
 
-// markChecked is MARK_CHECKED of bpf/include/verdict.h.
-const markChecked = 0x00b90000
+// markChecked is what the programs ask for.
+const markChecked = maps.MarkChecked
 
 // fromOverlay is the walk of what comes out of bpfnet0: only what fromNetwork has checked goes on.
 func (*world) fromOverlay(a arrival) fate {
@@ -173,7 +174,7 @@ func (w *world) decapsulate(a arrival, t tunnel) fate {
 	case !w.maySend(f.outer, f.src):
 		f.reason = bpf.DatapathReasonDROP_SPOOFED_SOURCE
 	case t.outer.isFragment():
-		f.reason, f.checked = bpf.DatapathReasonPASS_OUTER_FRAGMENT, w.vxlanPort != 0
+		f.reason, f.checked = bpf.DatapathReasonPASS_OUTER_FRAGMENT, true
 	case a.gsoSize != 0 && inner.protocol() == protocolUDP && t.frame != nil:
 		f.reason, f.checked = bpf.DatapathReasonPASS_UDP_SUPERPACKET, true
 	case a.gsoSize != 0 && inner.protocol() == protocolUDP && t.outer.protocol() == protocolUDP:

@@ -23,6 +23,12 @@ func (p packet) outerTOS() byte {
 	return ecnECT0
 }
 
+// MergeECN brings what the underlay marked into an inner packet, in place. It
+// reports false where the packet has to be dropped, as mergeECN does, or is none of IPv4.
+func MergeECN(inner []byte, outerTOS byte) bool {
+	return len(inner) >= headerLen && isIPv4(inner) && packet(inner).mergeECN(outerTOS)
+}
+
 // mergeECN brings what the underlay marked into the inner packet (RFC 6040, 4.2,
 // as __INET_ECN_decapsulate() has it). It reports false where the packet has to
 // be dropped: congestion was marked on a flow that would not understand.

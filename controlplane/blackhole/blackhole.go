@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
 // Package blackhole has the kernel drop what is for an address of this node's
-// subnet that nothing on the node has, as flanneld's --ip-blackhole-route does
-// (AddBlackholeV4Route in its pkg/ip/iface.go). Without it such a packet follows
+// subnets that nothing on the node has, as flanneld's --ip-blackhole-route does
+// (AddBlackholeV4Route and V6Route in its pkg/ip/iface.go). Without it such a packet follows
 // the default route, and may come back by it.
 //
 // The route stands behind any other of the subnet, by its metric: flanneld's
@@ -13,6 +13,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -27,49 +28,51 @@ const RouteProtocol = 0x61
 // metric is above those that people and DHCP clients give.
 const metric = 1 << 16
 
-// Ensure has the one blackhole route of ours be that of subnet, and reports
-// whether it was not; the zero Prefix is for none.
-func Ensure(subnet netip.Prefix) (changed bool, err error) {
+// Ensure has the blackhole routes of ours be those of the subnets, of either
+// family, and reports whether they were not.
+func Ensure(subnets ...netip.Prefix) (changed bool, err error) {
 	h, err := rtnl.Open()
 	if err != nil {
 		return false, err
 	}
 	defer h.Close()
-	all, err := rtnl.List("routes", func() ([]netlink.Route, error) {
-		return h.RouteListFiltered(unix.AF_INET, &netlink.Route{Protocol: RouteProtocol}, netlink.RT_FILTER_PROTOCOL)
-	})
-	if err != nil {
-		return false, err
-	}
-	want, there := route(subnet), false
+	there := map[netip.Prefix]bool{}
 	var errs []error
-	for _, r := range all {
-		if r.Type == unix.RTN_BLACKHOLE && rtnl.Prefix(r.Dst) == subnet && r.Priority == metric {
-			there = true
-			continue
+	for _, family := range []int{unix.AF_INET, unix.AF_INET6} {
+		all, err := rtnl.List("routes", func() ([]netlink.Route, error) {
+			return h.RouteListFiltered(family, &netlink.Route{Protocol: RouteProtocol}, netlink.RT_FILTER_PROTOCOL)
+		})
+		if err != nil {
+			return changed, err
 		}
-		changed = true
-		errs = append(errs, failed("delete", r, h.RouteDel(&r)))
+		for _, r := range all {
+			subnet := rtnl.Prefix(r.Dst)
+			if r.Type == unix.RTN_BLACKHOLE && r.Priority == metric && slices.Contains(subnets, subnet) {
+				there[subnet] = true
+				continue
+			}
+			changed = true
+			errs = append(errs, failed("delete", r, h.RouteDel(&r)))
+		}
 	}
-	if !there && subnet.IsValid() {
-		changed = true
-		errs = append(errs, failed("add", want, h.RouteAdd(&want)))
+	for _, subnet := range subnets {
+		if !there[subnet] {
+			changed = true
+			want := route(subnet)
+			errs = append(errs, failed("add", want, h.RouteAdd(&want)))
+		}
 	}
 	return changed, errors.Join(errs...)
 }
 
-// Cleanup removes the route. None there is no error.
+// Cleanup removes the routes. None there is no error.
 func Cleanup() error {
-	_, err := Ensure(netip.Prefix{})
+	_, err := Ensure()
 	return err
 }
 
 func route(subnet netip.Prefix) netlink.Route {
-	r := netlink.Route{Type: unix.RTN_BLACKHOLE, Protocol: RouteProtocol, Priority: metric}
-	if subnet.IsValid() {
-		r.Dst = rtnl.IPNet(subnet)
-	}
-	return r
+	return netlink.Route{Type: unix.RTN_BLACKHOLE, Protocol: RouteProtocol, Priority: metric, Dst: rtnl.IPNet(subnet)}
 }
 
 func failed(what string, r netlink.Route, err error) error {

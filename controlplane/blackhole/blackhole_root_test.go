@@ -31,21 +31,27 @@ func TestEnsure(t *testing.T) {
 	blackhole := func(subnet string) string {
 		return "blackhole " + subnet + " metric 65536"
 	}
+	const six = "2001:db8:42:1::/64"
 	for _, step := range []struct {
-		subnet  string
+		subnets []string
 		changed bool
-	}{{one, true}, {one, false}, {two, true}, {two, false}, {"", true}, {"", false}} {
-		var subnet netip.Prefix
-		want := ""
-		if step.subnet != "" {
-			subnet, want = netip.MustParsePrefix(step.subnet), blackhole(step.subnet)
+	}{
+		{[]string{one}, true}, {[]string{one}, false}, {[]string{two}, true}, {[]string{two}, false},
+		{[]string{two, six}, true}, {[]string{two, six}, false}, {[]string{six}, true}, {nil, true}, {nil, false},
+	} {
+		var subnets []netip.Prefix
+		var want []string
+		for _, s := range step.subnets {
+			subnets, want = append(subnets, netip.MustParsePrefix(s)), append(want, blackhole(s))
 		}
-		changed, err := Ensure(subnet)
+		changed, err := Ensure(subnets...)
 		if err != nil || changed != step.changed {
-			t.Errorf("%q: changed %t, error %v", step.subnet, changed, err)
+			t.Errorf("%q: changed %t, error %v", step.subnets, changed, err)
 		}
-		if got := strings.Join(strings.Fields(ip(t, "route show proto 97")), " "); got != want {
-			t.Errorf("%q: routes are %q, want %q", step.subnet, got, want)
+		got := strings.Join(strings.Fields(ip(t, "route show proto 97")+" "+ip(t, "-6 route show proto 97")), " ")
+		got = strings.TrimSuffix(strings.ReplaceAll(got, six+" dev lo", six), " pref medium")
+		if want := strings.Join(want, " "); got != want {
+			t.Errorf("%q: routes are %q, want %q", step.subnets, got, want)
 		}
 	}
 	if got := ip(t, "route show type blackhole"); !strings.HasPrefix(got, "blackhole 10.9.0.0/16") {
@@ -56,27 +62,32 @@ func TestEnsure(t *testing.T) {
 // TestBehindOthers: a bridge of the subnet, there before or after, goes before it.
 func TestBehindOthers(t *testing.T) {
 	for name, before := range map[string]bool{"bridge first": true, "route first": false} {
-		t.Run(name, func(t *testing.T) {
-			nstest.Enter(t)
-			bridge := func() { nstest.AddVeth(t, "cni0", 1450, "10.5.1.1/24") }
-			if before {
-				bridge()
-			}
-			if _, err := Ensure(netip.MustParsePrefix("10.5.1.0/24")); err != nil {
-				t.Fatal(err)
-			}
-			if !before {
-				if out, err := exec.Command("ip", "route", "get", "10.5.1.7").CombinedOutput(); err == nil {
-					t.Errorf("there is a way: %s", out)
+		for _, subnet := range []string{"10.5.1.0/24", "2001:db8:42:1::/64"} {
+			t.Run(name+" "+subnet, func(t *testing.T) {
+				nstest.Enter(t)
+				p := netip.MustParsePrefix(subnet)
+				gateway := p.Addr().Next()
+				container := gateway.Next().String()
+				bridge := func() { nstest.AddVeth(t, "cni0", 1450, netip.PrefixFrom(gateway, p.Bits()).String()) }
+				if before {
+					bridge()
 				}
-				bridge()
-			}
-			if got := ip(t, "route get 10.5.1.7"); !strings.Contains(got, "dev cni0") {
-				t.Errorf("the way is %q", got)
-			}
-			if err := Cleanup(); err != nil {
-				t.Error(err)
-			}
-		})
+				if _, err := Ensure(p); err != nil {
+					t.Fatal(err)
+				}
+				if !before {
+					if out, err := exec.Command("ip", "route", "get", container).CombinedOutput(); err == nil {
+						t.Errorf("there is a way: %s", out)
+					}
+					bridge()
+				}
+				if got := ip(t, "route get "+container); !strings.Contains(got, "dev cni0") {
+					t.Errorf("the way is %q", got)
+				}
+				if err := Cleanup(); err != nil {
+					t.Error(err)
+				}
+			})
+		}
 	}
 }

@@ -7,7 +7,7 @@
 //
 // # Masquerading
 //
-// One nftables table of our own, `table ip bpfnet`, written over netlink, so that
+// One nftables table of our own, `table ip bpfnet` or `table ip6 bpfnet`, written over netlink, so that
 // it needs no command and is changed in one transaction. In order, for a network
 // N and this node's subnet S of it:
 //
@@ -38,9 +38,13 @@
 //   - Only bit 0x4000 of the mark is looked at, as in flannel's iptables rules; its nftables
 //     rules compare the whole mark, which Kubernetes shares with others.
 //
+// A dual-stack node has the rules once for each of its networks. That IPv6 is
+// masqueraded too is what --ip-masq says to flannel; containers with addresses that
+// the world routes are better off without.
+//
 // # Forwarding
 //
-// Docker sets the policy of iptables' FORWARD chain to DROP. An accept elsewhere
+// Docker sets the policy of iptables' FORWARD chain, and of ip6tables' where it serves IPv6, to DROP. An accept elsewhere
 // does not undo that: every chain of a hook may drop, and an accept only ends
 // its own. So the rules go where the policy is, by the iptables command, in a
 // chain of their own: BPFNET-FORWARD accepts what comes from or goes to N.

@@ -159,6 +159,26 @@ func TestEnsureReplaces(t *testing.T) {
 	})
 }
 
+// The rules of the two families stand beside each other, and go alone.
+func TestRemoveFamily(t *testing.T) {
+	inWorlds(t, func(w *world) {
+		other := ipv6World
+		if w.family.command == ipv6.command {
+			other = ipv4World
+		}
+		w.ensure(w.rules())
+		before := w.ruleset()
+		w.ensure(other.rules())
+		w.unchanged(w.rules())
+		w.must(RemoveFamily(other.network.Addr().Is6()))
+		w.unchanged(w.rules())
+		if got := w.ruleset(); strings.Count(got, forwardChain) != strings.Count(before, forwardChain) || strings.Count(got, "table "+w.nftFamily()+" "+tableName) != 1 ||
+			strings.Contains(got, other.network.String()) {
+			w.t.Errorf("without the other family:\n%s", got)
+		}
+	})
+}
+
 func TestRulesRefused(t *testing.T) {
 	for name, r := range map[string]Rules{
 		"no network":        {},

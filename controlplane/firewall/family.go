@@ -38,7 +38,6 @@ var (
 		command:          "ip6tables",
 		legacyTablesFile: "/proc/thread-self/net/ip6_tables_names",
 	}
-	families = []family{ipv4, ipv6}
 )
 
 func familyOf(a netip.Addr) family {

@@ -36,16 +36,23 @@ func Ensure(r Rules) (changed bool, err error) {
 
 // Remove takes all rules of this package away, of both address families, in
 // the network namespace of the calling thread. That there are none is no error.
-func Remove() error {
-	var errs []error
-	for _, f := range families {
-		_, err := both(
-			func() (bool, error) { return f.ensureMasquerade(Rules{}) },
-			func() (bool, error) { return f.ensureForward(Rules{}) },
-		)
-		errs = append(errs, err)
+func Remove() error { return errors.Join(ipv4.remove(), ipv6.remove()) }
+
+// RemoveFamily takes those of one family away, that of which the node has no network
+// more: IPv6 where v6, else IPv4.
+func RemoveFamily(v6 bool) error {
+	if v6 {
+		return ipv6.remove()
 	}
-	return errors.Join(errs...)
+	return ipv4.remove()
+}
+
+func (f family) remove() error {
+	_, err := both(
+		func() (bool, error) { return f.ensureMasquerade(Rules{}) },
+		func() (bool, error) { return f.ensureForward(Rules{}) },
+	)
+	return err
 }
 
 func (r Rules) check() error {

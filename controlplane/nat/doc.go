@@ -8,7 +8,7 @@
 // What tells:
 //
 //	nftables (and iptables on it)  a rule of a table with a chain of type nat that translates destinations
-//	iptables-legacy                its nat table, whatever is in it: asking for its rules takes its own command
+//	iptables-legacy, ip6tables-    its nat table, whatever is in it: asking for its rules takes its own command
 //	IPVS                           a service; its connections carry no mark by which conntrack could tell them
 //	conntrack                      a connection whose destination is translated, though the rule is gone since
 //
@@ -16,6 +16,10 @@
 // translate to is an address of the node, not of a container, so that the answers
 // come to the node's stack in any case. Redirection to the node itself is answered
 // from its stack, too.
+//
+// Both address families are looked at, and have one answer. Prefix translation of
+// IPv6 (RFC 6296; iptables' SNPT and DNPT), which keeps no connections, is not
+// looked for.
 //
 // All of it concerns the network namespace of the calling thread.
 package nat

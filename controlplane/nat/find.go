@@ -54,13 +54,18 @@ func ipvsServices() (bool, error) {
 	return bytes.Count(list, []byte("\n")) > 3, err
 }
 
-// legacyTable is the nat table of iptables-legacy, where somebody has made it.
+// legacyTable is the nat table of iptables-legacy or ip6tables-legacy, where somebody has made it.
 func legacyTable() (string, error) {
-	tables, err := readList("/proc/thread-self/net/ip_tables_names")
-	if err != nil || !slices.Contains(strings.Fields(string(tables)), "nat") {
-		return "", err
+	for command, list := range map[string]string{"iptables-legacy": "ip_tables_names", "ip6tables-legacy": "ip6_tables_names"} {
+		tables, err := readList("/proc/thread-self/net/" + list)
+		if err != nil {
+			return "", err
+		}
+		if slices.Contains(strings.Fields(string(tables)), "nat") {
+			return command + "'s nat table", nil
+		}
 	}
-	return "iptables-legacy's nat table", nil
+	return "", nil
 }
 
 // readList reads a file that is not there where the kernel has no such part.

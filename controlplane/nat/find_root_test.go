@@ -61,6 +61,20 @@ func TestFind(t *testing.T) {
 			Found{maps.NATConntrack, "chain out of nftables' table mine"}},
 		{"iptables-legacy", []string{"iptables-legacy -t nat -A PREROUTING -d 10.96.0.1 -j DNAT --to-destination 172.17.0.2"},
 			Found{maps.NATConntrack, "iptables-legacy's nat table"}},
+		{name: "IPv6, masquerading", rules: []string{"ip6tables-nft -t nat -A POSTROUTING -s 2001:db8:42::/48 -j MASQUERADE"}},
+		{name: "IPv6, filter rules", rules: []string{"ip6tables-nft -A FORWARD -j ACCEPT", "ip6tables-legacy -A FORWARD -j ACCEPT"}},
+		{"IPv6, Docker", []string{
+			"ip6tables-nft -t nat -N DOCKER", "ip6tables-nft -t nat -A PREROUTING -m addrtype --dst-type LOCAL -j DOCKER",
+			"ip6tables-nft -t nat -A DOCKER ! -i docker0 -p tcp --dport 80 -j DNAT --to-destination [2001:db8:42:1::2]:80"},
+			Found{maps.NATConntrack, "chain DOCKER of nftables' table nat"}},
+		{"IPv6, nft", []string{
+			"nft add table ip6 mine { chain pre { type nat hook prerouting priority -100; tcp dport 80 dnat to 2001:db8:42:1::2; } ; }"},
+			Found{maps.NATConntrack, "chain pre of nftables' table mine"}},
+		{"IPv6, nft, both versions", []string{
+			"nft add table inet mine { chain out { type nat hook output priority -100; ip6 daddr 2001:db8::1 dnat ip6 to 2001:db8:42:1::2; } ; }"},
+			Found{maps.NATConntrack, "chain out of nftables' table mine"}},
+		{"ip6tables-legacy", []string{"ip6tables-legacy -t nat -A PREROUTING -d 2001:db8::1 -j DNAT --to-destination 2001:db8:42:1::2"},
+			Found{maps.NATConntrack, "ip6tables-legacy's nat table"}},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			nstest.Enter(t)
@@ -119,6 +133,19 @@ func TestFindConnections(t *testing.T) {
 		if found, err := f.Find(before); err != nil || found.Mode != want {
 			t.Errorf("found %+v, error %v, want %s", found, err, want)
 		}
+	}
+}
+
+// TestFindConnections6: those of IPv6 count as well.
+func TestFindConnections6(t *testing.T) {
+	nstest.Enter(t)
+	nstest.AddVeth(t, "out", 1500, "2001:db8:1::1/64")
+	run(t, "ip route add default via 2001:db8:1::2 dev out")
+	run(t, "ip6tables-nft -t nat -A OUTPUT -p udp -d 2001:db8:96::1 -j DNAT --to-destination 2001:db8:1::2")
+	run(t, "bash -c echo>/dev/udp/2001:db8:96::1/53")
+	run(t, "ip6tables-nft -t nat -F")
+	if found, err := new(Finder).Find(maps.NATConntrack); err != nil || found.Mode != maps.NATConntrack {
+		t.Errorf("found %+v, error %v, want connections", found, err)
 	}
 }
 

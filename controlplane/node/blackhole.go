@@ -11,11 +11,11 @@ import (
 // ensureBlackhole drops what is for nobody in this node's subnet, where that is
 // asked for, and else takes away the route of a daemon that was asked to.
 func (s *session) ensureBlackhole() {
-	var subnet netip.Prefix
+	var subnets []netip.Prefix
 	if s.Blackhole {
-		subnet = s.self.Subnet
+		subnets = append(subnets, s.self.Subnet)
 	}
-	changed, err := blackhole.Ensure(subnet)
+	changed, err := blackhole.Ensure(subnets...)
 	s.reporter.report("blackhole route", err)
 	if changed {
 		s.log.Info("changed the blackhole route of this node's subnet", "subnet", s.self.Subnet, "there", s.Blackhole)

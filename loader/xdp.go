@@ -36,8 +36,7 @@ type xdp struct {
 
 func newXDP(pinDir string, native bool) *xdp { return &xdp{links{pinDir: pinDir, xdp: true}, native} }
 
-// attach replaces an older program of ours in place where it stands in the
-// same mode; else that is taken off first, and packets go on to tc meanwhile.
+// attach replaces an older program of ours in place. It stands in the same mode: see clear.
 func (x *xdp) attach(a attachment, prog *ebpf.Program) error {
 	pin, err := x.path(a)
 	if err != nil {
@@ -48,16 +47,7 @@ func (x *xdp) attach(a attachment, prog *ebpf.Program) error {
 		return err
 	}
 	if old != nil {
-		native, err := isNative(a.ifindex)
-		if err != nil {
-			return errors.Join(err, old.Close())
-		}
-		if native == x.native {
-			return errors.Join(replace(old, prog), old.Close())
-		}
-		if err := errors.Join(old.Close(), x.detach(a)); err != nil {
-			return err
-		}
+		return errors.Join(replace(old, prog), old.Close())
 	}
 	if err = os.MkdirAll(filepath.Dir(pin), 0o700); err != nil {
 		return err
@@ -87,18 +77,41 @@ func isNative(ifindex int) (bool, error) {
 	return on != nil && on.AttachMode == nl.XDP_ATTACHED_DRV, nil
 }
 
-// detachXDP takes from_wire off before anything else: without from_network
-// nobody knows its packets. What it has changed already is let through.
-func detachXDP(pinDir string) error {
-	x := newXDP(pinDir, false)
+// ClearXDP takes from_wire off every interface but this one, and off it too
+// where it runs in another mode than the settings have; 0: off all. It is to be
+// called before from_network is attached, or replaced by one of other settings,
+// which need not know the packets of the from_wire there was.
+func (d *Datapath) ClearXDP(ifindex int) error {
+	if err := d.xdp.clear(ifindex); err != nil {
+		return fmt.Errorf("take %s off: %w", bpf.FromWire, err)
+	}
+	return nil
+}
+
+func (x *xdp) clear(keep int) error {
 	on, err := x.list()
-	if err != nil || len(on) == 0 {
+	if err != nil {
 		return err
 	}
-	err = detachAll(x)
-	maps.WaitForReaders()
+	gone := false
+	for _, a := range on {
+		if a.ifindex == keep {
+			if native, e := isNative(keep); e != nil || native == x.native {
+				err = errors.Join(err, e)
+				continue
+			}
+		}
+		err = errors.Join(err, x.detach(a))
+		gone = true
+	}
+	if gone {
+		maps.WaitForReaders() // what it has changed is let through
+	}
 	return err
 }
+
+// detachXDP takes from_wire off before anything else.
+func detachXDP(pinDir string) error { return newXDP(pinDir, false).clear(0) }
 
 // cpuQueue is how many packets may wait for a CPU that IPIP packets are spread to.
 const cpuQueue = 2048

@@ -107,7 +107,10 @@ func TestXDPModeChanges(t *testing.T) {
 	o := xdpOptions(t, true)
 	for _, native := range []bool{true, false, true} {
 		setXDP(&o, native)
-		start(t, o, bpf.FromWire, eth)
+		d := open(t, o)
+		if err := errors.Join(d.ClearXDP(eth), d.Attach(bpf.FromWire, eth), d.Publish()); err != nil {
+			t.Fatal(err)
+		}
 		want := uint32(nl.XDP_ATTACHED_SKB)
 		if native {
 			want = nl.XDP_ATTACHED_DRV
@@ -115,6 +118,14 @@ func TestXDPModeChanges(t *testing.T) {
 		if now := xdpOf(t, eth); now.AttachMode != want {
 			t.Errorf("mode %d, want %d", now.AttachMode, want)
 		}
+	}
+	before := linkID(t, o, eth)
+	d := open(t, o)
+	if err := d.ClearXDP(eth); err != nil || linkID(t, o, eth) != before {
+		t.Errorf("what stands as it should was taken off (%v)", err)
+	}
+	if err := d.ClearXDP(0); err != nil || xdpOf(t, eth).Attached {
+		t.Errorf("still attached (%v)", err)
 	}
 }
 

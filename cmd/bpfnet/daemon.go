@@ -13,12 +13,14 @@ import (
 	"path/filepath"
 	"time"
 
+	"github.com/cilium/ebpf"
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
 	"github.com/bpfnet/bpfnet/bpf"
 	"github.com/bpfnet/bpfnet/controlplane/node"
 	"github.com/bpfnet/bpfnet/controlplane/store"
+	"github.com/bpfnet/bpfnet/controlplane/xdp"
 	"github.com/bpfnet/bpfnet/loader"
 	"github.com/bpfnet/bpfnet/maps"
 )
@@ -30,6 +32,8 @@ type daemonFlags struct {
 	sizes     loader.Sizes
 	clsact    bool
 	dataplane string
+	xdp       string
+	xdpCPUs   string
 	logLevel  string
 	logFormat string
 }
@@ -89,6 +93,10 @@ func (f *daemonFlags) register(flags *pflag.FlagSet) {
 	flags.StringVar(&o.InitConfig, "etcd-init-config", "",
 		`network config to write if etcd has none, as {"Network":"10.5.0.0/16","Backend":{"Type":"vxlan"}}`)
 	flags.StringVar(&f.dataplane, "dataplane", string(node.EBPF), "ebpf, or netlink: the kernel's own devices do the packet work")
+	flags.StringVar(&f.xdp, "xdp", string(xdp.Off),
+		"check tunnel packets on the uplink before the kernel makes anything of them: off; generic: drop forged ones; "+
+			"native: decapsulate as well, before GRO; auto: native where the driver has it at no cost to other traffic, else off")
+	flags.StringVar(&f.xdpCPUs, "xdp-cpus", "", "with --xdp, spread received IPIP packets over these CPUs by their inner flow, as 0-3,8")
 	flags.BoolVar(&o.FastPath, "fast-path", true,
 		"take containers' packets past the host's FORWARD chain and conntrack; false sends all through the kernel's path")
 	flags.Uint32Var(&f.sizes.Routes, "max-routes", 65536, "capacity for subnets of other lengths than the network's SubnetLen")
@@ -132,6 +140,12 @@ func (f *daemonFlags) options(runDir string) (node.Options, error) {
 	if o.Dataplane, err = node.ParseDataplane(f.dataplane); err != nil {
 		return o, fmt.Errorf("--dataplane: %w", err)
 	}
+	if o.XDP.Mode, err = xdp.ParseMode(f.xdp); err != nil {
+		return o, fmt.Errorf("--xdp: %w", err)
+	}
+	if o.XDP.CPUs, err = xdpCPUs(f.xdpCPUs); err != nil {
+		return o, fmt.Errorf("--xdp-cpus: %w", err)
+	}
 	if o.Dataplane == node.EBPF {
 		if err = loader.Probe(); err != nil {
 			return o, err
@@ -143,6 +157,14 @@ func (f *daemonFlags) options(runDir string) (node.Options, error) {
 	o.Firewall = f.firewall.options()
 	f.bindLoader(&o)
 	return o, nil
+}
+
+func xdpCPUs(list string) ([]uint16, error) {
+	possible, err := ebpf.PossibleCPU()
+	if err != nil {
+		return nil, err
+	}
+	return xdp.ParseCPUs(list, possible)
 }
 
 // bindLoader gives the daemon the programs that are pinned in its run directory.

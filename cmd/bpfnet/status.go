@@ -73,6 +73,9 @@ func printServed(row func(format string, args ...any), s node.Status) {
 	if s.Dataplane == node.EBPF { // the kernel finds them by itself
 		row("containers\t%d found, %d addresses known", s.Containers, s.Endpoints)
 	}
+	if s.XDP != nil {
+		row("xdp\t%s", s.XDP)
+	}
 	if c := s.Copied; c != nil {
 		row("copied\t%d packets sent, %d delivered, dropped: %s", c.Sent, c.Delivered, printDrops(c.Drops))
 	}

@@ -236,6 +236,8 @@ func (a attachments) Maps() map[string]*ebpf.Map { return nil }
 func (a attachments) Publish() error             { return nil }
 func (a attachments) Close() error               { return nil }
 
+func (attachments) ClearXDP(int) error { return nil }
+
 func (a attachments) Attached(program string) ([]int, error) { return slices.Clone(a[program]), nil }
 
 func (a attachments) Attach(program string, ifindex int) error {

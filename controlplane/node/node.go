@@ -24,6 +24,7 @@ import (
 	"github.com/bpfnet/bpfnet/bpf"
 	"github.com/bpfnet/bpfnet/controlplane/store"
 	"github.com/bpfnet/bpfnet/controlplane/underlay"
+	"github.com/bpfnet/bpfnet/controlplane/xdp"
 	"github.com/bpfnet/bpfnet/maps"
 )
 
@@ -35,6 +36,9 @@ type Datapath interface {
 	Attach(program string, ifindex int) error
 	Detach(program string, ifindex int) error
 	Attached(program string) ([]int, error)
+	// ClearXDP takes from_wire off all interfaces but this one, and off it where
+	// it runs in another mode than the settings say; 0: off all.
+	ClearXDP(ifindex int) error
 	// Publish makes the maps in use the ones others see. Called once everything is attached.
 	Publish() error
 	Close() error
@@ -60,6 +64,8 @@ type Options struct {
 	Healthz netip.AddrPort
 	// Dataplane is the one to begin with.
 	Dataplane Dataplane
+	// XDP is what the ebpf dataplane is to have on the uplink.
+	XDP xdp.Want
 	// Open loads the datapath with these settings.
 	Open func(bpf.DatapathSettings) (Datapath, error)
 	// Unload takes the programs that an earlier dataplane left off their

@@ -11,6 +11,7 @@ import (
 	"github.com/bpfnet/bpfnet/controlplane/dataplane/ebpf"
 	"github.com/bpfnet/bpfnet/controlplane/dataplane/netlink"
 	"github.com/bpfnet/bpfnet/controlplane/topology"
+	"github.com/bpfnet/bpfnet/controlplane/xdp"
 	"github.com/bpfnet/bpfnet/maps"
 )
 
@@ -23,6 +24,7 @@ type programs struct {
 	kernel    netlink.View
 	endpoints *ebpf.Endpoints
 	nat       *natWatch
+	xdp       xdp.Choice
 
 	// Of apply alone:
 	attached bool // the programs of uplink and overlay are in place
@@ -42,6 +44,9 @@ func openPrograms(s *session) (_ *programs, err error) {
 		Self: s.self, Prefix: s.config.Network, SubnetLen: s.config.SubnetLen,
 		Overlay: ebpf.Overlay{Ifindex: s.overlay.Ifindex, MAC: s.overlay.MAC},
 	})
+	if err = p.chooseXDP(&settings); err != nil {
+		return nil, err
+	}
 	if p.datapath, err = s.Open(settings); err != nil {
 		return nil, err
 	}
@@ -113,6 +118,9 @@ func (p *programs) attach() error {
 	if p.self.Encap == topology.EncapUDP {
 		fromHost, fromVeth = 0, p.overlay.PeerIfindex
 	}
+	if err := p.clearXDP(); err != nil {
+		return err
+	}
 	if err := p.attachOnly(bpf.FromNetwork, p.uplink.Ifindex); err != nil {
 		return err
 	}
@@ -128,6 +136,7 @@ func (p *programs) attach() error {
 	if err := p.attachOnly(bpf.FromOverlay, p.overlay.Ifindex); err != nil {
 		return err
 	}
+	p.attachXDP()
 	p.attached = true
 	return nil
 }

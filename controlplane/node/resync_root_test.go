@@ -52,6 +52,8 @@ func (h *hooked) Maps() map[string]*ebpf.Map { return h.coll.Maps }
 func (h *hooked) Publish() error             { return nil }
 func (h *hooked) Close() error               { h.coll.Close(); return nil }
 
+func (h *hooked) ClearXDP(int) error { return nil }
+
 func (h *hooked) Attached(program string) ([]int, error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()

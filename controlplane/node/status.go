@@ -20,6 +20,7 @@ import (
 	"github.com/bpfnet/bpfnet/controlplane/dataplane/udptun"
 	"github.com/bpfnet/bpfnet/controlplane/store"
 	"github.com/bpfnet/bpfnet/controlplane/topology"
+	"github.com/bpfnet/bpfnet/controlplane/xdp"
 )
 
 // SocketName is the control socket's name in the run directory: HTTP, GET
@@ -36,6 +37,7 @@ type Status struct {
 	Network    netip.Prefix `json:"network"`
 	Backend    string       `json:"backend,omitempty"`
 	Dataplane  Dataplane    `json:"dataplane,omitempty"`
+	XDP        *xdp.Choice  `json:"xdp,omitempty"` // of the ebpf dataplane
 	MTU        int          `json:"mtu,omitempty"`
 	Revision   int64        `json:"revision"` // of etcd, applied
 	Peers      []PeerStatus `json:"peers"`

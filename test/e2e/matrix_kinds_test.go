@@ -15,6 +15,7 @@ import (
 	"net"
 	"net/netip"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -35,16 +36,22 @@ type kind struct {
 // dscp is expedited forwarding (RFC 3246): it stays the inner packet's own.
 const dscp, ect0 = 0xb8, 2
 
+const udpGSO = "UDP GSO"
+
 var kinds = []kind{
 	{"TCP, small segments", dscp | ect0, tcpWrites(100, 1, 40, 1000, 17)},
 	{"TCP", dscp | ect0, tcpWrites(256 << 10)},
 	{"UDP", dscp | ect0, datagramsOf(func(mtu int) []int { return []int{1, 2, 17, 100, 1000, mtu - 1, mtu} })},
 	{"UDP in fragments", dscp | ect0, datagramsOf(func(mtu int) []int { return []int{mtu + 1, 2*mtu - 48, 5000, 30000, 65507} })},
-	{"UDP GSO", dscp | ect0, superDatagrams},
+	{udpGSO, dscp | ect0, superDatagrams},
 	{"UDP in fragments out of order", dscp | ect0, shuffledFragments},
+	{"UDP with a wrong checksum", dscp | ect0, corrupted},
 	{"ICMP", 0, pings},
 	{"SCTP", dscp | ect0, sctp},
 }
+
+// wrong says whether the kind has packets with wrong checksums.
+func (k kind) wrong() bool { return strings.Contains(k.name, "wrong checksum") }
 
 // sourceOf is the address that a namespace sends to dst from.
 func sourceOf(t *testing.T, n lab.Namespace, dst netip.Addr) netip.Addr {
@@ -217,9 +224,9 @@ func superDatagrams(ctx context.Context, r *row) error {
 	}
 	defer in.Close()
 	defer out.Close()
-	full := r.Options.ContainerMTU() - r.ipHeader() - 8
+	full, largest := r.Options.ContainerMTU()-r.ipHeader()-8, 65535-20-8 // of IPv6 as well (udp_sendmsg(), udpv6_sendmsg())
 	for _, s := range []struct{ segment, total int }{
-		{1000, 20000}, {1, 64}, {17, 17*40 + 3}, {full, 30 * full}, {full, 41*full + 1}, {512, 513},
+		{1000, 20000}, {1, 64}, {17, 17*40 + 3}, {full, full * min(30, largest/full)}, {full, largest}, {512, 513},
 	} {
 		if err := control(out, func(fd int) error { return unix.SetsockoptInt(fd, unix.IPPROTO_UDP, unix.UDP_SEGMENT, s.segment) }); err != nil {
 			return err
@@ -292,6 +299,37 @@ func shuffledFragments(ctx context.Context, r *row) error {
 		}
 		if err := expect(ctx, in, payload); err != nil {
 			return fmt.Errorf("fragments of %d bytes: %w", s.fragment, err)
+		}
+	}
+	return nil
+}
+
+// corrupted sends datagrams with wrong checksums, which nobody but the receiver
+// itself looks at: it drops them, however many checksums on the way were right.
+func corrupted(ctx context.Context, r *row) error {
+	in, out, err := r.sockets()
+	if err != nil {
+		return err
+	}
+	defer in.Close()
+	defer out.Close()
+	from, to := out.LocalAddr().(*net.UDPAddr).AddrPort().Port(), localPort(in)
+	send, stop, err := r.raw()
+	if err != nil {
+		return err
+	}
+	defer stop()
+	for _, size := range []int{1, 100, 1000} {
+		payload := randomBytes(size)
+		damaged, intact := r.udp(from, to, payload), r.udp(from, to, payload)
+		damaged[len(damaged)-1] ^= 0x10
+		for _, datagram := range [][]byte{damaged, damaged, intact} {
+			if err := send(r.ip(unix.IPPROTO_UDP, datagram, 0, 0, false)); err != nil {
+				return err
+			}
+		}
+		if err := expect(ctx, in, payload); err != nil {
+			return err
 		}
 	}
 	return nil

@@ -111,6 +111,9 @@ func (s site) up(t *testing.T) *matrix {
 		m.captures[p] = capture(t, p.ns, p.name)
 		m.macs[p] = macIn(t, p.ns, p.name).String()
 	}
+	for _, h := range l.Hosts {
+		m.macs[iface{h.NS, h.Bridge}] = mac(t, h, h.Bridge).String()
+	}
 	return m
 }
 

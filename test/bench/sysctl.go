@@ -29,6 +29,16 @@ var wireSysctls = map[string]string{
 // that BBR finds right. Reno is what every kernel has and any namespace may choose.
 var endSysctls = map[string]string{"net/ipv4/tcp_congestion_control": "reno"}
 
+// neighbourSysctls keep neighbours confirmed on a link, once they are. Of datagrams and tunnels the kernel
+// has no confirmation but by asking again, and meanwhile (NUD_DELAY) it builds each Ethernet header anew:
+// five seconds of every half minute, in each mode at a time of its own.
+func neighbourSysctls(link string) map[string]string {
+	return map[string]string{
+		"net/ipv4/neigh/" + link + "/base_reachable_time_ms": "3600000",
+		"net/ipv4/neigh/" + link + "/delay_first_probe_time": "0",
+	}
+}
+
 // readSysctls reads those that the kernel has, in the calling thread's namespace.
 func readSysctls() map[string]string {
 	all := map[string]string{}
@@ -57,9 +67,10 @@ func writeSysctls(n lab.Namespace, values map[string]string) error {
 func (s *site) setSysctls() error {
 	err := writeSysctls(s.lab.Wire(), wireSysctls)
 	for _, h := range s.lab.Hosts {
-		err = errors.Join(err, writeSysctls(h.NS, endSysctls))
+		err = errors.Join(err, writeSysctls(h.NS, endSysctls), writeSysctls(h.NS, neighbourSysctls(lab.Uplink)),
+			writeSysctls(h.NS, neighbourSysctls(h.Bridge)))
 		for _, c := range h.Containers {
-			err = errors.Join(err, writeSysctls(c.NS, endSysctls))
+			err = errors.Join(err, writeSysctls(c.NS, endSysctls), writeSysctls(c.NS, neighbourSysctls(lab.Uplink)))
 		}
 	}
 	return err

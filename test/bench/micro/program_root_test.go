@@ -6,6 +6,7 @@ package micro
 
 import (
 	"fmt"
+	"math"
 	"math/rand/v2"
 	"slices"
 	"testing"
@@ -30,42 +31,59 @@ var programs = []struct {
 	{bpf.FromNetwork, fromNetwork, redirected},
 	{bpf.FromHost, fromHost, redirected},
 	{bpf.FromOverlay, fromOverlay, next},
+	{bpf.FromVeth, fromHost, redirected},
 }
 
 var clusterSizes = []int{1, 1_000, 100_000, 1_000_000}
 
-// BenchmarkPrograms runs each program on one packet after another, each fresh
-// and from or to a peer of its own choice, in clusters of several sizes.
+// spreads are how many of its peers a node talks with: one, as many as fit the
+// caches, and all.
+var spreads = []struct {
+	name  string
+	peers int
+}{
+	{"one peer", 1},
+	{"100 peers", 100},
+	{"any peer", math.MaxInt},
+}
+
+// BenchmarkPrograms runs each program on one fresh packet after another, in
+// clusters of several sizes; each packet is from or to any one of some peers.
 //
 //	prog-ns   time of a run, less that of an empty program
 //	insns     instructions of the program, as the verifier has left them
 //	jited-B   bytes of machine code
 //
 // (ns/op is the system call's.) Between two runs the kernel copies packets, so
-// the caches are colder than under load; and of a large cluster a packet's peer
-// is in no cache. "one peer" is without that: always the same peer.
+// the caches are colder than under load; and with "any peer" of a large cluster,
+// the packet's peer is in no cache.
 func BenchmarkPrograms(b *testing.B) {
 	for _, size := range clusterSizes {
 		for _, p := range programs {
-			for _, spread := range []bool{false, true} {
-				name := fmt.Sprintf("%s/routes=%d/%s", p.name, size, map[bool]string{false: "one peer", true: "any peer"}[spread])
-				if spread && (size == 1 || p.packet().retarget == nil) {
+			for _, spread := range spreads {
+				if spread.peers > 1 && (size == 1 || p.packet().retarget == nil) {
 					continue // the same as one peer
 				}
-				b.Run(name, func(b *testing.B) {
+				b.Run(fmt.Sprintf("%s/routes=%d/%s", p.name, size, spread.name), func(b *testing.B) {
 					d := filled(b, size)
-					peers := 1
-					if spread {
-						peers = size
-					}
-					benchmarkProgram(b, d.programs.Programs[p.name], p.packet(), p.verdict, peers)
+					benchmarkProgram(b, d.programs.Programs[p.name], p.packet(), p.verdict, some(spread.peers, size))
 				})
 			}
 		}
 	}
 }
 
-func benchmarkProgram(b *testing.B, p *ebpf.Program, in packet, verdict uint32, peers int) {
+// some picks peers of a cluster, numbered from 1, by chance.
+func some(n, size int) []int {
+	all := rand.New(rand.NewPCG(3, 4)).Perm(size)
+	picked := all[:min(n, size)]
+	for i := range picked {
+		picked[i]++
+	}
+	return picked
+}
+
+func benchmarkProgram(b *testing.B, p *ebpf.Program, in packet, verdict uint32, peers []int) {
 	b.Helper()
 	r := newRunner(p, in)
 	defer r.close()
@@ -73,8 +91,8 @@ func benchmarkProgram(b *testing.B, p *ebpf.Program, in packet, verdict uint32, 
 	random := rand.New(rand.NewPCG(1, 2))
 	var times []uint32
 	for b.Loop() {
-		if peers > 1 {
-			in.retarget(r.frame, 1+random.IntN(peers))
+		if in.retarget != nil {
+			in.retarget(r.frame, peers[random.IntN(len(peers))])
 		}
 		got, ns, err := r.run()
 		if err != nil {

@@ -26,7 +26,13 @@ func (f *flow) acceptOne(run func(fd int) error) error {
 	return errors.Join(err, unix.Close(fd))
 }
 
+// sendStream sends the rest of a write at once: held back by Nagle's algorithm,
+// it would be cut at a full segment, and how many packets a write comes to would
+// be decided by how a mode's MTU divides it.
 func sendStream(f *flow) error {
+	if err := noDelay(f.fd); err != nil {
+		return err
+	}
 	b := make([]byte, f.spec.Size)
 	for {
 		n, err := send(f.fd, b)

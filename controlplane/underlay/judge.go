@@ -36,6 +36,8 @@ func (s *suspects) add(kind uint16, data []byte) {
 		s.addAddr(data)
 	case unix.RTM_NEWROUTE, unix.RTM_DELROUTE:
 		s.addRoute(kind, data)
+	case unix.RTM_NEWNEXTHOP:
+		s.certain = s.certain || len(data) < unix.SizeofNhmsg || data[2] != dataplane.RouteProtocol // struct nhmsg, nh_protocol
 	default:
 		s.certain = true
 	}
@@ -93,19 +95,10 @@ func (s *suspects) addRoute(kind uint16, data []byte) {
 	}
 }
 
-// attributes returns the attributes behind a header by type, as far as they can
-// be read (struct nlattr, include/uapi/linux/netlink.h).
+// attributes returns the attributes behind a header by type, as far as they can be read.
 func attributes(data []byte, header int) map[uint16][]byte {
 	found := map[uint16][]byte{}
-	for rest := data[min(header, len(data)):]; len(rest) >= unix.SizeofNlAttr; {
-		length := int(binary.NativeEndian.Uint16(rest))
-		if length < unix.SizeofNlAttr || length > len(rest) {
-			break
-		}
-		kind := binary.NativeEndian.Uint16(rest[2:]) &^ (unix.NLA_F_NESTED | unix.NLA_F_NET_BYTEORDER)
-		found[kind] = rest[unix.SizeofNlAttr:length]
-		rest = rest[min((length+unix.NLA_ALIGNTO-1)&^(unix.NLA_ALIGNTO-1), len(rest)):]
-	}
+	rtnl.Attributes(data, header, func(kind uint16, value []byte) { found[kind] = value })
 	return found
 }
 

@@ -7,6 +7,8 @@ import (
 
 	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
+
+	dataplane "github.com/bpfnet/bpfnet/controlplane/dataplane/netlink"
 )
 
 // linkMessage is an RTM_NEWLINK as the kernel lays it out.
@@ -61,7 +63,10 @@ func TestSuspects(t *testing.T) {
 		"overlay's route":       {unix.RTM_NEWROUTE, routeMessage(0x62, unix.RT_TABLE_MAIN, 24, oif, gateway), false, 0},
 		"overlay's route goes":  {unix.RTM_DELROUTE, routeMessage(0x62, unix.RT_TABLE_MAIN, 24, oif, gateway), true, 0},
 		"routing rule":          {unix.RTM_NEWRULE, nil, true, 0},
-		"next hop object":       {unix.RTM_NEWNEXTHOP, nil, true, 0},
+		"next hop object":       {unix.RTM_NEWNEXTHOP, []byte{unix.AF_INET, 0, unix.RTPROT_BOOT, 0, 0, 0, 0, 0}, true, 0},
+		"next hop object, odd":  {unix.RTM_NEWNEXTHOP, nil, true, 0},
+		"our next hop object":   {unix.RTM_NEWNEXTHOP, []byte{unix.AF_INET, 0, dataplane.RouteProtocol, 0, 0, 0, 0, 0}, false, 0},
+		"our next hop goes":     {unix.RTM_DELNEXTHOP, []byte{unix.AF_INET, 0, dataplane.RouteProtocol, 0, 0, 0, 0, 0}, true, 0},
 	} {
 		t.Run(name, func(t *testing.T) {
 			var s suspects

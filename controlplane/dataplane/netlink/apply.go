@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"net/netip"
 
-	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
 	"github.com/bpfnet/bpfnet/controlplane/topology"
@@ -42,11 +41,11 @@ func (v *View) Apply(s topology.State, dev Device) ([]topology.Problem, error) {
 	defer k.Close()
 	f := familyOf(s.Self.Subnet.Addr())
 	if v.have == nil || v.dev != dev {
-		have, err := k.list(f, dev.Ifindex)
-		if err != nil {
+		*v = View{dev: dev}
+		if v.have, err = k.list(f, dev.Ifindex); err != nil {
+			v.Doubt()
 			return nil, err
 		}
-		*v = View{have: have, dev: dev}
 	}
 	w := writer{kernel: k, family: f, self: s.Self, dev: dev, have: v.have, had: v.have, want: newTables()}
 	peers := s.Peers
@@ -57,6 +56,9 @@ func (v *View) Apply(s topology.State, dev Device) ([]topology.Problem, error) {
 	}
 	problems := w.apply(peers)
 	err = w.prune()
+	if v.applied == nil {
+		err = errors.Join(err, w.removeUnused())
+	}
 	if v.applied = nil; err == nil && len(problems) == 0 {
 		v.applied = &s
 	}
@@ -114,7 +116,7 @@ func (w *writer) claim(p topology.Peer) {
 	if p.Encap == topology.EncapVXLAN && !unicast(mac) {
 		return
 	}
-	w.want.routes[w.route(p)] = w.mtu(p)
+	w.want.routes[w.route(p)] = attrs{mtu: w.mtu(p)}
 	w.takeOver(p)
 	if p.Encap != topology.EncapVXLAN {
 		return
@@ -176,7 +178,7 @@ func (w *writer) takeOver(p topology.Peer) {
 	theirs := route{p.Subnet, p.Node, p.Path.Ifindex, w.family.flannels, unix.RTPROT_BOOT}
 	if w.have.others[theirs] {
 		delete(w.have.others, theirs)
-		w.have.routes[theirs], w.had.routes[theirs] = 0, 0
+		w.have.routes[theirs], w.had.routes[theirs] = attrs{}, attrs{}
 	}
 }
 
@@ -211,7 +213,7 @@ func (w *writer) setFDB(mac topology.MAC) error {
 	if !wanted || w.have.fdb[mac] == node {
 		return nil
 	}
-	if err := w.NeighSet(w.fdbEntry(mac, node)); err != nil {
+	if err := w.setEntry(unix.AF_BRIDGE, mac, node); err != nil {
 		return fmt.Errorf("set FDB entry %s dst %s: %w", hardwareAddr(mac), node, err)
 	}
 	w.have.fdb[mac] = node
@@ -222,7 +224,7 @@ func (w *writer) setNeighbour(v topology.VTEP) error {
 	if w.have.neighbours[v.Addr] == v.MAC {
 		return nil
 	}
-	if err := w.NeighSet(w.neighbour(v.Addr, v.MAC)); err != nil {
+	if err := w.setEntry(w.family.number, v.MAC, v.Addr); err != nil {
 		return fmt.Errorf("set neighbour %s lladdr %s: %w", v.Addr, hardwareAddr(v.MAC), err)
 	}
 	w.have.neighbours[v.Addr] = v.MAC
@@ -233,34 +235,48 @@ func (w *writer) setNeighbour(v topology.VTEP) error {
 // So it is in force at once, and one that is not ours, such as flannel's, is
 // back in force when ours goes.
 func (w *writer) setRoute(r route) error {
-	mtu, there := w.have.routes[r]
-	if there && mtu == w.want.routes[r] {
+	has, there := w.have.routes[r]
+	wants := w.want.routes[r]
+	if there && has.mtu == wants.mtu {
 		return nil
 	}
 	if ifindex, own := w.have.connected[r.dst]; own {
 		return fmt.Errorf("%s is also the network of this node's own %s: remove the address there, or release the lease",
 			r.dst, w.linkName(ifindex))
 	}
-	write := w.family.add
-	if there {
-		write = w.family.change
-	}
-	if err := write(w.kernel, r.netlink(w.want.routes[r])); err != nil {
+	if err := w.putRoute(r, has, there, wants); err != nil {
 		return fmt.Errorf("add route %s dev %s: %w", r, w.linkName(r.ifindex), err)
 	}
-	w.have.routes[r] = w.want.routes[r]
+	return nil
+}
+
+func (w *writer) putRoute(r route, has attrs, there bool, wants attrs) (err error) {
+	if there {
+		wants.nexthop = has.nexthop
+		err = w.family.change(w.kernel, r, wants)
+	} else if wants.nexthop, err = w.nexthopFor(r); err == nil {
+		err = w.family.add(w.kernel, r, wants)
+	}
+	if err != nil {
+		return err
+	}
+	if w.have.routes[r] = wants; !there && wants.nexthop != 0 {
+		w.have.count(r.hop(), +1)
+	}
 	return nil
 }
 
 // prune removes our entries that no peer wanted.
 func (w *writer) prune() error {
 	return errors.Join(
-		prune(w.had.routes, w.want.routes, w.have.routes, func(r route, _ int) error { return w.delRoute(r) }),
+		prune(w.had.routes, w.want.routes, w.have.routes, func(r route, a attrs) error {
+			return errors.Join(w.delRoute(r, a), w.release(r, a))
+		}),
 		prune(w.had.neighbours, w.want.neighbours, w.have.neighbours, func(a netip.Addr, mac topology.MAC) error {
-			return removal("neighbour", a, w.NeighDel(w.neighbour(a, mac)))
+			return removal("neighbour", a, w.delEntry(w.family.number, mac, a))
 		}),
 		prune(w.had.fdb, w.want.fdb, w.have.fdb, func(mac topology.MAC, node netip.Addr) error {
-			return removal("FDB entry", hardwareAddr(mac), w.NeighDel(w.fdbEntry(mac, node)))
+			return removal("FDB entry", hardwareAddr(mac), w.delEntry(unix.AF_BRIDGE, mac, node))
 		}),
 	)
 }
@@ -280,7 +296,10 @@ func prune[K comparable, V any](had, want, have map[K]V, remove func(K, V) error
 	return errors.Join(errs...)
 }
 
-func (k kernel) delRoute(r route) error { return removal("route", r, k.RouteDel(r.netlink(0))) }
+func (k kernel) delRoute(r route, a attrs) error {
+	a.mtu = 0 // of any
+	return removal("route", r, k.writeRoute(unix.RTM_DELROUTE, 0, r, a))
+}
 
 func removal(what string, which fmt.Stringer, err error) error {
 	if err == nil || gone(err) {
@@ -289,25 +308,13 @@ func removal(what string, which fmt.Stringer, err error) error {
 	return fmt.Errorf("remove %s %s: %w", what, which, err)
 }
 
-func (w *writer) fdbEntry(mac topology.MAC, node netip.Addr) *netlink.Neigh {
-	return &netlink.Neigh{
-		Family:       unix.AF_BRIDGE,
-		LinkIndex:    w.dev.Ifindex,
-		Flags:        netlink.NTF_SELF,
-		State:        netlink.NUD_PERMANENT,
-		HardwareAddr: hardwareAddr(mac),
-		IP:           node.AsSlice(),
-	}
+// setEntry and delEntry write a permanent entry of the overlay device, of the neighbour table or the FDB.
+func (w *writer) setEntry(family int, mac topology.MAC, addr netip.Addr) error {
+	return w.writeNeighbour(unix.RTM_NEWNEIGH, unix.NLM_F_CREATE|unix.NLM_F_REPLACE, family, w.dev.Ifindex, neighbour{mac, addr})
 }
 
-func (w *writer) neighbour(addr netip.Addr, mac topology.MAC) *netlink.Neigh {
-	return &netlink.Neigh{
-		Family:       w.family.number,
-		LinkIndex:    w.dev.Ifindex,
-		State:        netlink.NUD_PERMANENT,
-		HardwareAddr: hardwareAddr(mac),
-		IP:           addr.AsSlice(),
-	}
+func (w *writer) delEntry(family int, mac topology.MAC, addr netip.Addr) error {
+	return w.writeNeighbour(unix.RTM_DELNEIGH, 0, family, w.dev.Ifindex, neighbour{mac, addr})
 }
 
 // linkName names a link for people, by its number where it has gone.

@@ -40,6 +40,11 @@
 // peer's new MAC, a VTEP's new node) are replaced in place, and a new route is
 // put in front of the old one before that is deleted: no packet finds a gap.
 //
+// The tables are listed only when they may be other than they were written: see
+// [View]. Beyond the first thousand, routes of IPv4 are by nexthop objects
+// ("ip nexthop"), each of which comes before its route and goes after it: what
+// the kernel does for a route would else grow with the number of peers.
+//
 // Permanent neighbours do not count against net.ipv4.neigh.default.gc_thresh3
 // since Linux 5.0 (commit 58956317c8de, net/core/neighbour.c), so the number of
 // peers has no limit there.

@@ -6,22 +6,21 @@ import (
 	"errors"
 	"net/netip"
 
-	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
-
-	"github.com/bpfnet/bpfnet/controlplane/underlay/rtnl"
 )
 
 // family is what differs between the families of containers' addresses.
 type family struct {
-	number   int // unix.AF_*
-	metric   int // of our routes
-	flannels int // of flanneld's, who gives none: the kernel's default
-	minMTU   int // that a link has to carry, bytes
-	address  int // flags of the overlay device's address
+	number      int // unix.AF_*
+	metric      int // of our routes
+	flannels    int // of flanneld's, who gives none: the kernel's default
+	minMTU      int // that a link has to carry, bytes
+	unspecified netip.Addr
+	address     int // flags of the overlay device's address
 
 	// add brings a route of ours into force at once, before what is there or in its place.
-	add, change func(kernel, *netlink.Route) error
+	add, change func(kernel, route, attrs) error
+	nexthops    bool // see nexthop.go
 }
 
 // In IPv6 a second route with the same metric would share the packets
@@ -32,9 +31,12 @@ type family struct {
 // else is on the device.
 var (
 	families = []family{ipv4, ipv6}
-	ipv4     = family{number: unix.AF_INET, minMTU: 68 /* RFC 791 */, add: kernel.prepend, change: kernel.replace}
-	ipv6     = family{
-		number: unix.AF_INET6, metric: RouteProtocol, flannels: 1024,
+	ipv4     = family{
+		number: unix.AF_INET, unspecified: netip.IPv4Unspecified(),
+		minMTU: 68 /* RFC 791 */, add: kernel.prepend, change: kernel.replace, nexthops: true,
+	}
+	ipv6 = family{
+		number: unix.AF_INET6, unspecified: netip.IPv6Unspecified(), metric: RouteProtocol, flannels: 1024,
 		minMTU: 1280 /* RFC 8200, section 5 */, address: unix.IFA_F_NODAD, add: kernel.replaceOnLink, change: kernel.replaceOnLink,
 	}
 )
@@ -46,30 +48,30 @@ func familyOf(a netip.Addr) family {
 	return ipv4
 }
 
-// prepend is NLM_F_CREATE without EXCL, REPLACE or APPEND, which the library
-// calls RouteAddEcmp and iproute2 "prepend" (fib_table_insert, net/ipv4/fib_trie.c):
-// a route that is not ours, such as flannel's, is back in force when ours goes.
-func (k kernel) prepend(r *netlink.Route) error { return k.RouteAddEcmp(r) }
+// prepend is NLM_F_CREATE without EXCL, REPLACE or APPEND, which iproute2 calls
+// "prepend" (fib_table_insert, net/ipv4/fib_trie.c): a route that is not ours,
+// such as flannel's, is back in force when ours goes.
+func (k kernel) prepend(r route, a attrs) error {
+	return k.writeRoute(unix.RTM_NEWROUTE, unix.NLM_F_CREATE, r, a)
+}
 
-func (k kernel) replace(r *netlink.Route) error { return k.RouteReplace(r) }
+func (k kernel) replace(r route, a attrs) error {
+	return k.writeRoute(unix.RTM_NEWROUTE, unix.NLM_F_CREATE|unix.NLM_F_REPLACE, r, a)
+}
 
 // replaceOnLink helps IPv6 over its refusal of a gateway that a route leads to by
 // another device (ip6_route_check_nh_onlink, net/ipv6/route.c): the peer's until
 // now, or somebody's to more than its subnet. While the kernel looks there is one to
 // the gateway itself.
-func (k kernel) replaceOnLink(r *netlink.Route) error {
-	err := k.RouteReplace(r)
-	if !errors.Is(err, unix.EINVAL) || !rtnl.Prefix(r.Dst).Contains(rtnl.Addr(r.Gw)) {
+func (k kernel) replaceOnLink(r route, a attrs) error {
+	err := k.replace(r, a)
+	if !errors.Is(err, unix.EINVAL) || !r.dst.Contains(r.gateway) {
 		return err
 	}
-	gateway := route{
-		dst:      netip.PrefixFrom(rtnl.Addr(r.Gw), rtnl.Addr(r.Gw).BitLen()),
-		ifindex:  r.LinkIndex,
-		metric:   r.Priority,
-		protocol: r.Protocol,
-	}
-	if err := k.RouteReplace(gateway.netlink(0)); err != nil {
+	gateway := r
+	gateway.dst, gateway.gateway = netip.PrefixFrom(r.gateway, r.gateway.BitLen()), netip.Addr{}
+	if err := k.replace(gateway, attrs{}); err != nil {
 		return err
 	}
-	return errors.Join(k.RouteReplace(r), k.delRoute(gateway))
+	return errors.Join(k.replace(r, a), k.delRoute(gateway, attrs{}))
 }

@@ -81,7 +81,7 @@ func HandOver() error {
 		return err
 	}
 	defer k.Close()
-	errs := []error{k.handOverRoutes(ipv6)}
+	errs := []error{k.handOverRoutes(ipv4), k.handOverRoutes(ipv6)}
 	for name := range devices {
 		link, err := k.overlayLink(name)
 		errs = append(errs, err)
@@ -92,23 +92,25 @@ func HandOver() error {
 	return errors.Join(errs...)
 }
 
-// handOverRoutes gives our routes the metric of flanneld's, so that its own take their place.
+// handOverRoutes makes our routes such as flanneld sets, so that its own take their place.
 func (k kernel) handOverRoutes(f family) error {
 	t := newTables()
 	errs := []error{k.listRoutes(f, 0, t)}
-	for r, mtu := range t.routes {
-		if r.metric != f.metric {
+	for r, a := range t.routes {
+		if r.metric != f.metric || f.metric == f.flannels && a.nexthop == 0 {
 			continue
 		}
 		theirs := r
-		theirs.metric = f.flannels
-		if err := k.replace(theirs.netlink(mtu)); err != nil {
+		theirs.metric, a.nexthop = f.flannels, 0
+		if err := k.replace(theirs, a); err != nil {
 			errs = append(errs, fmt.Errorf("add route %s with metric %d: %w", theirs, theirs.metric, err))
 			continue
 		}
-		errs = append(errs, k.delRoute(r))
+		if theirs != r {
+			errs = append(errs, k.delRoute(r, attrs{}))
+		}
 	}
-	return errors.Join(errs...)
+	return errors.Join(append(errs, k.removeNexthops(t))...)
 }
 
 func (k kernel) handOver(link netlink.Link) error {

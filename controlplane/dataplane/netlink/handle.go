@@ -13,12 +13,29 @@ import (
 	"github.com/bpfnet/bpfnet/controlplane/underlay/rtnl"
 )
 
-// kernel is one rtnetlink socket in the caller's namespace.
-type kernel struct{ *netlink.Handle }
+// kernel is rtnetlink in the caller's namespace: a handle for devices, and a
+// connection for what there is one of for each peer.
+type kernel struct {
+	*netlink.Handle
+	conn *rtnl.Conn
+}
 
 func openKernel() (kernel, error) {
+	c, err := rtnl.Dial()
+	if err != nil {
+		return kernel{}, err
+	}
 	h, err := rtnl.Open()
-	return kernel{h}, err
+	if err != nil {
+		c.Close()
+		return kernel{}, err
+	}
+	return kernel{h, c}, nil
+}
+
+func (k kernel) Close() {
+	k.Handle.Close()
+	k.conn.Close()
 }
 
 // gone reports whether a removal failed because there was nothing to remove.

@@ -151,10 +151,10 @@ func Cleanup() error {
 func (k kernel) removeRoutes(f family) error {
 	t := newTables()
 	errs := []error{k.listRoutes(f, 0, t)}
-	for r := range t.routes {
-		errs = append(errs, k.delRoute(r))
+	for r, a := range t.routes {
+		errs = append(errs, k.delRoute(r, a))
 	}
-	return errors.Join(errs...)
+	return errors.Join(append(errs, k.removeNexthops(t))...)
 }
 
 func (k kernel) removeDevices(keep ...Device) error {

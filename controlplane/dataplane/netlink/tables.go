@@ -6,11 +6,9 @@ import (
 	"fmt"
 	"net/netip"
 
-	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
 	"github.com/bpfnet/bpfnet/controlplane/topology"
-	"github.com/bpfnet/bpfnet/controlplane/underlay/rtnl"
 )
 
 // RouteProtocol marks the routes that are ours ("ip route show proto 98"). It is
@@ -27,39 +25,34 @@ type route struct {
 	gateway  netip.Addr
 	ifindex  int
 	metric   int
-	protocol netlink.RouteProtocol
+	protocol byte
 }
 
 func (r route) String() string { return fmt.Sprintf("%s via %s", r.dst, r.gateway) }
 
-// netlink is the route with that MTU; 0 leaves it to the device, and in a removal matches any.
-func (r route) netlink(mtu int) *netlink.Route {
-	return &netlink.Route{
-		Dst:       rtnl.IPNet(r.dst),
-		Gw:        r.gateway.AsSlice(),
-		LinkIndex: r.ifindex,
-		Priority:  r.metric,
-		Protocol:  r.protocol,
-		Table:     unix.RT_TABLE_MAIN,
-		Flags:     int(netlink.FLAG_ONLINK),
-		MTU:       mtu,
-	}
+// attrs is what may differ between two routes that are the same to us.
+type attrs struct {
+	mtu     int    // 0 where it is the device's
+	nexthop uint32 // by whose id the route names its gateway and device; 0 where it does so itself
 }
 
 // tables is what the kernel holds, or has to hold, for all peers.
 type tables struct {
 	fdb        map[topology.MAC]netip.Addr // VTEP MAC -> node
 	neighbours map[netip.Addr]topology.MAC // VTEP address -> VTEP MAC
-	routes     map[route]int               // -> MTU; 0 where it is the device's
-	others     map[route]bool              // set by hand, or by flanneld; not ours unless they say the same as ours
-	connected  map[netip.Prefix]int        // networks this node has an address in -> ifindex; not ours
+	routes     map[route]attrs
+	nexthops   map[hop]nexthop // ours; nil where the kernel or the family has none
+	// lastNexthop is the highest id of ours; 0 for none.
+	lastNexthop uint32
+	others      map[route]bool       // set by hand, or by flanneld; not ours unless they say the same as ours
+	connected   map[netip.Prefix]int // networks this node has an address in -> ifindex; not ours
 }
 
 func newTables() *tables {
 	return &tables{
 		fdb:        map[topology.MAC]netip.Addr{},
 		neighbours: map[netip.Addr]topology.MAC{},
-		routes:     map[route]int{},
+		routes:     map[route]attrs{},
 		others:     map[route]bool{},
 		connected:  map[netip.Prefix]int{},
 	}
@@ -73,7 +66,7 @@ func (k kernel) list(f family, overlay int) (*tables, error) {
 		if err := k.listFDB(overlay, t); err != nil {
 			return nil, err
 		}
-		if err := k.listNeighbours(f, overlay, t); err != nil {
+		if err := k.listNeighbourTable(f, overlay, t); err != nil {
 			return nil, err
 		}
 	}
@@ -81,22 +74,19 @@ func (k kernel) list(f family, overlay int) (*tables, error) {
 }
 
 func (k kernel) listFDB(overlay int, t *tables) error {
-	entries, err := rtnl.List("FDB", func() ([]netlink.Neigh, error) { return k.NeighList(overlay, unix.AF_BRIDGE) })
+	entries, err := k.listNeighbours("FDB", unix.AF_BRIDGE, overlay)
 	for _, e := range entries {
-		mac, node := macOf(e.HardwareAddr), rtnl.Addr(e.IP) // a veth's entries have no node
-		if e.State&netlink.NUD_PERMANENT != 0 && unicast(mac) && node.IsValid() {
-			t.fdb[mac] = node
+		if unicast(e.mac) && e.addr.IsValid() { // a veth's entries have no node
+			t.fdb[e.mac] = e.addr
 		}
 	}
 	return err
 }
 
-func (k kernel) listNeighbours(f family, overlay int, t *tables) error {
-	entries, err := rtnl.List("neighbours", func() ([]netlink.Neigh, error) { return k.NeighList(overlay, f.number) })
+func (k kernel) listNeighbourTable(f family, overlay int, t *tables) error {
+	entries, err := k.listNeighbours("neighbours", f.number, overlay)
 	for _, e := range entries {
-		if e.State&netlink.NUD_PERMANENT != 0 {
-			t.neighbours[rtnl.Addr(e.IP)] = macOf(e.HardwareAddr)
-		}
+		t.neighbours[e.addr] = e.mac
 	}
 	return err
 }
@@ -104,16 +94,25 @@ func (k kernel) listNeighbours(f family, overlay int, t *tables) error {
 // listRoutes takes what leads by a gateway into the overlay device as ours,
 // whoever put it there: flanneld, whose device it was, or a person.
 func (k kernel) listRoutes(f family, overlay int, t *tables) error {
-	routes, err := rtnl.List("routes", func() ([]netlink.Route, error) { return k.RouteList(nil, f.number) })
+	byID, err := k.listNexthops(f, t)
+	if err != nil {
+		return err
+	}
+	routes, err := k.mainTable(f)
 	for _, r := range routes {
-		key := route{rtnl.Prefix(r.Dst), rtnl.Addr(r.Gw), r.LinkIndex, r.Priority, r.Protocol}
+		h, known := byID[r.nexthop]
+		if known { // the kernel leaves these out where sysctl net.ipv4.nexthop_compat_mode is 0
+			r.gateway, r.ifindex = h.gateway, h.ifindex
+		}
 		switch {
-		case r.Protocol == RouteProtocol, byHand(key) && overlay != 0 && key.ifindex == overlay:
-			t.routes[key] = r.MTU
-		case byHand(key):
-			t.others[key] = true
-		case r.Protocol == unix.RTPROT_KERNEL:
-			t.connected[key.dst] = key.ifindex
+		case r.protocol == RouteProtocol, byHand(r.route) && overlay != 0 && r.ifindex == overlay:
+			if t.routes[r.route] = r.attrs; known {
+				t.count(h, +1)
+			}
+		case byHand(r.route):
+			t.others[r.route] = true
+		case r.protocol == unix.RTPROT_KERNEL:
+			t.connected[r.dst] = r.ifindex
 		}
 	}
 	return err

@@ -1,0 +1,158 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package netlink
+
+import (
+	"encoding/binary"
+	"net/netip"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
+	"github.com/bpfnet/bpfnet/controlplane/topology"
+	"github.com/bpfnet/bpfnet/controlplane/underlay/rtnl"
+)
+
+const rtaNexthopID = 30 // RTA_NH_ID of include/uapi/linux/rtnetlink.h
+
+var native = binary.NativeEndian // of rtnetlink's numbers, but those that are addresses
+
+// neighbour is an entry of the neighbour table, or of a device's FDB: then its
+// address is that of the node which the MAC is behind.
+type neighbour struct {
+	mac  topology.MAC
+	addr netip.Addr
+}
+
+// writeNeighbour asks for a change of a permanent entry; family is AF_BRIDGE for the FDB.
+func (k kernel) writeNeighbour(kind, flags uint16, family, ifindex int, n neighbour) error {
+	self := byte(0)
+	if family == unix.AF_BRIDGE {
+		self = netlink.NTF_SELF
+	}
+	header := ndmsg(family, ifindex, netlink.NUD_PERMANENT, self)
+	return k.conn.Request(kind, flags, header...).Attr(unix.NDA_DST, n.addr.AsSlice()...).Attr(unix.NDA_LLADDR, n.mac[:]...).Do()
+}
+
+// ndmsg is struct ndmsg of include/uapi/linux/neighbour.h.
+func ndmsg(family, ifindex int, state uint16, flags byte) []byte {
+	b := native.AppendUint32([]byte{byte(family), 0, 0, 0}, uint32(ifindex))
+	return append(native.AppendUint16(b, state), flags, 0)
+}
+
+// listNeighbours lists a device's permanent entries. what is for the error.
+func (k kernel) listNeighbours(what string, family, ifindex int) ([]neighbour, error) {
+	return rtnl.List(what, func() (found []neighbour, err error) {
+		request := k.conn.Request(unix.RTM_GETNEIGH, 0, ndmsg(family, 0, 0, 0)...).Uint32(unix.NDA_IFINDEX, uint32(ifindex))
+		if family == unix.AF_BRIDGE {
+			// By struct ifinfomsg the kernel chooses a device here (valid_fdb_dump_legacy, net/core/rtnetlink.c).
+			header := make([]byte, unix.SizeofIfInfomsg)
+			header[0] = byte(family)
+			native.PutUint32(header[4:], uint32(ifindex))
+			request = k.conn.Request(unix.RTM_GETNEIGH, 0, header...)
+		}
+		err = request.Dump(func(msg []byte) {
+			if len(msg) < unix.SizeofNdMsg || int(msg[0]) != family || int(native.Uint32(msg[4:])) != ifindex ||
+				native.Uint16(msg[8:])&netlink.NUD_PERMANENT == 0 {
+				return
+			}
+			var n neighbour
+			rtnl.Attributes(msg, unix.SizeofNdMsg, func(kind uint16, data []byte) {
+				switch kind {
+				case unix.NDA_DST:
+					n.addr = rtnl.Addr(data)
+				case unix.NDA_LLADDR:
+					n.mac = macOf(data)
+				}
+			})
+			found = append(found, n)
+		})
+		return found, err
+	})
+}
+
+// writeRoute asks for a change of the main table.
+func (k kernel) writeRoute(kind, flags uint16, r route, a attrs) error {
+	// struct rtmsg of include/uapi/linux/rtnetlink.h
+	header := []byte{unix.AF_INET, byte(r.dst.Bits()), 0, 0, unix.RT_TABLE_MAIN, r.protocol, unix.RT_SCOPE_UNIVERSE, unix.RTN_UNICAST}
+	if r.dst.Addr().Is6() {
+		header[0] = unix.AF_INET6
+	}
+	onlink := uint32(unix.RTNH_F_ONLINK)
+	if a.nexthop != 0 {
+		onlink = 0 // as the nexthop says
+	}
+	request := k.conn.Request(kind, flags, native.AppendUint32(header, onlink)...).Attr(unix.RTA_DST, r.dst.Addr().AsSlice()...)
+	if a.nexthop != 0 {
+		request.Uint32(rtaNexthopID, a.nexthop)
+	} else {
+		request.Uint32(unix.RTA_OIF, uint32(r.ifindex))
+		if r.gateway.IsValid() {
+			request.Attr(unix.RTA_GATEWAY, r.gateway.AsSlice()...)
+		}
+	}
+	if r.metric != 0 {
+		request.Uint32(unix.RTA_PRIORITY, uint32(r.metric))
+	}
+	var metrics []byte
+	if a.mtu != 0 {
+		metrics = native.AppendUint16(native.AppendUint16(nil, unix.SizeofNlAttr+4), unix.RTAX_MTU)
+		metrics = native.AppendUint32(metrics, uint32(a.mtu))
+	}
+	if a.mtu != 0 || a.nexthop != 0 {
+		// That there are none has to be said, else the route gets those of another by
+		// its nexthop (fib_find_info_nh, net/ipv4/fib_semantics.c).
+		request.Attr(unix.RTA_METRICS, metrics...)
+	}
+	return request.Do()
+}
+
+// listed is a route as the kernel tells of it.
+type listed struct {
+	route
+	attrs
+}
+
+// mainTable lists the routes of the main table, whoever's.
+func (k kernel) mainTable(f family) ([]listed, error) {
+	return rtnl.List("routes", func() (found []listed, err error) {
+		header := make([]byte, unix.SizeofRtMsg)
+		header[0] = byte(f.number)
+		err = k.conn.Request(unix.RTM_GETROUTE, 0, header...).Dump(func(msg []byte) {
+			if len(msg) < unix.SizeofRtMsg || int(msg[0]) != f.number || msg[4] != unix.RT_TABLE_MAIN ||
+				native.Uint32(msg[8:])&unix.RTM_F_CLONED != 0 {
+				return
+			}
+			found = append(found, parseRoute(f, msg))
+		})
+		return found, err
+	})
+}
+
+func parseRoute(f family, msg []byte) listed {
+	dst := f.unspecified
+	l := listed{route: route{protocol: msg[5]}}
+	rtnl.Attributes(msg, unix.SizeofRtMsg, func(kind uint16, data []byte) {
+		switch {
+		case kind == unix.RTA_DST:
+			dst = rtnl.Addr(data)
+		case kind == unix.RTA_GATEWAY:
+			l.gateway = rtnl.Addr(data)
+		case kind == unix.RTA_METRICS:
+			rtnl.Attributes(data, 0, func(kind uint16, data []byte) {
+				if kind == unix.RTAX_MTU && len(data) == 4 {
+					l.mtu = int(native.Uint32(data))
+				}
+			})
+		case len(data) != 4:
+		case kind == unix.RTA_OIF:
+			l.ifindex = int(native.Uint32(data))
+		case kind == unix.RTA_PRIORITY:
+			l.metric = int(native.Uint32(data))
+		case kind == rtaNexthopID:
+			l.nexthop = native.Uint32(data)
+		}
+	})
+	l.dst = netip.PrefixFrom(dst, int(msg[1]))
+	return l
+}

@@ -61,6 +61,21 @@ static __always_inline enum reason to_remote(struct walk *w, struct packet *p,
 	return send(w, p, host, UNROUTED);
 }
 
+/*
+ * A source that no container here is known to have. It may be one not learned yet; another node's it is
+ * not, nor does a packet from outside the overlay enter it.
+ */
+static __always_inline enum reason unknown_source(const struct iphdr *ip)
+{
+	__u32 from = route_lookup(ip->saddr);
+
+	if (from == HOST_SELF)
+		return PASS_UNKNOWN_SOURCE;
+	if (from != HOST_NONE || route_lookup(ip->daddr) >= HOST_FIRST)
+		return DROP_CONTAINER_SOURCE;
+	return PASS_UNKNOWN_SOURCE;
+}
+
 static __always_inline enum reason walk_from_container(struct walk *w)
 {
 	struct endpoint *from, *to;
@@ -74,7 +89,7 @@ static __always_inline enum reason walk_from_container(struct walk *w)
 		return PASS_OPTIONS;
 	from = endpoint_lookup(p.ip->saddr);
 	if (!from)
-		return PASS_UNKNOWN_SOURCE;
+		return unknown_source(p.ip);
 	if (from->ifindex != w->skb->ifindex)
 		return DROP_CONTAINER_SOURCE;
 	to = endpoint_lookup(p.ip->daddr);

@@ -85,20 +85,18 @@ static __always_inline enum reason decapsulated(struct walk *w, struct ethhdr *e
 
 /* A plain packet of a host-gw peer to a container: what the kernel would route, in one step. */
 static __always_inline enum reason route_in(struct walk *w, struct ethhdr *eth, struct iphdr *ip,
-					    struct cursor c)
+					    struct cursor c, __u32 index)
 {
 	struct endpoint *to;
 	struct host *from;
-	__u32 index;
 	int reason;
 
-	if (!config.direct || w->skb->pkt_type != PACKET_HOST || has_options(ip) || ip->ttl <= 1 ||
+	if (w->skb->pkt_type != PACKET_HOST || has_options(ip) || ip->ttl <= 1 ||
 	    !ipv4_checksum_ok(ip))
 		return PASS_NOT_OURS;
 	to = endpoint_lookup(ip->daddr);
 	if (!to)
 		return PASS_NOT_OURS;
-	index = route_lookup(ip->saddr);
 	from = index >= HOST_FIRST ? host_lookup(index) : NULL;
 	if (!from || from->encap != ENCAP_NONE)
 		return PASS_NOT_OURS;
@@ -108,6 +106,26 @@ static __always_inline enum reason route_in(struct walk *w, struct ethhdr *eth, 
 	ipv4_decrement_ttl(ip);
 	ethernet_to_endpoint(eth, to);
 	return to_endpoint(w, to, FORWARD_DELIVERED);
+}
+
+/*
+ * A plain packet to this node's subnet. By this way none comes from the subnet itself, and one from another
+ * node's only where some nodes send without a tunnel: which ones they take for adjacent is up to them.
+ */
+static __always_inline enum reason plain(struct walk *w, struct ethhdr *eth, struct iphdr *ip,
+					 struct cursor c)
+{
+	__u32 from;
+
+	if (addr_is_ipv4(&config.ipv4.node, ip->daddr) || route_lookup(ip->daddr) != HOST_SELF)
+		return PASS_NOT_OURS;
+	from = route_lookup(ip->saddr);
+	if (from == HOST_SELF || (from != HOST_NONE && !config.direct)) {
+		w->src = ip->saddr;
+		w->dst = ip->daddr;
+		return DROP_SPOOFED_SOURCE;
+	}
+	return config.direct ? route_in(w, eth, ip, c, from) : PASS_NOT_OURS;
 }
 
 static __always_inline enum reason walk_from_network(struct walk *w)
@@ -132,7 +150,7 @@ static __always_inline enum reason walk_from_network(struct walk *w)
 	reason = tunnel_read(w, &t);
 	if (reason == ONWARD)
 		return decapsulate(w, &t);
-	return reason == PASS_NOT_OURS ? route_in(w, eth, t.outer, c) : reason;
+	return reason == PASS_NOT_OURS ? plain(w, eth, t.outer, c) : reason;
 }
 
 SEC("tc")

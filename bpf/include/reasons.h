@@ -52,10 +52,10 @@ enum __packed reason {
 	PASS_SCATTERED = 33,	   /* at XDP: not all headers are in the first buffer */
 
 	/* Dropped. */
-	DROP_CONTAINER_SOURCE = 40, /* a container used an address that is not its own */
+	DROP_CONTAINER_SOURCE = 40, /* a container used an address that is not its own, nor of this subnet */
 	DROP_NODE_SOURCE = 41,	    /* source is neither of this node's subnet nor this node */
 	DROP_UNKNOWN_HOST = 42,	    /* tunnel packet from a node that etcd does not know */
-	DROP_SPOOFED_SOURCE = 43,   /* inner source is not of the sending node's subnet */
+	DROP_SPOOFED_SOURCE = 43,   /* (inner) source is not of the sending node's subnet */
 	DROP_INNER_MALFORMED = 44,  /* inner packet truncated or no IPv4 */
 	DROP_ECN = 45,		    /* congestion marked on a flow without ECN (RFC 6040, 4.2) */
 	DROP_ENCAPSULATE = 46,	    /* the kernel refused to make room for the header */

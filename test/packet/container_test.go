@@ -192,8 +192,16 @@ func containerPasses() []packetCase {
 		{name: "60 bytes of header in 20", in: at(patched(valid, put8(atIP, 0x4f))), reason: bpf.DatapathReasonPASS_OPTIONS},
 		{name: "zeros", in: at(make([]byte, 60)), reason: bpf.DatapathReasonPASS_PROTOCOL},
 		{name: "source not learned", in: fromC1(datagram{src: newborn, dst: remote2}), reason: bpf.DatapathReasonPASS_UNKNOWN_SOURCE},
-		{name: "source of a peer", in: fromC1(datagram{src: remote2, dst: remote3}), reason: bpf.DatapathReasonPASS_UNKNOWN_SOURCE},
-		{name: "source of the node", in: fromC1(datagram{src: node1, dst: remote2}), reason: bpf.DatapathReasonPASS_UNKNOWN_SOURCE},
+		{name: "source not learned, to its neighbour", in: fromC1(datagram{src: newborn, dst: c2}), reason: bpf.DatapathReasonPASS_UNKNOWN_SOURCE},
+		{name: "source outside, to the outside", in: fromC1(datagram{src: internet, dst: internet}), reason: bpf.DatapathReasonPASS_UNKNOWN_SOURCE},
+		{name: "source outside, to its neighbour", in: fromC1(datagram{src: internet, dst: c2}), reason: bpf.DatapathReasonPASS_UNKNOWN_SOURCE},
+		foreign("source of a peer", remote2, remote3),
+		foreign("source of a peer, to its neighbour", remote2, c2),
+		foreign("source of a peer, to the outside", remote2, internet),
+		foreign("source of a host-gw peer", remote5, remote2),
+		foreign("source of the node", node1, remote2),
+		foreign("source of no lease", noLease, remote5),
+		foreign("source outside", internet, remote5),
 		{name: "source 0.0.0.0", in: fromC1(datagram{src: zeroAddr, dst: lastAddr}), reason: bpf.DatapathReasonPASS_UNKNOWN_SOURCE},
 		{
 			name: "source of another container", in: fromC1(datagram{src: c2, dst: remote2}),
@@ -305,6 +313,12 @@ func containerSuperpackets() []packetCase {
 			0xffff, bpf.DatapathReasonPASS_NOT_ENCAPSULABLE),
 		passed("host-gw, by frags", sctp, 0xffff, bpf.DatapathReasonPASS_TOO_BIG),
 	}
+}
+
+// foreign is a packet from an address that no container of this node can have.
+func foreign(name string, src, dst netip.Addr) packetCase {
+	return packetCase{name: name, in: fromC1(datagram{src: src, dst: dst}),
+		reason: bpf.DatapathReasonDROP_CONTAINER_SOURCE, event: dropEvent{src: src, dst: dst}}
 }
 
 // containerSecond: another network's number, port and VNI, and routes by the trie alone.

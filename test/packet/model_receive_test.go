@@ -248,6 +248,11 @@ func (w *world) routeIn(a arrival) fate {
 	peer, known := w.peerBehind(ip.src())
 	plain := known && peer.encap == bpf.DatapathEncapENCAP_NONE
 	unicast := a.frame[0]&1 == 0
+	from := w.routeTo(ip.src())
+	inbound := ip.dst() != w.node && w.routeTo(ip.dst()) == self
+	if inbound && (from == self || from > self && !w.direct) {
+		return a.dropped(bpf.DatapathReasonDROP_SPOOFED_SOURCE)
+	}
 	if !w.direct || !unicast || !found || !plain || ip.hasOptions() || ip.ttl() <= 1 || !ip.checksumOK() {
 		return a.untouched(bpf.DatapathReasonPASS_NOT_OURS)
 	}

@@ -20,7 +20,7 @@ func (w *world) fromContainer(a arrival) fate {
 	}
 	from, known := w.endpointAt(ip.src())
 	if !known {
-		return a.untouched(bpf.DatapathReasonPASS_UNKNOWN_SOURCE)
+		return w.unknownSource(a)
 	}
 	if from.ifindex != a.ifindex {
 		return a.dropped(bpf.DatapathReasonDROP_CONTAINER_SOURCE)
@@ -114,6 +114,18 @@ func (a arrival) unusual() (fate, bool) {
 }
 
 // dropped is the fate of a plain packet that must not go on.
+// unknownSource: a container not learned yet, or one that sends as another node's, or from outside into the overlay.
+func (w *world) unknownSource(a arrival) fate {
+	ip := ipv4Header(a.frame[etherLen:])
+	ours := w.routeTo(ip.src()) == self
+	theirs := w.routeTo(ip.src()) > self
+	entersOverlay := w.routeTo(ip.dst()) > self
+	if theirs || entersOverlay && !ours {
+		return a.dropped(bpf.DatapathReasonDROP_CONTAINER_SOURCE)
+	}
+	return a.untouched(bpf.DatapathReasonPASS_UNKNOWN_SOURCE)
+}
+
 func (a arrival) dropped(reason bpf.DatapathReason) fate {
 	f, ip := a.untouched(reason), ipv4Header(a.frame[etherLen:])
 	f.src, f.dst = ip.src(), ip.dst()

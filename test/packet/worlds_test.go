@@ -5,6 +5,8 @@
 package packet
 
 import (
+	"net/netip"
+
 	"github.com/gopacket/gopacket/layers"
 
 	"github.com/bpfnet/bpfnet/bpf"
@@ -39,11 +41,20 @@ func networkDirect() []packetCase {
 	passed("wrong checksum", patched(d.bytes(), put16(10, 1)))
 	passed("not learned", datagram{src: remote5, dst: newborn}.bytes())
 	passed("peer that encapsulates", datagram{src: remote2, dst: c1}.bytes())
+	passed("peer that encapsulates, to the node", datagram{src: remote2, dst: node1}.bytes())
+	passed("source of ours, to the node", datagram{src: c1, dst: node1}.bytes())
+	passed("source of ours, to the outside", datagram{src: c1, dst: internet}.bytes())
 	passed("peer's own address", datagram{src: node5, dst: c1}.bytes())
-	passed("source of ours", datagram{src: c2, dst: c1}.bytes())
+	cases = append(cases, forgedPlain("host-gw/source of ours", nil, c2), forgedPlain("host-gw/source of ours, not learned", nil, newborn))
 	passed("source outside", datagram{src: internet, dst: c1}.bytes())
 	passed("source of a number hosts does not have", datagram{src: nowhere, dst: c1}.bytes())
 	return cases
+}
+
+// forgedPlain is a plain packet to c1 from an address that sends none by this way.
+func forgedPlain(name string, w *world, src netip.Addr) packetCase {
+	return packetCase{name: name, world: w, in: arrives(datagram{src: src, dst: c1}.bytes()),
+		reason: bpf.DatapathReasonDROP_SPOOFED_SOURCE, event: dropEvent{src: src, dst: c1}}
 }
 
 // networkWorlds: the same packets where other things are switched on.
@@ -55,7 +66,6 @@ func networkWorlds() []packetCase {
 	ours := arrives(vxlan.bytes())
 	ipip := arrives(from(node3, datagram{src: remote3, dst: c1}.bytes()).bytes())
 	udp := arrives(from(node4, datagram{src: remote4, dst: c1}.bytes()).bytes())
-	direct := arrives(datagram{src: remote5, dst: c1}.bytes())
 	spoof := datagram{src: remote3, dst: c1} // host 2 would have it by a route of network 0 alone
 	spoofed := vxlan
 	spoofed.inner = spoof.bytes()
@@ -83,12 +93,15 @@ func networkWorlds() []packetCase {
 		notOurs("ipip", second, ipip),
 		notOurs("udp", second, udp),
 		notOurs("port 0", second, zeroPort),
-		notOurs("host-gw", second, direct),
+		forgedPlain("second/host-gw", second, remote5),
+		forgedPlain("second/past the tunnel", second, remote2),
+		notOurs("host-gw, to the node", second, arrives(datagram{src: remote2, dst: node1}.bytes())),
+		notOurs("source outside", second, arrives(datagram{src: internet, dst: c1}.bytes())),
 		notOurs("vxlan", bare, theirs),
 		notOurs("ipip", bare, ipip),
 		notOurs("udp", bare, udp),
 		notOurs("port 0", bare, zeroPort),
 		notOurs("vxlan of port and VNI 0", bare, zeros),
-		notOurs("host-gw", bare, direct),
+		forgedPlain("bare/host-gw", bare, remote5),
 	}
 }

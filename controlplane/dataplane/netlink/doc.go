@@ -52,7 +52,7 @@
 // # Two families
 //
 // A dual-stack node has two networks, one a family, each with a [topology.State];
-// [EnsureOverlay] and [Apply] are called for each, and look at nothing of the
+// [EnsureOverlay] is called for each, and each has a [View]; they look at nothing of the
 // other's. IPv6's routing differs in two things (family.go): its routes have a
 // metric of their own, and a gateway that is not on the device has to be argued for.
 //

@@ -141,7 +141,7 @@ func TestNexthopsFollow(t *testing.T) {
 		if problems, err := v.Apply(state, dev); err != nil || len(problems) > 0 {
 			t.Fatalf("step %d: %v, problems %v", step, err, problems)
 		}
-		if diff := cmp.Diff(holds(t, dev), v.have, compareTables); diff != "" {
+		if diff := cmp.Diff(holds(t, s, dev), v.have, compareTables); diff != "" {
 			t.Fatalf("step %d: what the View knows (-kernel's +known):\n%s", step, diff)
 		}
 		if seen := events(t, func() { apply(t, state) }); len(seen) != 0 {

@@ -47,7 +47,7 @@ func deviceOf(link netlink.Link) Device {
 // A right device is adopted and only what differs is written; a wrong one of the
 // same name is replaced. The MAC is s.VTEP.MAC if set, else that of the device
 // found, else a new random one. Devices of other names stay, for routes may lead
-// into them until [Apply] has moved those: then comes [RemoveOthers].
+// into them until [View.Apply] has moved those: then comes [RemoveOthers].
 //
 // A dual-stack node calls it for each of its two networks. Where they share a device
 // (in ipip) both have to give one MTU.

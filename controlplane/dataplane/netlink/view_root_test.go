@@ -20,7 +20,16 @@ import (
 // TestViewFollows: a View that follows change after change knows what the kernel
 // holds, and that is what one that lists everything would have it hold.
 func TestViewFollows(t *testing.T) {
-	s := host1(t, topology.EncapVXLAN)
+	t.Run("IPv4", func(t *testing.T) { viewFollows(t, host1(t, topology.EncapVXLAN), peer) })
+	t.Run("IPv6", func(t *testing.T) {
+		_, s := host1v6(t, topology.EncapVXLAN)
+		viewFollows(t, s, peer6)
+	})
+}
+
+type makePeer func(n int, encap topology.Encap, uplink int) topology.Peer
+
+func viewFollows(t *testing.T, s topology.Self, peer makePeer) {
 	dev := ensure(t, s)
 	seed := rand.Uint64()
 	t.Logf("seed %d", seed)
@@ -32,14 +41,14 @@ func TestViewFollows(t *testing.T) {
 			n := 2 + random.IntN(8)
 			delete(peers, n)
 			if random.IntN(3) > 0 {
-				peers[n] = randomPeer(random, n, s.Uplink)
+				peers[n] = randomPeer(random, peer, n, s.Uplink)
 			}
 		}
 		state := stateOf(s, peers)
 		if problems, err := v.Apply(state, dev); err != nil || len(problems) > 0 {
 			t.Fatalf("step %d: %v, problems %v", step, err, problems)
 		}
-		if diff := cmp.Diff(holds(t, dev), v.have, compareTables); diff != "" {
+		if diff := cmp.Diff(holds(t, s, dev), v.have, compareTables); diff != "" {
 			t.Fatalf("step %d: what the View knows (-kernel's +known):\n%s", step, diff)
 		}
 		if seen := events(t, func() { apply(t, state) }); len(seen) != 0 {
@@ -54,7 +63,7 @@ var compareTables = cmp.Options{
 }
 
 // randomPeer is host n of the lab by way of few nodes, with few MACs and MTUs.
-func randomPeer(r *rand.Rand, n, uplink int) topology.Peer {
+func randomPeer(r *rand.Rand, peer makePeer, n, uplink int) topology.Peer {
 	p := peer(n, []topology.Encap{topology.EncapVXLAN, topology.EncapVXLAN, topology.EncapNone}[r.IntN(3)], uplink)
 	p.Node = peer(2+r.IntN(8), p.Encap, uplink).Node
 	p.Path.NextHop, p.Path.MTU = p.Node, []int{1500, 1400}[r.IntN(2)]
@@ -73,14 +82,14 @@ func stateOf(self topology.Self, peers map[int]topology.Peer) topology.State {
 	return s
 }
 
-func holds(t *testing.T, dev Device) *tables {
+func holds(t *testing.T, s topology.Self, dev Device) *tables {
 	t.Helper()
 	k, err := openKernel()
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer k.Close()
-	have, err := k.list(ipv4, dev.Ifindex)
+	have, err := k.list(familyOf(s.Subnet.Addr()), dev.Ifindex)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -129,6 +129,9 @@ func (f *daemonFlags) options(runDir string) (node.Options, error) {
 	if o.Underlay.PublicIP, err = nodeAddr("public-ip", f.publicIP, netip.Addr.Is4); err != nil {
 		return o, err
 	}
+	if o.Underlay.PublicIPv6, err = nodeAddr("public-ipv6", f.publicIPv6, netip.Addr.Is6); err != nil {
+		return o, err
+	}
 	healthzIP, err := addrFlag("healthz-ip", cmp.Or(f.healthzIP, "0.0.0.0"))
 	if err != nil {
 		return o, err

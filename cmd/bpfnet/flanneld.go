@@ -61,7 +61,7 @@ func (f *daemonFlags) registerFlanneld(flags *pflag.FlagSet) {
 		"uplink, by regular expression on addresses, then names; after --iface; may be given again")
 	flags.StringVar(&f.ifaceCanReach, "iface-can-reach", "", "uplink: the interface that routes to this address; after --iface-regex")
 	flags.StringVar(&f.publicIP, "public-ip", "", "address other nodes reach this one by (default: the uplink's)")
-	flags.StringVar(&f.publicIPv6, "public-ipv6", "", "no effect: IPv6 is not carried yet")
+	flags.StringVar(&f.publicIPv6, "public-ipv6", "", "likewise in networks with IPv6")
 	flags.StringVar(&o.SubnetFile, "subnet-file", "/run/flannel/subnet.env", "file that tells others the subnet and MTU")
 	flags.IntVar(&f.renewMargin, "subnet-lease-renew-margin", 60, "renew the lease this many minutes before it ends, 1 to 1439")
 	flags.BoolVar(&f.firewall.ipMasq, "ip-masq", false, "masquerade what containers send out of the network")
@@ -114,14 +114,13 @@ func (f *daemonFlags) checkFlanneld() error {
 	case len(f.node.Etcd.Endpoints) == 0:
 		return errors.New("--etcd-endpoints: is empty: give at least one, such as http://127.0.0.1:2379")
 	}
-	_, err := nodeAddr("public-ipv6", f.publicIPv6, netip.Addr.Is6)
-	return err
+	return nil
 }
 
 // warnFlanneld tells of flags that do not do what their names say.
 func (f *daemonFlags) warnFlanneld(flags *pflag.FlagSet, log *slog.Logger) {
 	var idle []string
-	for _, name := range append([]string{"public-ipv6", "set-node-network-unavailable"}, klogFlags...) {
+	for _, name := range append([]string{"set-node-network-unavailable"}, klogFlags...) {
 		if flags.Changed(name) {
 			idle = append(idle, "--"+name)
 		}
@@ -132,7 +131,7 @@ func (f *daemonFlags) warnFlanneld(flags *pflag.FlagSet, log *slog.Logger) {
 		}
 	}
 	if len(idle) > 0 {
-		log.Warn("flags without effect: IPv6 is not carried yet, subnets come from etcd, and the log is not klog's",
+		log.Warn("flags without effect: subnets come from etcd, and the log is not klog's",
 			"flags", strings.Join(idle, " "))
 	}
 }
@@ -156,6 +155,7 @@ func nodeAddr(name, value string, family func(netip.Addr) bool) (netip.Addr, err
 		return a, err
 	}
 	if a = a.Unmap(); !family(a) || a.Zone() != "" || a.IsUnspecified() || a.IsLoopback() || a.IsMulticast() ||
+		a.Is6() && a.IsLinkLocalUnicast() ||
 		a == netip.AddrFrom4([4]byte{255, 255, 255, 255}) {
 		return a, fmt.Errorf("--%s %s: is no address that other nodes could reach this one by", name, value)
 	}

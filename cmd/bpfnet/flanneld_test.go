@@ -156,6 +156,7 @@ func TestFlanneldFlagsRefused(t *testing.T) {
 		"-public-ip=fc00::1":         "--public-ip fc00::1: is no address",
 		"-public-ipv6=10.0.0.1":      "--public-ipv6 10.0.0.1: is no address",
 		"-public-ipv6=x":             "--public-ipv6: ",
+		"-public-ipv6=fe80::1":       "--public-ipv6 fe80::1: is no address",
 	} {
 		f, err := parse(t, "flanneld", line)
 		if err != nil {
@@ -172,7 +173,7 @@ func TestIdleFlagsAreNamed(t *testing.T) {
 	for line, want := range map[string]string{
 		"": "",
 		"-kube-api-url=x -vmodule=a=1 -v=3 -set-node-network-unavailable=false -net-config-path=/x": `flags="--set-node-network-unavailable --vmodule --kube-api-url --net-config-path"`,
-		"-public-ipv6=fc00::1": "--public-ipv6",
+		"-public-ipv6=fc00::1": "",
 	} {
 		flags := daemonFlagSet(t)
 		if err := flags.Parse(arguments(append([]string{"flanneld"}, strings.Fields(line)...))[1:]); err != nil {

@@ -67,6 +67,8 @@ func newLabUpCommand(name *string) *cobra.Command {
 		"flat (one segment) or routed (a segment for each host, a router between)")
 	flags.StringVar((*string)(&o.Wiring), "wiring", string(o.Wiring),
 		"of the containers: bridged, or perlink (routed links, as Calico's)")
+	flags.StringVar((*string)(&o.Inner), "inner", string(o.Inner), "addresses of the containers: ipv4, ipv6 or dual")
+	flags.StringVar((*string)(&o.Outer), "outer", string(o.Outer), "addresses of the hosts, likewise")
 	flags.BoolVar(&noDaemon, "no-daemon", false, "make hosts and containers only")
 	return cmd
 }

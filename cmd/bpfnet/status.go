@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"maps"
+	"net/netip"
 	"slices"
 	"strings"
 	"text/tabwriter"
@@ -55,7 +56,7 @@ func printStatus(w io.Writer, s node.Status) error {
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	row := func(format string, args ...any) { fmt.Fprintf(t, format+"\n", args...) } // errors come with Flush
 	row("ready\t%t", s.Ready)
-	if s.Subnet.IsValid() {
+	if s.Subnet.IsValid() || s.Subnet6.IsValid() {
 		printServed(row, s)
 	}
 	for _, p := range s.Problems {
@@ -66,8 +67,12 @@ func printStatus(w io.Writer, s node.Status) error {
 
 // printServed is what there is to tell once there is a network.
 func printServed(row func(format string, args ...any), s node.Status) {
-	row("node\t%s", s.Node)
-	row("subnet\t%s of %s", s.Subnet, s.Network)
+	row("node\t%s", strings.ReplaceAll(both(s.Node, s.Node6), ",", ", "))
+	for _, subnet := range []struct{ own, network netip.Prefix }{{s.Subnet, s.Network}, {s.Subnet6, s.Network6}} {
+		if subnet.own.IsValid() {
+			row("subnet\t%s of %s", subnet.own, subnet.network)
+		}
+	}
 	row("backend\t%s, container MTU %d", s.Backend, s.MTU)
 	row("dataplane\t%s", s.Dataplane)
 	if s.Dataplane == node.EBPF { // the kernel finds them by itself

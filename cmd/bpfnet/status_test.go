@@ -61,11 +61,20 @@ func TestPrintStatus(t *testing.T) {
 	kernel.Dataplane = node.Netlink
 	copied := kernel
 	copied.Copied = &node.Copied{Sent: 5, Delivered: 4, Drops: map[string]uint64{"ttl": 2, "no_route": 1}}
+	dual, six := testStatus, testStatus
+	dual.Node6, dual.Subnet6 = netip.MustParseAddr("2001:db8::245"), netip.MustParsePrefix("fc00:0:0:1::/64")
+	dual.Network6 = netip.MustParsePrefix("fc00::/48")
+	six.Node6, six.Subnet6, six.Network6 = dual.Node6, dual.Subnet6, dual.Network6
+	six.Node, six.Subnet, six.Network = netip.Addr{}, netip.Prefix{}, netip.Prefix{}
 	tests := map[string]struct {
 		status node.Status
 		want   string
 	}{
 		"ready": {testStatus, testStatusTable},
+		"in both families": {dual, strings.NewReplacer("192.168.32.245\n", "192.168.32.245, 2001:db8::245\n",
+			"of 172.244.0.0/14\n", "of 172.244.0.0/14\nsubnet         fc00:0:0:1::/64 of fc00::/48\n").Replace(testStatusTable)},
+		"in IPv6 alone": {six, strings.NewReplacer("192.168.32.245\n", "2001:db8::245\n",
+			"172.245.0.0/24 of 172.244.0.0/14\n", "fc00:0:0:1::/64 of fc00::/48\n").Replace(testStatusTable)},
 		"alone in the network": {none, testStatusTable[:strings.Index(testStatusTable, "PEER")] +
 			"PEER  SUBNET  ENCAPSULATION  NEXT HOP  VTEP MAC\n"},
 		"the kernel's own devices": {kernel, strings.Replace(testStatusTable,

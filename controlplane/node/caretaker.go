@@ -59,7 +59,7 @@ func (n *node) care(ctx context.Context, uplink string) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, set.Close()) }()
-	subnet, err := ownSubnet(set)
+	subnets, err := ownSubnets(set)
 	if err != nil {
 		return err
 	}
@@ -67,25 +67,28 @@ func (n *node) care(ctx context.Context, uplink string) (err error) {
 	if err != nil {
 		return err
 	}
-	o := containers.Options{Subnets: []netip.Prefix{subnet}, Ignore: ignored(uplink), Known: endpoints.Known(), Logger: n.log}
+	o := containers.Options{Subnets: subnets, Ignore: ignored(uplink), Known: endpoints.Known(), Logger: n.log}
 	return containers.Watch(ctx, o, func(s containers.State) error {
 		n.reporter.report("containers", endpoints.Apply(s.Endpoints))
 		return nil
 	})
 }
 
-// ownSubnet is the prefix whose route points to this node.
-func ownSubnet(set *maps.Set) (netip.Prefix, error) {
+// ownSubnets are the prefixes whose routes point to this node, one a family.
+func ownSubnets(set *maps.Set) (own []netip.Prefix, err error) {
 	all, err := set.Routes.All()
 	if err != nil {
-		return netip.Prefix{}, fmt.Errorf("read routes: %w", err)
+		return nil, fmt.Errorf("read routes: %w", err)
 	}
 	for _, r := range all {
 		if r.Network == network && r.Host == uint32(bpf.DatapathHostIndexHOST_SELF) {
-			return r.Prefix, nil
+			own = append(own, r.Prefix)
 		}
 	}
-	return netip.Prefix{}, fmt.Errorf("find this node's subnet: %w in the pinned routes", maps.ErrNoDatapath)
+	if len(own) == 0 {
+		return nil, fmt.Errorf("find this node's subnet: %w in the pinned routes", maps.ErrNoDatapath)
+	}
+	return own, nil
 }
 
 // ignored are the names of interfaces that are no containers'.

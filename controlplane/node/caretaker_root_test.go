@@ -26,7 +26,7 @@ func TestCareWithoutEtcd(t *testing.T) {
 	if err := set.Endpoints.Put(network, at, dead); err != nil {
 		t.Fatal(err)
 	}
-	own := maps.Route{Network: network, Prefix: l.self.Subnet, Host: uint32(bpf.DatapathHostIndexHOST_SELF)}
+	own := maps.Route{Network: network, Prefix: l.first().self.Subnet, Host: uint32(bpf.DatapathHostIndexHOST_SELF)}
 	if err := set.Routes.Put(own); err != nil {
 		t.Fatal(err)
 	}

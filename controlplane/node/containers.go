@@ -5,7 +5,6 @@ package node
 import (
 	"context"
 	"errors"
-	"net/netip"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -25,7 +24,7 @@ func (p *programs) serve(ctx context.Context) error {
 		return g.Wait()
 	}
 	o := containers.Options{
-		Subnets: []netip.Prefix{p.self.Subnet}, Ignore: ignored(p.uplink.Name),
+		Subnets: p.subnets(), Ignore: ignored(p.uplink.Name),
 		Known: p.endpoints.Known(), Logger: p.log,
 	}
 	g.Go(func() error {

@@ -4,6 +4,7 @@ package node
 
 import (
 	"context"
+	"errors"
 	"fmt"
 
 	"github.com/bpfnet/bpfnet/controlplane/dataplane/netlink"
@@ -39,9 +40,9 @@ func (d Dataplane) carrier() netlink.Carrier {
 // dataplane carries a session's packets. While it is brought into place the one
 // before carries on; what that has left is removed once nothing goes by it.
 type dataplane interface {
-	// apply brings it to the desired state, and writes only what differs.
+	// apply brings it to the desired states, one a family, and writes only what differs.
 	// A peer that cannot be served is a problem; the others are served.
-	apply(s topology.State) ([]topology.Problem, error)
+	apply(states []topology.State) ([]topology.Problem, error)
 	// inPlace reports whether packets go by it, and by it alone.
 	inPlace() bool
 	// doubt has the next apply look at everything again: others may have
@@ -76,5 +77,9 @@ func (s *session) retireOthers() error {
 	if !s.usesTunnel() {
 		s.endTunnel()
 	}
-	return netlink.RemoveOthers(s.overlay)
+	var overlays []netlink.Device
+	for _, f := range s.families {
+		overlays = append(overlays, f.overlay)
+	}
+	return errors.Join(netlink.RemoveOthers(overlays...), s.retireFamily())
 }

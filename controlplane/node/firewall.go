@@ -4,6 +4,7 @@ package node
 
 import (
 	"context"
+	"errors"
 	"time"
 
 	"github.com/bpfnet/bpfnet/controlplane/firewall"
@@ -36,10 +37,15 @@ func (s *session) keepFirewall(ctx context.Context) error {
 // ensureFirewall makes the rules what they have to be. That they cannot be made
 // keeps nothing else from being served.
 func (s *session) ensureFirewall() {
-	changed, err := firewall.Ensure(firewall.Rules{
-		Network: s.config.Network, Subnet: s.self.Subnet,
-		Masquerade: s.Firewall.Masquerade, RandomFully: s.Firewall.RandomFully, Forward: s.Firewall.Forward,
-	})
+	var changed bool
+	var err error
+	for _, f := range s.families {
+		wrote, failed := firewall.Ensure(firewall.Rules{
+			Network: f.prefix, Subnet: f.self.Subnet,
+			Masquerade: s.Firewall.Masquerade, RandomFully: s.Firewall.RandomFully, Forward: s.Firewall.Forward,
+		})
+		changed, err = changed || wrote, errors.Join(err, failed)
+	}
 	s.reporter.report("firewall", err)
 	if changed {
 		s.log.Info("wrote the packet filter's rules", "masquerade", s.Firewall.Masquerade, "forward", s.Firewall.Forward)

@@ -5,7 +5,6 @@ package node
 import (
 	"context"
 
-	"github.com/bpfnet/bpfnet/controlplane/dataplane/netlink"
 	"github.com/bpfnet/bpfnet/controlplane/topology"
 )
 
@@ -13,15 +12,14 @@ import (
 // neighbours and FDB, and the userspace copy in a udp network.
 type kernelDevices struct {
 	*session
-	kernel  netlink.View
 	settled bool // no program is attached, no other device stands
 }
 
-func (k *kernelDevices) apply(s topology.State) ([]topology.Problem, error) {
+func (k *kernelDevices) apply(states []topology.State) ([]topology.Problem, error) {
 	if k.usesTunnel() {
-		k.tunnel.setPeers(s)
+		k.tunnel.setPeers(states[0])
 	}
-	problems, err := k.kernel.Apply(s, k.overlay)
+	problems, err := k.applyKernel(states)
 	if err != nil || k.settled {
 		return problems, err
 	}
@@ -37,10 +35,8 @@ func (k *kernelDevices) inPlace() bool { return k.settled }
 
 func (k *kernelDevices) doubt() {
 	k.settled = false
-	k.kernel.Doubt()
+	k.doubtKernel()
 }
-
-func (k *kernelDevices) doubtKernel() { k.kernel.Doubt() }
 
 // serve has nothing to do: the kernel knows this node's containers.
 func (k *kernelDevices) serve(ctx context.Context) error {

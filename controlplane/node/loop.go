@@ -8,12 +8,12 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 	"sync"
 	"time"
 
 	"golang.org/x/sync/errgroup"
 
-	"github.com/bpfnet/bpfnet/controlplane/dataplane/netlink"
 	"github.com/bpfnet/bpfnet/controlplane/store"
 	"github.com/bpfnet/bpfnet/controlplane/topology"
 	"github.com/bpfnet/bpfnet/controlplane/underlay"
@@ -28,7 +28,6 @@ type loop struct {
 	synced chan struct{} // closed once the first full sync is applied and in place
 
 	mu       sync.Mutex
-	leases   leases
 	bad      map[string]error
 	revision int64
 	full     bool // the first snapshot has come
@@ -62,17 +61,21 @@ func (l *loop) update(u store.Update) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if u.Full {
-		l.leases.clear()
+		l.clearLeases()
 		clear(l.bad)
 		l.full = true
 	}
 	for _, key := range u.Deleted {
-		l.leases.remove(key)
+		for _, f := range l.families {
+			f.leases.remove(key)
+		}
 		delete(l.bad, key)
 	}
 	for _, lease := range u.Put {
 		delete(l.bad, lease.Key)
-		l.leases.put(topologyLease(lease))
+		for _, f := range l.families {
+			f.leases.put(topologyLease(lease, f.is6()))
+		}
 	}
 	for key, err := range u.Bad {
 		// What the key said before is not thrown away for what cannot be read.
@@ -83,10 +86,9 @@ func (l *loop) update(u store.Update) error {
 	return nil
 }
 
-func topologyLease(s store.Lease) topology.Lease {
-	return topology.Lease{
-		Key: s.Key, Subnet: s.Subnet, Node: s.PublicIP, Encap: s.Backend, MAC: s.MAC, VNI: s.VNI,
-		Created: s.CreateRevision, Modified: s.ModRevision,
+func (l *loop) clearLeases() {
+	for _, f := range l.families {
+		f.leases.clear()
 	}
 }
 
@@ -154,12 +156,12 @@ func (l *loop) run(ctx context.Context) error {
 		if err := l.checkUplink(); err != nil {
 			return err
 		}
-		in, ready := l.input()
+		inputs, ready := l.inputs()
 		if !ready || l.stranded {
 			continue
 		}
 		retry = nil
-		if err := l.apply(in); err != nil {
+		if err := l.apply(inputs); err != nil {
 			if l.choice.pending() && !l.dataplane.inPlace() {
 				return err // the dataplane before is still there to go back to
 			}
@@ -189,35 +191,49 @@ func (l *loop) checkUplink() error {
 	}
 	clear(l.paths)
 	l.dataplane.doubtKernel()
-	now, err := underlay.Find(l.Underlay)
+	now, err := l.findUplink()
 	if err == nil && now != l.uplink {
 		return fmt.Errorf("%w: the uplink was %s, is %s", errRestart, l.uplink, now)
 	}
-	down := l.uplink.Check()
-	l.stranded = down != nil
+	lost, down := l.uplink.Check()
+	l.strand(lost, down)
 	l.reporter.report("uplink", cmp.Or(down, err)) // the first is the second's cause
 	if l.stranded {
 		return nil
 	}
 	// The kernel takes a vxlan device away together with its uplink.
-	overlay, err := netlink.EnsureOverlay(l.self, l.kind.carrier())
+	changed, err := l.ensureOverlays()
 	l.reporter.report("overlay", err)
-	if err == nil && overlay != l.overlay {
+	if changed {
 		return fmt.Errorf("%w: the overlay device had to be made anew", errRestart)
 	}
 	return nil
 }
 
-// input is what is known, and whether that is everything yet.
-func (l *loop) input() (topology.Input, bool) {
+// strand takes over what is wrong with the uplink: the families that have lost
+// their address stay as they are, and where that is all of them nothing is touched.
+func (l *loop) strand(lost []netip.Addr, down error) {
+	l.stranded = down != nil
+	for _, f := range l.families {
+		f.lost = slices.ContainsFunc(f.addrs(), func(a netip.Addr) bool { return slices.Contains(lost, a) })
+		if len(lost) > 0 && !f.lost {
+			l.stranded = false
+		}
+	}
+}
+
+// inputs is what is known, one a family, and whether that is everything yet.
+func (l *loop) inputs() ([]topology.Input, bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	in := topology.Input{
-		Network: l.config.Network, Self: l.self, SelfKey: l.held.Lease().Key, Public: []netip.Addr{l.uplink.PublicIP},
-		DirectRouting: l.config.Backend.DirectRouting,
-		Leases:        l.leases.all(),
+	var all []topology.Input
+	for _, f := range l.families {
+		all = append(all, topology.Input{
+			Network: f.prefix, Self: f.self, SelfKey: l.held.Lease().Key, Public: valid(l.uplink.PublicIP, l.uplink.PublicIPv6),
+			DirectRouting: l.config.Backend.DirectRouting, Leases: f.leases.all(),
+		})
 	}
-	return in, l.full
+	return all, l.full
 }
 
 // pathVia is r.PathTo, asked once a node until the underlay changes.
@@ -235,16 +251,13 @@ func (l *loop) pathVia(r *underlay.Resolver) func(netip.Addr) (topology.Path, er
 }
 
 // apply brings the dataplane to what etcd says.
-func (l *loop) apply(in topology.Input) error {
-	r, err := underlay.NewResolver()
+func (l *loop) apply(inputs []topology.Input) error {
+	states, problems, err := l.build(inputs)
 	if err != nil {
 		return err
 	}
-	defer r.Close()
-	in.Path = l.pathVia(r)
-	state, problems := topology.Build(in)
-	kernelProblems, err := l.dataplane.apply(state)
-	l.publishStatus(state)
+	kernelProblems, err := l.dataplane.apply(states)
+	l.publishStatus(states)
 	fileErr := l.announce()
 	l.reporter.reportRecords("etcd", append(l.badRecords(), problems...))
 	l.reporter.reportRecords("kernel", kernelProblems)
@@ -253,13 +266,41 @@ func (l *loop) apply(in topology.Input) error {
 	return errors.Join(err, fileErr)
 }
 
+// build is the desired state of each family, and what is wrong with records.
+func (l *loop) build(inputs []topology.Input) (states []topology.State, problems []topology.Problem, err error) {
+	r, err := underlay.NewResolver()
+	if err != nil {
+		return nil, nil, err
+	}
+	defer r.Close()
+	for i, f := range l.families {
+		if !f.lost || f.state.Peers == nil {
+			inputs[i].Path = l.pathVia(r)
+			f.state, f.problems = topology.Build(inputs[i])
+		}
+		states = append(states, f.state)
+		problems = append(problems, f.problems...)
+	}
+	return states, once(problems), nil
+}
+
+// once leaves out what is said again: much of what is wrong with a lease is so in both families.
+func once(problems []topology.Problem) []topology.Problem {
+	said := map[topology.Problem]bool{}
+	return slices.DeleteFunc(problems, func(p topology.Problem) bool {
+		again := said[p]
+		said[p] = true
+		return again
+	})
+}
+
 func (l *loop) badRecords() []topology.Problem {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	var all []topology.Problem
 	for key, err := range l.bad {
 		consequence := "not served: delete it, or restart the node that wrote it"
-		if l.leases.has(key) {
+		if l.first().leases.has(key) {
 			consequence = "what it said before is served: restart the node that wrote it"
 		}
 		all = append(all, topology.Problem{Key: key, Text: err.Error() + "; " + consequence})
@@ -273,8 +314,10 @@ func (l *loop) announce() error {
 	if !l.dataplane.inPlace() {
 		return nil
 	}
+	own := l.held.Lease()
 	env := store.SubnetEnv{
-		Network: l.config.Network, Subnet: l.self.Subnet, MTU: l.self.MTU, IPMasq: l.Firewall.Masquerade,
+		Network: l.config.Network, Subnet: own.Subnet, IPv6Network: l.config.IPv6Network, IPv6Subnet: own.Subnet6,
+		MTU: l.mtu(), IPMasq: l.Firewall.Masquerade,
 	}
 	err := env.Write(l.SubnetFile)
 	if !l.isSynced() {
@@ -302,20 +345,30 @@ func (l *loop) serve(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return l.dataplane.serve(ctx) })
 	g.Go(func() error { l.listenTunnel(ctx); return nil })
+	for _, from := range l.uplink.Addrs() {
+		if l.kind == EBPF { // else the kernel's devices do it themselves
+			g.Go(func() error { l.watchPathMTU(ctx, from); return nil })
+		}
+	}
 	return g.Wait()
 }
 
-func (l *loop) publishStatus(state topology.State) {
+func (l *loop) publishStatus(states []topology.State) {
 	l.mu.Lock()
 	revision := l.revision
 	l.mu.Unlock()
 	l.status.update(func(now *Status) {
 		now.Lease = l.held.Lease().Key
-		now.Node, now.Subnet, now.Network = l.self.Node, l.self.Subnet, l.config.Network
-		now.Backend, now.MTU, now.Revision = string(l.self.Encap), l.self.MTU, revision
+		now.Node, now.Subnet, now.Network = l.uplink.Addr, l.held.Lease().Subnet, l.config.Network
+		now.Node6, now.Subnet6, now.Network6 = l.uplink.Addr6, l.held.Lease().Subnet6, l.config.IPv6Network
+		now.Backend, now.MTU, now.Revision = string(l.encap()), l.mtu(), revision
 		if l.dataplane.inPlace() {
 			now.Dataplane = l.kind
 		}
 	})
-	l.status.setPeers(state.Peers)
+	peers := states[0].Peers
+	if len(states) > 1 {
+		peers = slices.Concat(peers, states[1].Peers)
+	}
+	l.status.setPeers(peers)
 }

@@ -29,7 +29,9 @@ func testLoop(t *testing.T, config string) (*loop, func() []string) {
 	}
 	log, lines := logged()
 	n := &node{log: log, reporter: newReporter(log), choice: newChoice(EBPF)}
-	return newLoop(&session{node: n, kind: EBPF, config: cfg, held: &store.Held{}}), lines
+	s := &session{node: n, kind: EBPF, config: cfg, held: &store.Held{}}
+	s.families = s.newFamilies()
+	return newLoop(s), lines
 }
 
 const labConfig = `{"Network":"172.244.0.0/14","Backend":{"Type":"vxlan"}}`
@@ -105,7 +107,8 @@ func TestUpdate(t *testing.T) {
 					t.Fatal(err)
 				}
 			}
-			in, full := l.input()
+			inputs, full := l.inputs()
+			in := inputs[0]
 			nodes := map[string]string{}
 			for _, lease := range in.Leases {
 				nodes[lease.Key] = lease.Node.String()
@@ -133,7 +136,8 @@ func TestInputCarriesTheWholeLease(t *testing.T) {
 	if err := l.update(store.Update{Full: true, Put: []store.Lease{storeLease("a", "10.0.0.1", 7)}}); err != nil {
 		t.Fatal(err)
 	}
-	in, _ := l.input()
+	inputs, _ := l.inputs()
+	in := inputs[0]
 	want := []topology.Lease{{
 		Key: "a", Subnet: netip.MustParsePrefix("172.246.0.0/24"), Node: netip.MustParseAddr("10.0.0.1"), Encap: topology.EncapVXLAN,
 		MAC: topology.MAC{2, 0, 0, 0, 0, 1}, VNI: 1, Created: 1, Modified: 7,
@@ -257,23 +261,24 @@ func (a attachments) Detach(program string, ifindex int) error {
 
 func TestAttachOnly(t *testing.T) {
 	tests := map[string]struct {
-		on      []int
-		ifindex int
-		want    []int
-		err     bool
+		on   []int
+		at   []int
+		want []int
+		err  bool
 	}{
-		"nowhere yet":                       {nil, 2, []int{2}, false},
-		"there already":                     {[]int{2}, 2, []int{2}, false},
-		"on the uplink before":              {[]int{1, 3}, 2, []int{2}, false},
-		"there and elsewhere":               {[]int{1, 2}, 2, []int{2}, false},
-		"no such interface in this network": {[]int{1, 2}, 0, nil, false},
-		"one cannot be detached":            {[]int{66, 1}, 2, []int{66, 2}, true},
+		"nowhere yet":                       {nil, []int{2}, []int{2}, false},
+		"there already":                     {[]int{2}, []int{2}, []int{2}, false},
+		"on the uplink before":              {[]int{1, 3}, []int{2}, []int{2}, false},
+		"there and elsewhere":               {[]int{1, 2}, []int{2}, []int{2}, false},
+		"no such interface in this network": {[]int{1, 2}, nil, nil, false},
+		"one cannot be detached":            {[]int{66, 1}, []int{2}, []int{66, 2}, true},
+		"on two, one of them before":        {[]int{3, 1}, []int{2, 3}, []int{3, 2}, false},
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
 			l, _ := testLoop(t, labConfig)
 			on := attachments{bpf.FromNetwork: slices.Clone(test.on), bpf.FromHost: {9}}
-			err := (&programs{session: l.session, datapath: on}).attachOnly(bpf.FromNetwork, test.ifindex)
+			err := (&programs{session: l.session, datapath: on}).attachOnly(bpf.FromNetwork, test.at...)
 			if got := on[bpf.FromNetwork]; !slices.Equal(test.want, got) || (err != nil) != test.err {
 				t.Errorf("attached to %v, error %v; want %v, error %t", got, err, test.want, test.err)
 			}
@@ -308,7 +313,9 @@ func TestAttachFollowsTheEncapsulation(t *testing.T) {
 		} {
 			t.Run(fmt.Sprintf("%s after %s", encap, before), func(t *testing.T) {
 				l, _ := testLoop(t, labConfig)
-				l.uplink.Ifindex, l.overlay, l.self.Encap = uplink, test.device, encap
+				l.uplink.Ifindex = uplink
+				f := l.first()
+				f.overlay, f.self.Encap = test.device, encap
 				if err := (&programs{session: l.session, datapath: on}).attach(); err != nil {
 					t.Fatal(err)
 				}

@@ -159,6 +159,7 @@ type node struct {
 	status    status
 	etcd      *embeddedEtcd
 	had       store.Lease // of the last session
+	keep6     netip.Addr  // likewise this node's IPv6 address
 	caretaker *caretaker  // while there is no session that follows the containers itself
 	tunnel    *tunnel     // of a udp network in the netlink dataplane
 	choice    *choice
@@ -197,6 +198,3 @@ func sleep(ctx context.Context, d time.Duration) bool {
 		return true
 	}
 }
-
-// ipv4 says whether a is one, for what does not carry IPv6 yet.
-func ipv4(a netip.Addr) bool { return a.Is4() || a.Is4In6() }

@@ -5,11 +5,11 @@ package node
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 
 	"github.com/bpfnet/bpfnet/bpf"
 	"github.com/bpfnet/bpfnet/controlplane/dataplane/ebpf"
-	"github.com/bpfnet/bpfnet/controlplane/dataplane/netlink"
 	"github.com/bpfnet/bpfnet/controlplane/topology"
 	"github.com/bpfnet/bpfnet/controlplane/xdp"
 	"github.com/bpfnet/bpfnet/maps"
@@ -21,7 +21,6 @@ type programs struct {
 	*session
 	datapath  Datapath
 	tables    *ebpf.Dataplane
-	kernel    netlink.View
 	endpoints *ebpf.Endpoints
 	nat       *natWatch
 	xdp       xdp.Choice
@@ -40,10 +39,14 @@ const network = 0
 // restart, is, and works on as it was).
 func openPrograms(s *session) (_ *programs, err error) {
 	p := &programs{session: s}
-	settings := ebpf.Settings(s.config.Backend.DirectRouting, ebpf.Network{
-		Self: s.self, Prefix: s.config.Network, SubnetLen: s.config.SubnetLen,
-		Overlay: ebpf.Overlay{Ifindex: s.overlay.Ifindex, MAC: s.overlay.MAC},
-	})
+	var networks []ebpf.Network
+	for _, f := range s.families {
+		networks = append(networks, ebpf.Network{
+			Self: f.self, Prefix: f.prefix, SubnetLen: f.subnetLen,
+			Overlay: ebpf.Overlay{Ifindex: f.overlay.Ifindex, MAC: f.overlay.MAC},
+		})
+	}
+	settings := ebpf.Settings(s.config.Backend.DirectRouting, networks...)
 	if err = p.chooseXDP(&settings); err != nil {
 		return nil, err
 	}
@@ -61,7 +64,7 @@ func (p *programs) read() error {
 	if err != nil {
 		return err
 	}
-	if p.tables, err = ebpf.New(set, network, p.self.VNI); err != nil {
+	if p.tables, err = ebpf.New(set, network, p.first().self.VNI); err != nil {
 		return err
 	}
 	if p.endpoints, err = ebpf.NewEndpoints(set, network); err != nil {
@@ -76,17 +79,17 @@ func (p *programs) read() error {
 // where the programs are. What has failed is tried again with the next state;
 // the programs are attached even where some record could not be written, for
 // the others are served.
-func (p *programs) apply(s topology.State) ([]topology.Problem, error) {
+func (p *programs) apply(states []topology.State) ([]topology.Problem, error) {
 	var err error
 	if p.doubted {
 		err = p.tables.Reread()
 		p.doubted = err != nil
 	}
-	err = errors.Join(err, p.tables.Apply(s), p.attach())
+	err = errors.Join(err, p.tables.Apply(states...), p.attach())
 	if !p.attached && p.alone() {
 		return nil, err // what the routes lead to now may still work
 	}
-	problems, kernelErr := p.kernel.Apply(s, p.overlay)
+	problems, kernelErr := p.applyKernel(states)
 	if p.attached && kernelErr == nil {
 		kernelErr = p.retireOthers()
 	}
@@ -95,17 +98,15 @@ func (p *programs) apply(s topology.State) ([]topology.Problem, error) {
 
 // alone reports whether no device of the kernel's carries what the programs do not.
 func (p *programs) alone() bool {
-	return p.self.Encap == topology.EncapIPIP || p.self.Encap == topology.EncapUDP
+	return p.encap() == topology.EncapIPIP || p.encap() == topology.EncapUDP
 }
 
 func (p *programs) inPlace() bool { return p.attached }
 
 func (p *programs) doubt() {
 	p.attached, p.doubted = false, true
-	p.kernel.Doubt()
+	p.doubtKernel()
 }
-
-func (p *programs) doubtKernel() { p.kernel.Doubt() }
 
 func (p *programs) close() error { return p.datapath.Close() }
 
@@ -114,9 +115,15 @@ func (p *programs) attach() error {
 	if p.attached {
 		return nil
 	}
-	fromHost, fromVeth := p.overlay.Ifindex, 0
-	if p.self.Encap == topology.EncapUDP {
-		fromHost, fromVeth = 0, p.overlay.PeerIfindex
+	var overlays, fromHost, fromVeth []int
+	for _, f := range p.families {
+		switch {
+		case f.overlay.Ifindex == 0 || f.is6():
+		case p.encap() == topology.EncapUDP:
+			overlays, fromVeth = append(overlays, f.overlay.Ifindex), append(fromVeth, f.overlay.PeerIfindex)
+		default:
+			overlays, fromHost = append(overlays, f.overlay.Ifindex), append(fromHost, f.overlay.Ifindex)
+		}
 	}
 	if err := p.clearXDP(); err != nil {
 		return err
@@ -124,16 +131,16 @@ func (p *programs) attach() error {
 	if err := p.attachOnly(bpf.FromNetwork, p.uplink.Ifindex); err != nil {
 		return err
 	}
-	if err := p.attachOnly(bpf.FromVeth, fromVeth); err != nil {
+	if err := p.attachOnly(bpf.FromVeth, fromVeth...); err != nil {
 		return err
 	}
-	if err := p.attachOnly(bpf.FromHost, fromHost); err != nil {
+	if err := p.attachOnly(bpf.FromHost, fromHost...); err != nil {
 		return err
 	}
 	// Last, for it drops what from_network has not marked: what was on its way
 	// through the kernel's device before that was attached has to be through.
 	maps.WaitForReaders()
-	if err := p.attachOnly(bpf.FromOverlay, p.overlay.Ifindex); err != nil {
+	if err := p.attachOnly(bpf.FromOverlay, overlays...); err != nil {
 		return err
 	}
 	p.attachXDP()
@@ -141,11 +148,11 @@ func (p *programs) attach() error {
 	return nil
 }
 
-// attachOnly has the program on this interface and on no other; on none where ifindex is 0.
-func (p *programs) attachOnly(program string, ifindex int) error {
+// attachOnly has the program on these interfaces and on no others.
+func (p *programs) attachOnly(program string, ifindexes ...int) error {
 	p.attaching.Lock()
 	defer p.attaching.Unlock()
-	if ifindex != 0 {
+	for _, ifindex := range ifindexes {
 		if err := p.datapath.Attach(program, ifindex); err != nil {
 			return err
 		}
@@ -155,7 +162,7 @@ func (p *programs) attachOnly(program string, ifindex int) error {
 		return err
 	}
 	for _, other := range on {
-		if other != ifindex {
+		if !slices.Contains(ifindexes, other) {
 			err = errors.Join(err, p.datapath.Detach(program, other))
 		}
 	}

@@ -103,7 +103,7 @@ func servedLoop(t *testing.T) (*loop, *hooked, *maps.Set) {
 	nstest.Enter(t)
 	nstest.AddVeth(t, "eth0", 1500, "192.168.32.245/24")
 	l, _ := testLoop(t, labConfig)
-	l.Underlay.Iface = []string{"eth0"}
+	l.Underlay.Iface, l.Underlay.IPv4 = []string{"eth0"}, true
 	uplink, err := underlay.Find(l.Underlay)
 	if err != nil {
 		t.Fatal(err)
@@ -111,7 +111,7 @@ func servedLoop(t *testing.T) (*loop, *hooked, *maps.Set) {
 	l.uplink = uplink
 	l.SubnetFile = filepath.Join(t.TempDir(), "subnet.env")
 	subnet := netip.MustParsePrefix("172.245.0.0/24")
-	l.self = topology.Self{
+	l.first().self = topology.Self{
 		Node: l.uplink.Addr, Uplink: l.uplink.Ifindex, Encap: topology.EncapVXLAN, VNI: 1, Port: 8472, MTU: 1450,
 		Subnet: subnet, VTEP: topology.VTEP{Addr: subnet.Addr(), MAC: topology.MAC{2, 0, 0, 0, 0, 9}},
 	}
@@ -171,7 +171,7 @@ func TestResyncPutsBackWhatOthersRemove(t *testing.T) {
 	if err := l.update(store.Update{Full: true, Revision: 2, Put: []store.Lease{peer}}); err != nil {
 		t.Fatal(err)
 	}
-	want := attachments{bpf.FromNetwork: {l.uplink.Ifindex}, bpf.FromHost: {l.overlay.Ifindex}}
+	want := attachments{bpf.FromNetwork: {l.uplink.Ifindex}, bpf.FromHost: {l.first().overlay.Ifindex}}
 	routed := func() bool {
 		host, err := set.Routes.Lookup(peer.Subnet.Addr().Next())
 		return err == nil && host != 0

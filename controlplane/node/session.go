@@ -29,9 +29,8 @@ type session struct {
 	config    store.Config
 	uplink    underlay.Uplink
 	held      *store.Held
-	self      topology.Self
+	families  []*family // that the network has, IPv4 first
 	kind      Dataplane
-	overlay   netlink.Device // zero in a host-gw network
 	dataplane dataplane
 	resync    time.Duration // how often everything is compared again
 }
@@ -52,12 +51,9 @@ func (s *session) open(ctx context.Context) error {
 	if err != nil && s.had == (store.Lease{}) {
 		return err
 	}
-	s.reporter.report("rival", err) // who came later does not end what is served
-	if s.uplink, err = underlay.Find(s.Underlay); err != nil {
+	s.reporter.report("rival", err)                            // who came later does not end what is served
+	if s.uplink, err = underlay.Find(s.Underlay); err != nil { // by any address, for etcd is to be found by it
 		return err
-	}
-	if !ipv4(s.uplink.Addr) {
-		return fmt.Errorf("find uplink: %s has no IPv4 address: bpfnet needs one on the underlay", s.uplink.Name)
 	}
 	s.beginCare(ctx, s.uplink.Name)
 	if err = s.openStore(ctx); err != nil {
@@ -66,6 +62,10 @@ func (s *session) open(ctx context.Context) error {
 	if s.config, err = s.store.Config(ctx); err != nil {
 		return err
 	}
+	if s.uplink, err = s.findUplink(); err != nil {
+		return err
+	}
+	s.keep6 = s.uplink.Addr6
 	if err = s.acquire(ctx); err != nil {
 		return err
 	}
@@ -79,11 +79,22 @@ func (s *session) open(ctx context.Context) error {
 	return err
 }
 
+// findUplink finds the uplink that has what the network needs. ipip packets
+// of either family go by either.
+func (s *session) findUplink() (underlay.Uplink, error) {
+	o := s.Underlay
+	o.IPv4, o.IPv6, o.Keep6 = s.config.EnableIPv4, s.config.EnableIPv6, s.keep6
+	if s.config.Backend.Type == topology.EncapIPIP {
+		o.IPv4, o.IPv6, o.Either = true, true, true
+	}
+	return underlay.Find(o)
+}
+
 func (s *session) openStore(ctx context.Context) error {
 	o := s.Etcd
 	o.Logger = s.log
 	if s.Embedded.Dir != "" {
-		if err := s.startEtcd(ctx, s.uplink.Addr); err != nil {
+		if err := s.startEtcd(ctx, s.uplink.Addrs()[0]); err != nil {
 			return err
 		}
 		o.Endpoints = s.etcd.endpoints()
@@ -106,7 +117,7 @@ func (s *session) openStore(ctx context.Context) error {
 	return nil
 }
 
-// acquire takes this node's subnet.
+// acquire takes this node's subnet, one of each family.
 func (s *session) acquire(ctx context.Context) error {
 	for _, w := range s.config.Warnings() {
 		s.log.Warn(w)
@@ -116,31 +127,26 @@ func (s *session) acquire(ctx context.Context) error {
 		s.log.Warn("ignoring the subnet file: the lease is chosen without it", "file", s.SubnetFile, "error", err)
 	}
 	b := s.config.Backend
-	s.self = topology.Self{
-		Node: s.uplink.Addr, Uplink: s.uplink.Ifindex, Encap: b.Type, VNI: b.VNI, Port: b.Port,
-		MTU: containerMTU(b, s.uplink.MTU, s.uplink.Addr),
-	}
+	s.families = s.newFamilies()
 	if b.Type == topology.EncapVXLAN && b.MTU > s.uplink.MTU {
 		s.log.Warn("Backend.MTU is more than the uplink carries, whose own is used: lower it, or raise the uplink's",
 			"mtu", b.MTU, "uplink", s.uplink.Name, "uplink mtu", s.uplink.MTU)
 	}
-	var mac topology.MAC
-	if b.Type == topology.EncapVXLAN {
-		mac = vtepMAC(s.uplink.Addr, b.VNI)
-	}
 	s.held, err = s.store.Acquire(ctx, s.config, store.Want{
-		PublicIP: s.uplink.PublicIP, Backend: b.Type, VNI: b.VNI, MAC: mac, Prefer: env.Subnet.Masked(),
-		Had: s.had,
+		PublicIP: s.uplink.PublicIP, PublicIPv6: s.uplink.PublicIPv6, Backend: b.Type, VNI: b.VNI,
+		MAC: vtepMAC(s.uplink.Addr, b.VNI), MACv6: vtepMAC(s.uplink.Addr6, b.VNI),
+		Prefer: env.Subnet, Prefer6: env.IPv6Subnet, Had: s.had,
 	})
 	if err != nil {
 		return err
 	}
 	s.had = s.held.Lease()
 	s.reporter.report("lease", nil)
-	s.self.Subnet = s.held.Lease().Subnet
-	s.self.VTEP = topology.VTEP{MAC: s.held.Lease().MAC, Addr: s.self.Subnet.Addr()}
-	s.log.Info("lease acquired", "subnet", s.self.Subnet, "node", s.self.Node, "uplink", s.uplink.Name,
-		"backend", s.self.Encap, "mtu", s.self.MTU)
+	for _, f := range s.families {
+		f.lease(s.had)
+	}
+	s.log.Info("lease acquired", "subnets", s.subnets(), "node", s.uplink.Addrs(), "uplink", s.uplink.Name,
+		"backend", s.encap(), "mtu", s.mtu())
 	return nil
 }
 
@@ -154,7 +160,7 @@ func containerMTU(b store.Backend, uplink int, node netip.Addr) int {
 	return uplink - b.Type.Overhead(node)
 }
 
-// vtepMAC is the VTEP MAC of a node whose lease in etcd names none: the same
+// vtepMAC is the VTEP MAC, in one family, of a node whose lease in etcd names none: the same
 // after every restart and reboot with no file to keep it in, for it is a hash of
 // what makes the node this one.
 // Locally administered, unicast (IEEE 802, 8.2).
@@ -173,19 +179,21 @@ func vtepMAC(node netip.Addr, vni uint32) topology.MAC {
 }
 
 func (s *session) openOverlay(ctx context.Context) error {
-	changed, err := netlink.EnsureForwarding(s.self)
-	if err != nil {
-		return fmt.Errorf("enable IP forwarding: %w", err)
-	}
-	if len(changed) > 0 {
-		s.log.Info("switched on the kernel's forwarding: containers' packets need it", "sysctls", changed)
+	for _, f := range s.families {
+		changed, err := netlink.EnsureForwarding(f.self)
+		if err != nil {
+			return fmt.Errorf("enable IP forwarding: %w", err)
+		}
+		if len(changed) > 0 {
+			s.log.Info("switched on the kernel's forwarding: containers' packets need it", "sysctls", changed)
+		}
 	}
 	if s.usesTunnel() {
-		if err = s.startTunnel(ctx); err != nil {
+		if err := s.startTunnel(ctx); err != nil {
 			return err
 		}
 	}
-	if s.overlay, err = netlink.EnsureOverlay(s.self, s.kind.carrier()); err != nil {
+	if _, err := s.ensureOverlays(); err != nil {
 		return fmt.Errorf("set up overlay device: %w", err)
 	}
 	return nil
@@ -228,5 +236,5 @@ func (s *session) ready() {
 		s.log.Warn("cannot tell the service manager", "error", err)
 	}
 	s.choice.done(nil)
-	s.log.Info("ready", "subnet", s.self.Subnet, "dataplane", s.kind, "peers", len(s.status.get().Peers))
+	s.log.Info("ready", "subnets", s.subnets(), "dataplane", s.kind, "peers", len(s.status.get().Peers))
 }

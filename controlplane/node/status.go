@@ -35,6 +35,9 @@ type Status struct {
 	Lease      string       `json:"lease,omitempty"` // the key of the node's own, under PREFIX/subnets/
 	Subnet     netip.Prefix `json:"subnet"`
 	Network    netip.Prefix `json:"network"`
+	Node6      netip.Addr   `json:"node6,omitzero"` // likewise of IPv6, where the network has it
+	Subnet6    netip.Prefix `json:"subnet6,omitzero"`
+	Network6   netip.Prefix `json:"network6,omitzero"`
 	Backend    string       `json:"backend,omitempty"`
 	Dataplane  Dataplane    `json:"dataplane,omitempty"`
 	XDP        *xdp.Choice  `json:"xdp,omitempty"` // of the ebpf dataplane

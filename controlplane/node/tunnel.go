@@ -25,12 +25,13 @@ type tunnel struct {
 
 // usesTunnel reports whether this session's packets are copied by us.
 func (s *session) usesTunnel() bool {
-	return s.kind == Netlink && s.self.Encap == topology.EncapUDP
+	return s.kind == Netlink && s.encap() == topology.EncapUDP
 }
 
 // startTunnel opens the tunnel of this session; one that fits is kept.
 func (s *session) startTunnel(ctx context.Context) error {
-	o := udptun.Options{Subnet: s.self.Subnet, Node: s.self.Node, Port: s.self.Port, MTU: s.self.MTU, Logger: s.log}
+	self := s.first().self
+	o := udptun.Options{Subnet: self.Subnet, Node: self.Node, Port: self.Port, MTU: self.MTU, Logger: s.log}
 	if s.tunnel != nil && s.tunnel.options == o && !s.tunnel.ended() {
 		return nil
 	}

@@ -17,8 +17,8 @@ import (
 // take: what routers say of its packets, and packets in fragments. That it
 // cannot keeps nothing else from being served.
 func (l *loop) listenTunnel(ctx context.Context) {
-	if l.kind != EBPF {
-		return // the kernel's devices do it themselves
+	if l.kind != EBPF || !l.uplink.Addr.IsValid() {
+		return // the kernel's devices do it themselves; nothing comes over IPv4
 	}
 	for {
 		err := l.listenTunnelOnce(ctx)
@@ -37,8 +37,8 @@ func (l *loop) listenTunnelOnce(ctx context.Context) (err error) {
 		l.reporter.report("tunnel socket", nil)
 		l.underlayChanged()
 	}}
-	if l.overlay.PeerIfindex != 0 { // no kernel device unpacks what the kernel has put together
-		in, err := ebpf.OpenInjector(l.overlay.PeerIfindex, l.overlay.MAC)
+	if overlay := l.first().overlay; overlay.PeerIfindex != 0 { // no kernel device unpacks what the kernel has put together
+		in, err := ebpf.OpenInjector(overlay.PeerIfindex, overlay.MAC)
 		if err != nil {
 			return err
 		}
@@ -49,6 +49,6 @@ func (l *loop) listenTunnelOnce(ctx context.Context) (err error) {
 			}
 		}
 	}
-	at := netip.AddrPortFrom(l.self.Node, l.self.Port)
-	return underlay.ListenTunnel(ctx, l.self.Encap, at, maps.MarkChecked, on)
+	at := netip.AddrPortFrom(l.uplink.Addr, l.first().self.Port)
+	return underlay.ListenTunnel(ctx, l.encap(), at, maps.MarkChecked, on)
 }

@@ -11,12 +11,12 @@ import (
 // chooseXDP decides about XDP on the uplink and writes what from_wire and
 // from_network have to know of it into the settings.
 func (p *programs) chooseXDP(settings *bpf.DatapathSettings) error {
-	link, err := xdp.Look(p.uplink.Ifindex, p.uplink.Name, p.uplink.MAC, p.self.Encap != topology.EncapNone)
+	link, err := xdp.Look(p.uplink.Ifindex, p.uplink.Name, p.uplink.MAC, p.encap() != topology.EncapNone)
 	if err != nil {
 		return err
 	}
 	want := p.XDP
-	if p.self.Encap != topology.EncapIPIP {
+	if p.encap() != topology.EncapIPIP {
 		want.CPUs = nil // NICs hash the source ports of the others
 	}
 	p.xdp, err = xdp.Choose(want, link)

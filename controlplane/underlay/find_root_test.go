@@ -98,6 +98,7 @@ func TestFind(t *testing.T) {
 			if tc.route != "" {
 				addDefaultRoute(t, tc.route)
 			}
+			tc.o.IPv4 = true
 			up, err := Find(tc.o)
 			if tc.err != "" {
 				if err == nil || err.Error() != "find uplink: "+tc.err || strings.Contains(err.Error(), "\n") {
@@ -141,6 +142,7 @@ func TestFindPrefers(t *testing.T) {
 				run(t, "ip addr add dev eth0 "+a)
 			}
 			for _, o := range []Options{{Iface: []string{"eth0"}}, {IfaceRegex: []string{"eth0"}}} {
+				o.IPv4 = true
 				if up, err := Find(o); err != nil || up.Addr.String() != tc.want {
 					t.Errorf("%+v: got %s, %v, want %s", o, up.Addr, err, tc.want)
 				}
@@ -159,7 +161,7 @@ func TestFindTakesWhatIsNamed(t *testing.T) {
 	if err != nil || up.Addr.String() != "10.1.0.9" {
 		t.Errorf("got %s, %v", up.Addr, err)
 	}
-	if got := fmt.Sprint(up.Check()); got != "uplink eth0 is down: set it up" {
+	if got := checked(up); got != "uplink eth0 is down: set it up" {
 		t.Error(got)
 	}
 }
@@ -212,6 +214,11 @@ func TestFindTakesTheFirstHopOfAMultipathRoute(t *testing.T) {
 	}
 }
 
+func checked(up Uplink) string {
+	_, err := up.Check()
+	return fmt.Sprint(err)
+}
+
 func TestCheck(t *testing.T) {
 	for name, tc := range map[string]struct {
 		change func(netlink.Link) error
@@ -233,7 +240,7 @@ func TestCheck(t *testing.T) {
 			if err := tc.change(nstest.Link(t, "eth1")); err != nil {
 				t.Fatal(err)
 			}
-			if got := fmt.Sprint(up.Check()); got != tc.want {
+			if got := checked(up); got != tc.want {
 				t.Errorf("got %q, want %q", got, tc.want)
 			}
 		})

@@ -4,6 +4,9 @@ package underlay
 
 import (
 	"encoding/binary"
+	"fmt"
+	"net/netip"
+	"slices"
 
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netlink/nl"
@@ -27,13 +30,16 @@ func (s *suspects) suspect(ifindex int) {
 	s.links[ifindex] = true
 }
 
+// addresses are IPv6 addresses with their flags (IFA_F_*), by interface and address.
+type addresses map[string]uint32
+
 // add takes in one message. What cannot be read counts as a change.
-func (s *suspects) add(kind uint16, data []byte) {
+func (s *suspects) add(known addresses, kind uint16, data []byte) {
 	switch kind {
 	case unix.RTM_NEWLINK, unix.RTM_DELLINK:
 		s.addLink(kind, data)
 	case unix.RTM_NEWADDR, unix.RTM_DELADDR:
-		s.addAddr(data)
+		s.addAddr(known, kind, data)
 	case unix.RTM_NEWROUTE, unix.RTM_DELROUTE:
 		s.addRoute(kind, data)
 	case unix.RTM_NEWNEXTHOP:
@@ -67,14 +73,44 @@ func (s *suspects) addLink(kind uint16, data []byte) {
 // come with; a node's uplink may be of that kind too.
 func mayBeContainers(kind string) bool { return kind == "veth" || kind == "bridge" }
 
-// addAddr: the label of an IPv4 address starts with its device's name.
-func (s *suspects) addAddr(data []byte) {
+// addAddr: the label of an IPv4 address starts with its device's name; those of
+// IPv6 have none.
+func (s *suspects) addAddr(known addresses, kind uint16, data []byte) {
 	attrs := attributes(data, unix.SizeofIfAddrmsg)
+	if len(data) >= unix.SizeofIfAddrmsg && data[0] == unix.AF_INET6 {
+		s.addAddr6(known, kind, nl.DeserializeIfAddrmsg(data), attrs)
+		return
+	}
 	s.certain = s.certain || !dataplane.IsOverlay(unix.ByteSliceToString(attrs[unix.IFA_LABEL]))
 }
 
+// addAddr6: every interface has a link-local address, which leads nowhere. Each
+// advertisement of a router announces the address made of its prefix again, with
+// another life.
+func (s *suspects) addAddr6(known addresses, kind uint16, msg *nl.IfAddrmsg, attrs map[uint16][]byte) {
+	if msg.Scope != unix.RT_SCOPE_UNIVERSE {
+		return
+	}
+	key := fmt.Sprint(msg.Index, attrs[unix.IFA_ADDRESS])
+	if kind == unix.RTM_DELADDR {
+		delete(known, key)
+		s.certain = true
+		return
+	}
+	flags := uint32(msg.Flags)
+	if wide := attrs[unix.IFA_FLAGS]; len(wide) == 4 {
+		flags = binary.NativeEndian.Uint32(wide)
+	}
+	if before, there := known[key]; there && before == flags {
+		return
+	}
+	known[key] = flags
+	s.suspect(int(msg.Index))
+}
+
 // addRoute: the table of local addresses says what the addresses said already;
-// a route to one host without a gateway may be a container's. That a route of
+// a route to one host without a gateway may be a container's, and each interface
+// has one to its link-local addresses. That a route of
 // ours is gone matters, for others may have removed it.
 func (s *suspects) addRoute(kind uint16, data []byte) {
 	if len(data) < unix.SizeofRtMsg {
@@ -88,11 +124,17 @@ func (s *suspects) addRoute(kind uint16, data []byte) {
 	case msg.Protocol == dataplane.RouteProtocol:
 		s.certain = s.certain || kind == unix.RTM_DELROUTE
 	case msg.Table == unix.RT_TABLE_LOCAL, msg.Flags&unix.RTM_F_CLONED != 0:
-	case msg.Dst_len == 32 && gateway == nil && len(oif) == 4:
+	case linkLocal(attrs[unix.RTA_DST]):
+	case msg.Dst_len > 0 && int(msg.Dst_len) == 8*len(attrs[unix.RTA_DST]) && gateway == nil && len(oif) == 4:
 		s.suspect(int(binary.NativeEndian.Uint32(oif)))
 	default:
 		s.certain = true
 	}
+}
+
+func linkLocal(dst []byte) bool {
+	a, _ := netip.AddrFromSlice(dst)
+	return a.Is6() && (a.IsLinkLocalUnicast() || a.IsMulticast())
 }
 
 // attributes returns the attributes behind a header by type, as far as they can be read.
@@ -125,17 +167,22 @@ func (j *judge) matters(s suspects) bool {
 	return false
 }
 
-// underlay reports whether a link may carry the underlay: any with an address,
-// and without one any but a veth or a bridge. The host's end of a container's
-// veth has none: it is the port of a bridge, or routed to.
+// underlay reports whether a link may carry the underlay: any with an address
+// that others could reach, and without one any but a veth or a bridge. The host's end of a container's
+// veth has none: it is the port of a bridge, or routed to. The overlay does not count.
 func (j *judge) underlay(ifindex int) bool {
 	link, err := j.LinkByIndex(ifindex)
 	if err != nil {
 		return false // gone again
 	}
+	if dataplane.IsOverlay(link.Attrs().Name) {
+		return false
+	}
 	if !mayBeContainers(link.Type()) {
 		return true
 	}
-	addrs, err := j.AddrList(link, unix.AF_INET)
-	return err != nil || len(addrs) > 0
+	addrs, err := j.AddrList(link, unix.AF_UNSPEC)
+	return err != nil || slices.ContainsFunc(addrs, func(a netlink.Addr) bool {
+		return a.IP.To4() != nil || !a.IP.IsLinkLocalUnicast()
+	})
 }

@@ -3,6 +3,7 @@
 package underlay
 
 import (
+	"net/netip"
 	"testing"
 
 	"github.com/vishvananda/netlink/nl"
@@ -34,8 +35,38 @@ func addrMessage(label string) []byte {
 	return append(msg.Serialize(), nl.NewRtAttr(unix.IFA_LABEL, nl.ZeroTerminated(label)).Serialize()...)
 }
 
+func addr6Message(addr string, scope uint8, flags uint32) []byte {
+	msg := nl.NewIfAddrmsg(unix.AF_INET6)
+	msg.Index, msg.Scope, msg.Prefixlen = 7, scope, 64
+	b := append(msg.Serialize(), nl.NewRtAttr(unix.IFA_ADDRESS, netip.MustParseAddr(addr).AsSlice()).Serialize()...)
+	return append(b, nl.NewRtAttr(unix.IFA_FLAGS, nl.Uint32Attr(flags)).Serialize()...)
+}
+
+// TestSuspectsOfRouters: what a router's advertisement tells again is no
+// change, but that the address is to be used no more is.
+func TestSuspectsOfRouters(t *testing.T) {
+	known := addresses{}
+	for i, tc := range []struct {
+		kind  uint16
+		flags uint32
+		want  bool
+	}{
+		{unix.RTM_NEWADDR, unix.IFA_F_TENTATIVE, true}, {unix.RTM_NEWADDR, 0, true}, {unix.RTM_NEWADDR, 0, false},
+		{unix.RTM_NEWADDR, unix.IFA_F_DEPRECATED, true}, {unix.RTM_NEWADDR, unix.IFA_F_DEPRECATED, false},
+		{unix.RTM_DELADDR, 0, true}, {unix.RTM_NEWADDR, 0, true}, {unix.RTM_NEWADDR, 0, false},
+	} {
+		var s suspects
+		s.add(known, tc.kind, addr6Message("2001:db8::1", unix.RT_SCOPE_UNIVERSE, tc.flags))
+		if got := s.certain || s.links[7]; got != tc.want {
+			t.Errorf("announcement %d counts: %t, want %t", i, got, tc.want)
+		}
+	}
+}
+
 func TestSuspects(t *testing.T) {
 	oif := nl.NewRtAttr(unix.RTA_OIF, nl.Uint32Attr(7))
+	host4 := nl.NewRtAttr(unix.RTA_DST, []byte{172, 245, 0, 2})
+	dst6 := func(s string) *nl.RtAttr { return nl.NewRtAttr(unix.RTA_DST, netip.MustParseAddr(s).AsSlice()) }
 	gateway := nl.NewRtAttr(unix.RTA_GATEWAY, []byte{192, 168, 32, 1})
 	const up = unix.IFF_UP
 	for name, tc := range map[string]struct {
@@ -58,10 +89,17 @@ func TestSuspects(t *testing.T) {
 		"default route":         {unix.RTM_NEWROUTE, routeMessage(unix.RTPROT_BOOT, unix.RT_TABLE_MAIN, 0, oif, gateway), true, 0},
 		"host route by router":  {unix.RTM_NEWROUTE, routeMessage(unix.RTPROT_BOOT, unix.RT_TABLE_MAIN, 32, oif, gateway), true, 0},
 		"network on a link":     {unix.RTM_DELROUTE, routeMessage(unix.RTPROT_KERNEL, unix.RT_TABLE_MAIN, 24, oif), true, 0},
-		"container's route":     {unix.RTM_NEWROUTE, routeMessage(unix.RTPROT_BOOT, unix.RT_TABLE_MAIN, 32, oif), false, 7},
+		"container's route":     {unix.RTM_NEWROUTE, routeMessage(unix.RTPROT_BOOT, unix.RT_TABLE_MAIN, 32, oif, host4), false, 7},
 		"local table":           {unix.RTM_NEWROUTE, routeMessage(unix.RTPROT_KERNEL, unix.RT_TABLE_LOCAL, 32, oif), false, 0},
 		"overlay's route":       {unix.RTM_NEWROUTE, routeMessage(0x62, unix.RT_TABLE_MAIN, 24, oif, gateway), false, 0},
 		"overlay's route goes":  {unix.RTM_DELROUTE, routeMessage(0x62, unix.RT_TABLE_MAIN, 24, oif, gateway), true, 0},
+		"device default route":  {unix.RTM_NEWROUTE, routeMessage(unix.RTPROT_BOOT, unix.RT_TABLE_MAIN, 0, oif), true, 0},
+		"IPv6 address":          {unix.RTM_NEWADDR, addr6Message("2001:db8::1", unix.RT_SCOPE_UNIVERSE, 0), false, 7},
+		"IPv6 address goes":     {unix.RTM_DELADDR, addr6Message("2001:db8::1", unix.RT_SCOPE_UNIVERSE, 0), true, 0},
+		"link-local address":    {unix.RTM_NEWADDR, addr6Message("fe80::1", unix.RT_SCOPE_LINK, 0), false, 0},
+		"IPv6 network":          {unix.RTM_NEWROUTE, routeMessage(unix.RTPROT_KERNEL, unix.RT_TABLE_MAIN, 64, oif, dst6("2001:db8::")), true, 0},
+		"container's IPv6":      {unix.RTM_NEWROUTE, routeMessage(unix.RTPROT_BOOT, unix.RT_TABLE_MAIN, 128, oif, dst6("fc00::2")), false, 7},
+		"link-local network":    {unix.RTM_NEWROUTE, routeMessage(unix.RTPROT_KERNEL, unix.RT_TABLE_MAIN, 64, oif, dst6("fe80::")), false, 0},
 		"routing rule":          {unix.RTM_NEWRULE, nil, true, 0},
 		"next hop object":       {unix.RTM_NEWNEXTHOP, []byte{unix.AF_INET, 0, unix.RTPROT_BOOT, 0, 0, 0, 0, 0}, true, 0},
 		"next hop object, odd":  {unix.RTM_NEWNEXTHOP, nil, true, 0},
@@ -70,7 +108,7 @@ func TestSuspects(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			var s suspects
-			s.add(tc.kind, tc.data)
+			s.add(addresses{}, tc.kind, tc.data)
 			if s.certain != tc.certain {
 				t.Errorf("certain is %t, want %t", s.certain, tc.certain)
 			}
@@ -84,9 +122,10 @@ func TestSuspects(t *testing.T) {
 func FuzzSuspects(f *testing.F) {
 	f.Add(uint16(unix.RTM_NEWLINK), linkMessage(0, 2, 1, "eth0", "veth"))
 	f.Add(uint16(unix.RTM_NEWADDR), addrMessage("bpfnet0"))
+	f.Add(uint16(unix.RTM_NEWADDR), addr6Message("2001:db8::1", unix.RT_SCOPE_UNIVERSE, unix.IFA_F_DEPRECATED))
 	f.Add(uint16(unix.RTM_NEWROUTE), routeMessage(3, 254, 32, nl.NewRtAttr(unix.RTA_OIF, nl.Uint32Attr(7))))
 	f.Fuzz(func(_ *testing.T, kind uint16, data []byte) {
 		var s suspects
-		s.add(kind, data)
+		s.add(addresses{}, kind, data)
 	})
 }

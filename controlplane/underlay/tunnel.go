@@ -207,7 +207,7 @@ func ipPayload(p []byte, _ byte, whole func([]byte, byte)) {
 // drainErrors empties a socket's error queue, and reports whether a path's MTU
 // was among what it held (ip(7), IP_RECVERR).
 func drainErrors(fd int) (learnt bool, err error) {
-	control := make([]byte, unix.CmsgSpace(sizeofExtendedErr+unix.SizeofSockaddrInet4))
+	control := make([]byte, unix.CmsgSpace(sizeofExtendedErr+unix.SizeofSockaddrInet6))
 	for {
 		_, n, _, _, err := unix.Recvmsg(fd, nil, control, unix.MSG_ERRQUEUE|unix.MSG_DONTWAIT)
 		switch {
@@ -233,7 +233,9 @@ func tooBig(control []byte) bool {
 		return false
 	}
 	for _, m := range messages {
-		if m.Header.Level == unix.IPPROTO_IP && m.Header.Type == unix.IP_RECVERR && len(m.Data) >= sizeofExtendedErr &&
+		v4 := m.Header.Level == unix.IPPROTO_IP && m.Header.Type == unix.IP_RECVERR
+		v6 := m.Header.Level == unix.IPPROTO_IPV6 && m.Header.Type == unix.IPV6_RECVERR
+		if (v4 || v6) && len(m.Data) >= sizeofExtendedErr &&
 			syscall.Errno(binary.NativeEndian.Uint32(m.Data)) == unix.EMSGSIZE {
 			return true
 		}

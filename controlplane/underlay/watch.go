@@ -19,14 +19,17 @@ const coalesce = 50 * time.Millisecond
 
 // Of routing rules and next hop objects too: they change where routes lead.
 var watched = []uint{
-	unix.RTNLGRP_LINK, unix.RTNLGRP_IPV4_IFADDR, unix.RTNLGRP_IPV4_ROUTE, unix.RTNLGRP_IPV4_RULE, unix.RTNLGRP_NEXTHOP,
+	unix.RTNLGRP_LINK, unix.RTNLGRP_NEXTHOP,
+	unix.RTNLGRP_IPV4_IFADDR, unix.RTNLGRP_IPV4_ROUTE, unix.RTNLGRP_IPV4_RULE,
+	unix.RTNLGRP_IPV6_IFADDR, unix.RTNLGRP_IPV6_ROUTE, unix.RTNLGRP_IPV6_RULE,
 }
 
 // Watch calls changed when links, addresses or routes of the underlay changed,
 // once for a burst of changes, and a first time as soon as it listens, so that
 // nothing between the caller's own look and Watch is missed. Where the kernel
 // had to drop announcements, changed is called as well. Not counted are
-// containers' veths with their routes, what the overlay gets (but what it loses,
+// containers' veths with their routes, IPv6's link-local addresses and routes, that routers
+// prolong the life of an address, what the overlay gets (but what it loses,
 // whoever removed it), and the overlay device as long as it is up.
 //
 // It works in the calling goroutine, changed included, and returns nil once ctx
@@ -52,6 +55,7 @@ func Watch(ctx context.Context, changed func()) error {
 type watcher struct {
 	socket *nl.NetlinkSocket
 	judge  *judge
+	known  addresses
 }
 
 func listen() (*watcher, error) {
@@ -64,7 +68,7 @@ func listen() (*watcher, error) {
 		j.Close()
 		return nil, fmt.Errorf("subscribe to the kernel's announcements: %w", err)
 	}
-	return &watcher{socket: s, judge: j}, nil
+	return &watcher{socket: s, judge: j, known: addresses{}}, nil
 }
 
 func (w *watcher) close() {
@@ -124,7 +128,7 @@ func (w *watcher) read(until time.Time, s *suspects) error {
 		return err
 	}
 	for _, m := range msgs {
-		s.add(m.Header.Type, m.Data)
+		s.add(w.known, m.Header.Type, m.Data)
 	}
 	return nil
 }

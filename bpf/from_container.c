@@ -41,14 +41,14 @@ static __always_inline enum reason by_bpfnet0(struct walk *w, struct packet *p,
 }
 
 static __always_inline enum reason to_remote(struct walk *w, struct packet *p,
-					     const struct endpoint *from)
+					     const struct endpoint *from, __u32 index)
 {
 	struct host *host;
 	int reason;
 
 	if (!mac_equal(p->eth->h_dest, from->gateway.byte))
 		return PASS_NOT_ROUTED;
-	reason = remote_host(p->ip->daddr, &host);
+	reason = remote_host(index, &host);
 	if (reason != ONWARD)
 		return reason;
 	if (p->ip->ttl <= 1)
@@ -80,6 +80,7 @@ static __always_inline enum reason walk_from_container(struct walk *w)
 {
 	struct endpoint *from, *to;
 	struct packet p;
+	__u32 index;
 	int reason = packet_read(w, &p);
 
 	if (reason != ONWARD)
@@ -92,10 +93,12 @@ static __always_inline enum reason walk_from_container(struct walk *w)
 		return unknown_source(p.ip);
 	if (from->ifindex != w->skb->ifindex)
 		return DROP_CONTAINER_SOURCE;
-	to = endpoint_lookup(p.ip->daddr);
+	/* Endpoints are of this node's subnet: what goes to a peer's need not ask for one. */
+	index = route_lookup(p.ip->daddr);
+	to = index < HOST_FIRST ? endpoint_lookup(p.ip->daddr) : NULL;
 	if (to)
 		return to_neighbour(w, &p, from, to);
-	return to_remote(w, &p, from);
+	return to_remote(w, &p, from, index);
 }
 
 SEC("tc")

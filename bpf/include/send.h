@@ -34,11 +34,9 @@ static __always_inline int packet_read(struct walk *w, struct packet *p)
 	return ONWARD;
 }
 
-/* The remote host a destination belongs to, in *host. ONWARD if there is one. */
-static __always_inline int remote_host(__be32 dst, struct host **host)
+/* The remote host of that number, in *host. ONWARD if there is one. */
+static __always_inline int remote_host(__u32 index, struct host **host)
 {
-	__u32 index = route_lookup(dst);
-
 	if (index == HOST_NONE)
 		return PASS_NO_ROUTE;
 	if (index == HOST_SELF)
@@ -95,7 +93,7 @@ static __always_inline enum reason send_from_node(struct walk *w, enum progress 
 
 	if (reason != ONWARD)
 		return reason;
-	reason = remote_host(p.ip->daddr, &host);
+	reason = remote_host(route_lookup(p.ip->daddr), &host);
 	if (reason != ONWARD)
 		return reason;
 	/* The peer would drop it: say so here, where the cause is. */

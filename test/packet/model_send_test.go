@@ -26,6 +26,7 @@ func (w *world) fromContainer(a arrival) fate {
 		return a.dropped(bpf.DatapathReasonDROP_CONTAINER_SOURCE)
 	}
 	to, local := w.endpointAt(ip.dst())
+	local = local && w.routeTo(ip.dst()) <= self // endpoints are looked for in no peer's subnet
 	bridged := local && eth.dst() == to.mac
 	reason, natted := w.mayTranslate(ip)
 	switch {

@@ -229,5 +229,6 @@ func endpointsOf(network uint32) []endpoint {
 	return []endpoint{
 		{network, c1, link1.ifindex, c1MAC, bridgeMAC},
 		{network, c2, link2.ifindex, c2MAC, bridgeMAC},
+		{network, nested2, link2.ifindex, c2MAC, bridgeMAC}, // in a peer's subnet: not looked for
 	}
 }

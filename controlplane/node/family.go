@@ -7,6 +7,7 @@ import (
 	"net/netip"
 
 	"github.com/bpfnet/bpfnet/controlplane/dataplane/netlink"
+	"github.com/bpfnet/bpfnet/controlplane/firewall"
 	"github.com/bpfnet/bpfnet/controlplane/store"
 	"github.com/bpfnet/bpfnet/controlplane/topology"
 )
@@ -139,10 +140,11 @@ func (s *session) ensureOverlays() (changed bool, err error) {
 	return changed, err
 }
 
-// retireFamily removes the routes of a family that the network has no more.
+// retireFamily removes the routes and rules of a family that the network has no more.
 func (s *session) retireFamily() error {
 	if len(s.families) > 1 {
 		return nil
 	}
-	return netlink.RemoveRoutes(!s.first().is6())
+	other6 := !s.first().is6()
+	return errors.Join(netlink.RemoveRoutes(other6), firewall.RemoveFamily(other6))
 }

@@ -109,15 +109,18 @@ func settle(t *testing.T) {
 		}
 		return true
 	})
-	eventually(t, "every IPv6 address has its route", func() bool {
-		addrs, err := netlink.AddrList(nil, unix.AF_INET6)
-		if err != nil {
-			return false
-		}
-		routes, err := netlink.RouteListFiltered(unix.AF_INET6, &netlink.Route{Table: unix.RT_TABLE_LOCAL}, netlink.RT_FILTER_TABLE)
-		return err == nil && !slices.ContainsFunc(addrs, func(a netlink.Addr) bool {
-			return !slices.ContainsFunc(routes, func(r netlink.Route) bool { return r.Dst != nil && r.Dst.IP.Equal(a.IP) })
-		})
+	eventually(t, "every IPv6 address has its route", addressesRouted)
+}
+
+// addressesRouted reports whether every IPv6 address can be sent to.
+func addressesRouted() bool {
+	addrs, err := netlink.AddrList(nil, unix.AF_INET6)
+	if err != nil {
+		return false
+	}
+	routes, err := netlink.RouteListFiltered(unix.AF_INET6, &netlink.Route{Table: unix.RT_TABLE_LOCAL}, netlink.RT_FILTER_TABLE)
+	return err == nil && !slices.ContainsFunc(addrs, func(a netlink.Addr) bool {
+		return !slices.ContainsFunc(routes, func(r netlink.Route) bool { return r.Dst != nil && r.Dst.IP.Equal(a.IP) })
 	})
 }
 

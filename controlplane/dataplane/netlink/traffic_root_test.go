@@ -5,6 +5,7 @@
 package netlink
 
 import (
+	"errors"
 	"net"
 	"net/netip"
 	"os"
@@ -86,7 +87,7 @@ func node6(n, other int, macs map[int]topology.MAC) error {
 		return err
 	}
 	self := peer6(n, topology.EncapVXLAN, 0)
-	container := &netlink.Addr{IPNet: &net.IPNet{IP: container6(n).AsSlice(), Mask: net.CIDRMask(128, 128)}}
+	container := &netlink.Addr{IPNet: &net.IPNet{IP: container6(n).AsSlice(), Mask: net.CIDRMask(128, 128)}, Flags: unix.IFA_F_NODAD}
 	if err := netlink.LinkSetUp(lo); err != nil {
 		return err
 	}
@@ -107,8 +108,15 @@ func node6(n, other int, macs map[int]topology.MAC) error {
 	}
 	p := peer6(other, topology.EncapVXLAN, s.Uplink)
 	p.VTEP.MAC = macs[other]
-	_, err = new(View).Apply(topology.State{Self: s, Peers: []topology.Peer{p}}, dev)
-	return err
+	if _, err = new(View).Apply(topology.State{Self: s, Peers: []topology.Peer{p}}, dev); err != nil {
+		return err
+	}
+	for deadline := time.Now().Add(10 * time.Second); !addressesRouted(); time.Sleep(time.Millisecond) {
+		if time.Now().After(deadline) {
+			return errors.New("an address has no route")
+		}
+	}
+	return nil
 }
 
 func container6(n int) netip.Addr { return peer6(n, topology.EncapNone, 0).Subnet.Addr().Next().Next() }

@@ -4,7 +4,6 @@ package node
 
 import (
 	"context"
-	"errors"
 	"fmt"
 
 	"github.com/bpfnet/bpfnet/controlplane/dataplane/netlink"
@@ -81,5 +80,6 @@ func (s *session) retireOthers() error {
 	for _, f := range s.families {
 		overlays = append(overlays, f.overlay)
 	}
-	return errors.Join(netlink.RemoveOthers(overlays...), s.retireFamily())
+	s.retireFamily()
+	return netlink.RemoveOthers(overlays...)
 }

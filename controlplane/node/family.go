@@ -140,11 +140,15 @@ func (s *session) ensureOverlays() (changed bool, err error) {
 	return changed, err
 }
 
-// retireFamily removes the routes and rules of a family that the network has no more.
-func (s *session) retireFamily() error {
-	if len(s.families) > 1 {
-		return nil
+// retireFamily removes, once a session, the routes and rules of a family that the
+// network has no more. That it cannot, on a kernel without IPv6 say, keeps nothing from being served.
+func (s *session) retireFamily() {
+	if s.retired || len(s.families) > 1 {
+		return
 	}
-	other6 := !s.first().is6()
-	return errors.Join(netlink.RemoveRoutes(other6), firewall.RemoveFamily(other6))
+	s.retired = true
+	gone6 := !s.first().is6()
+	if err := errors.Join(netlink.RemoveRoutes(gone6), firewall.RemoveFamily(gone6)); err != nil {
+		s.log.Warn("cannot remove what may be left of the address family that the network has not", "IPv6", gone6, "error", err)
+	}
 }

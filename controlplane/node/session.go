@@ -30,6 +30,7 @@ type session struct {
 	uplink    underlay.Uplink
 	held      *store.Held
 	families  []*family // that the network has, IPv4 first
+	retired   bool      // retireFamily is done
 	kind      Dataplane
 	dataplane dataplane
 	resync    time.Duration // how often everything is compared again

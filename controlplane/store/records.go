@@ -171,14 +171,14 @@ func (s *Store) ReserveFor(ctx context.Context, c Config, l Lease) error {
 				return fmt.Errorf("it is that of lease %s: choose a free one", other.key)
 			}
 		}
-		resp, err := s.cli.Txn(ctx).
+		resp, txnErr := s.cli.Txn(ctx).
 			If((&Held{store: s, config: c, lease: l}).absent(revision).holds).
 			Then(clientv3.OpPut(s.subnets+l.Key, string(value))).
 			Commit()
-		if err == nil && !resp.Succeeded {
-			err = ErrChanged
+		if txnErr == nil && !resp.Succeeded {
+			return ErrChanged
 		}
-		return err
+		return txnErr
 	})
 	if err != nil {
 		return fmt.Errorf("reserve %s: %w", l.Key, err)

@@ -205,11 +205,12 @@ func TestCheckIPv6(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if lost, err := up.Check(); len(lost) > 0 || err != nil {
+	lost, err := up.Check()
+	if len(lost) > 0 || err != nil {
 		t.Errorf("lost %v, %v", lost, err)
 	}
 	run(t, "ip addr del 2001:db8:1::245/64 dev eth0")
-	lost, err := up.Check()
+	lost, err = up.Check()
 	if diff := cmp.Diff("[2001:db8:1::245] uplink eth0 has lost its address 2001:db8:1::245: give it one", fmt.Sprint(lost, " ", err)); diff != "" {
 		t.Error(diff)
 	}

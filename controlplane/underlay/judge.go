@@ -91,7 +91,7 @@ func (s *suspects) addAddr6(known addresses, kind uint16, msg *nl.IfAddrmsg, att
 	if msg.Scope != unix.RT_SCOPE_UNIVERSE {
 		return
 	}
-	key := fmt.Sprint(msg.Index, attrs[unix.IFA_ADDRESS])
+	key := fmt.Sprintf("%d %x", msg.Index, attrs[unix.IFA_ADDRESS])
 	if kind == unix.RTM_DELADDR {
 		delete(known, key)
 		s.certain = true

@@ -35,6 +35,7 @@ type mode struct {
 	options  string         // more of Backend's JSON, with its comma
 	onWire   topology.Encap // between the lab's hosts; the backend's own where it is ""
 	underlay lab.Underlay   // flat where it is ""
+	inner    lab.Families   // of the containers, and of the hosts; IPv4 where it is ""
 }
 
 func (m mode) wire() topology.Encap { return cmp.Or(m.onWire, m.backend) }
@@ -54,7 +55,12 @@ func modes() []mode {
 }
 
 var (
-	ipip   = mode{name: "ipip", backend: topology.EncapIPIP}
+	ipip = mode{name: "ipip", backend: topology.EncapIPIP}
+	// flanneld's udp and ipip carry IPv4 alone.
+	dualStack = []mode{
+		{name: "vxlan, dual stack", backend: topology.EncapVXLAN, inner: lab.Dual},
+		{name: "host-gw, dual stack", backend: topology.EncapNone, inner: lab.Dual},
+	}
 	direct = mode{
 		name: "vxlan with DirectRouting", backend: topology.EncapVXLAN, options: `,"DirectRouting":true`, onWire: topology.EncapNone}
 	acrossRouter = mode{
@@ -119,6 +125,8 @@ func up(t *testing.T, m mode, dp dataplane, hosts int) *cluster {
 	o.Name = fmt.Sprintf("interop%x", h.Sum64())
 	o.Hosts, o.Containers, o.Backend, o.Binary, o.Etcd = hosts, 1, m.backend, bpfnetBinary, etcdURL
 	o.Underlay = cmp.Or(m.underlay, lab.Flat)
+	o.Inner = cmp.Or(m.inner, lab.V4)
+	o.Outer = o.Inner
 	l, err := lab.Up(t.Context(), o)
 	noError(t, err)
 	t.Cleanup(func() {
@@ -127,8 +135,12 @@ func up(t *testing.T, m mode, dp dataplane, hosts int) *cluster {
 		}
 	})
 	c := &cluster{Lab: l, etcd: startEtcd(t, l)}
-	c.put(t, "config", fmt.Sprintf(`{"Network":%q,"SubnetLen":%d,"Backend":{"Type":%q%s}}`,
-		lab.Network, lab.SubnetLen, m.backend, m.options))
+	six := ""
+	if o.Inner == lab.Dual {
+		six = fmt.Sprintf(`"EnableIPv6":true,"IPv6Network":%q,"IPv6SubnetLen":%d,`, lab.Network6, lab.SubnetLen6)
+	}
+	c.put(t, "config", fmt.Sprintf(`{"Network":%q,"SubnetLen":%d,%s"Backend":{"Type":%q%s}}`,
+		lab.Network, lab.SubnetLen, six, m.backend, m.options))
 	for _, h := range l.Hosts {
 		n := &node{h, &bpfnet{h, dp.args}, &flanneld{host: h, etcd: etcdURL}}
 		c.nodes = append(c.nodes, n)
@@ -157,7 +169,13 @@ func (n *node) end(t *testing.T) {
 func (n *node) container() *lab.Container { return n.Containers[0] }
 
 // key is that of the node's lease.
-func (n *node) key() string { return fmt.Sprintf("subnets/%s-%d", n.Subnet.Addr(), n.Subnet.Bits()) }
+func (n *node) key() string {
+	key := fmt.Sprintf("subnets/%s-%d", n.Subnet.Addr(), n.Subnet.Bits())
+	if n.Subnet6.IsValid() {
+		key += fmt.Sprintf("&%s-%d", n.Subnet6.Addr(), n.Subnet6.Bits())
+	}
+	return key
+}
 
 func startEtcd(t *testing.T, l *lab.Lab) *clientv3.Client {
 	t.Helper()

@@ -45,8 +45,13 @@ func (f *flanneld) tryStart(t *testing.T, args ...string) error {
 	t.Helper()
 	// flanneld leaves this to Docker or to who sets the machine up.
 	run(t, f.host.NS, "sysctl", "-q", "-w", "net.ipv4.ip_forward=1")
+	env := store.SubnetEnv{Network: lab.Network, Subnet: f.host.Subnet}
+	if f.host.Subnet6.IsValid() {
+		run(t, f.host.NS, "sysctl", "-q", "-w", "net.ipv6.conf.all.forwarding=1")
+		env.IPv6Network, env.IPv6Subnet = lab.Network6, f.host.Subnet6
+	}
 	if _, err := os.Stat(f.host.SubnetFile()); err != nil {
-		noError(t, store.SubnetEnv{Network: lab.Network, Subnet: f.host.Subnet}.Write(f.host.SubnetFile()))
+		noError(t, env.Write(f.host.SubnetFile()))
 	}
 	log, err := os.Create(f.logFile())
 	noError(t, err)

@@ -7,6 +7,7 @@ package interop
 import (
 	"os"
 	"regexp"
+	"slices"
 	"testing"
 )
 
@@ -15,7 +16,7 @@ import (
 // B4): a lease goes over to the other, its VTEP MAC too, and so does the subnet
 // of a lease that is gone.
 func TestRecords(t *testing.T) {
-	for _, m := range append(modes(), direct) {
+	for _, m := range slices.Concat(modes(), []mode{direct}, dualStack) {
 		for _, masquerade := range []string{"--ip-masq=true", "--ip-masq=false"} {
 			t.Run(m.name+" "+masquerade, func(t *testing.T) { testRecords(t, m, masquerade) })
 		}

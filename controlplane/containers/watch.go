@@ -14,6 +14,8 @@ import (
 
 	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
+
+	"github.com/bpfnet/bpfnet/controlplane/underlay/rtnl"
 )
 
 const (
@@ -133,6 +135,10 @@ func (w *watcher) subscribe() (*nl.NetlinkSocket, error) {
 	if err != nil {
 		socket.Close()
 		return nil, fmt.Errorf("size netlink receive buffer: %w", err)
+	}
+	if err = rtnl.IgnoreWriter(socket.GetFd()); err != nil { // which writes of other nodes' containers
+		socket.Close()
+		return nil, err
 	}
 	return socket, nil
 }

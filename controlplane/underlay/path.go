@@ -4,7 +4,6 @@ package underlay
 
 import (
 	"fmt"
-	"net"
 	"net/netip"
 
 	"github.com/vishvananda/netlink"
@@ -33,6 +32,7 @@ func PathTo(node netip.Addr) (topology.Path, error) {
 // it learnt of the interfaces. Not for concurrent use.
 type Resolver struct {
 	h     *netlink.Handle
+	conn  *rtnl.Conn
 	links map[int]*netlink.LinkAttrs
 }
 
@@ -42,19 +42,27 @@ func NewResolver() (*Resolver, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Resolver{h: h, links: map[int]*netlink.LinkAttrs{}}, nil
+	c, err := rtnl.Dial()
+	if err != nil {
+		h.Close()
+		return nil, err
+	}
+	return &Resolver{h: h, conn: c, links: map[int]*netlink.LinkAttrs{}}, nil
 }
 
-// Close releases the socket.
-func (r *Resolver) Close() { r.h.Close() }
+// Close releases the sockets.
+func (r *Resolver) Close() {
+	r.conn.Close()
+	r.h.Close()
+}
 
 // PathTo is the package's PathTo.
 func (r *Resolver) PathTo(node netip.Addr) (topology.Path, error) {
-	route, err := lookUp(r.h, node)
+	route, err := lookUp(r.conn, node)
 	if err != nil {
 		return topology.Path{}, err
 	}
-	link, err := r.link(route.LinkIndex)
+	link, err := r.link(route.Ifindex)
 	if err != nil {
 		return topology.Path{}, err
 	}
@@ -83,30 +91,31 @@ func (r *Resolver) link(ifindex int) (*netlink.LinkAttrs, error) {
 
 // nextHop is the router on the way, or the node where it is on the link. A
 // router of an IPv4 route may have an IPv6 address (RFC 5549, RTA_VIA).
-func nextHop(r netlink.Route, node netip.Addr) netip.Addr {
-	if via, ok := r.Via.(*netlink.Via); ok {
-		return rtnl.Addr(via.Addr)
-	}
-	if gateway := rtnl.Addr(r.Gw); gateway.IsValid() {
-		return gateway
+func nextHop(r rtnl.Route, node netip.Addr) netip.Addr {
+	if r.Gateway.IsValid() {
+		return r.Gateway
 	}
 	return node
 }
 
 // lookUp returns the unicast route that the kernel would take.
-func lookUp(h *netlink.Handle, to netip.Addr) (netlink.Route, error) {
-	routes, err := h.RouteGet(net.IP(to.AsSlice()))
+func lookUp(c *rtnl.Conn, to netip.Addr) (rtnl.Route, error) {
+	header := make([]byte, unix.SizeofRtMsg)
+	header[0], header[1] = unix.AF_INET, byte(to.BitLen())
+	if to.Is6() {
+		header[0] = unix.AF_INET6
+	}
+	var r rtnl.Route
+	err := c.Request(unix.RTM_GETROUTE, 0, header...).Attr(unix.RTA_DST, to.AsSlice()...).
+		Get(func(msg []byte) { r, _ = rtnl.ParseRoute(msg) })
 	if err != nil {
-		return netlink.Route{}, fmt.Errorf("look up route to %s: %w", to, err)
+		return r, fmt.Errorf("look up route to %s: %w", to, err)
 	}
-	if len(routes) != 1 {
-		return netlink.Route{}, fmt.Errorf("look up route to %s: %d answers", to, len(routes))
-	}
-	switch routes[0].Type {
+	switch r.Type {
 	case unix.RTN_UNICAST:
-		return routes[0], nil
+		return r, nil
 	case unix.RTN_LOCAL:
-		return netlink.Route{}, fmt.Errorf("%s is an address of this node itself", to)
+		return r, fmt.Errorf("%s is an address of this node itself", to)
 	}
-	return netlink.Route{}, fmt.Errorf("%s is not the address of a node: its route is of type %d", to, routes[0].Type)
+	return r, fmt.Errorf("%s is not the address of a node: its route is of type %d", to, r.Type)
 }

@@ -230,20 +230,24 @@ func (v *view) byRegex(s string) (Uplink, error) {
 
 // byReach takes the source address that the kernel would, but for one that is soon another.
 func (v *view) byReach(to netip.Addr) (Uplink, error) {
-	r, err := lookUp(v.Handle, to)
+	c, err := rtnl.Dial()
+	if err != nil {
+		return Uplink{}, err
+	}
+	defer c.Close()
+	r, err := lookUp(c, to)
 	if err != nil {
 		return Uplink{}, fmt.Errorf("--iface-can-reach: %w", err)
 	}
 	why := fmt.Sprintf("--iface-can-reach %s", to)
-	i := v.index(r.LinkIndex)
+	i := v.index(r.Ifindex)
 	if i < 0 {
-		return Uplink{}, fmt.Errorf("%s: the way there leaves by link %d, which is no uplink (%s)", why, r.LinkIndex, v)
+		return Uplink{}, fmt.Errorf("%s: the way there leaves by link %d, which is no uplink (%s)", why, r.Ifindex, v)
 	}
-	src := rtnl.Addr(r.Src)
-	if slices.Contains(v.ifaces[i].v6.temporary, src) {
+	if slices.Contains(v.ifaces[i].v6.temporary, r.Src) {
 		return v.take(why, v.ifaces[i])
 	}
-	return v.take(why, v.ifaces[i], src)
+	return v.take(why, v.ifaces[i], r.Src)
 }
 
 func (v *view) byPublicIP(flag string, addr netip.Addr) (Uplink, error) {

@@ -11,6 +11,8 @@ import (
 
 	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
+
+	"github.com/bpfnet/bpfnet/controlplane/underlay/rtnl"
 )
 
 // coalesce is how long after the first change of a burst the call is made:
@@ -67,6 +69,11 @@ func listen() (*watcher, error) {
 	if err != nil {
 		j.Close()
 		return nil, fmt.Errorf("subscribe to the kernel's announcements: %w", err)
+	}
+	if err = rtnl.IgnoreWriter(s.GetFd()); err != nil {
+		s.Close()
+		j.Close()
+		return nil, err
 	}
 	return &watcher{socket: s, judge: j, known: addresses{}}, nil
 }

@@ -80,9 +80,13 @@ func TestWatchIgnores(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if problems, err := new(dataplane.View).Apply(topology.State{Self: s, Peers: []topology.Peer{p}}, dev); err != nil || len(problems) > 0 {
-				t.Fatal(err, problems)
+			var v dataplane.View
+			for _, peers := range [][]topology.Peer{{p}, nil} { // and that a route of ours is gone matters, if others removed it
+				if problems, err := v.Apply(topology.State{Self: s, Peers: peers}, dev); err != nil || len(problems) > 0 {
+					t.Fatal(err, problems)
+				}
 			}
+			run(t, "ip route add 10.9.0.0/16 via 192.168.32.1 proto 98") // of which the watch is told
 		},
 		"the overlay's MTU and address": func(t *testing.T, s topology.Self) {
 			s.MTU, s.Subnet = 1400, netip.MustParsePrefix("172.247.0.0/24")

@@ -11,12 +11,11 @@ import (
 
 // family is what differs between the families of containers' addresses.
 type family struct {
-	number      int // unix.AF_*
-	metric      int // of our routes
-	flannels    int // of flanneld's, who gives none: the kernel's default
-	minMTU      int // that a link has to carry, bytes
-	unspecified netip.Addr
-	address     int // flags of the overlay device's address
+	number   int // unix.AF_*
+	metric   int // of our routes
+	flannels int // of flanneld's, who gives none: the kernel's default
+	minMTU   int // that a link has to carry, bytes
+	address  int // flags of the overlay device's address
 
 	// add brings a route of ours into force at once, before what is there or in its place.
 	add, change func(kernel, route, attrs) error
@@ -32,11 +31,11 @@ type family struct {
 var (
 	families = []family{ipv4, ipv6}
 	ipv4     = family{
-		number: unix.AF_INET, unspecified: netip.IPv4Unspecified(),
+		number: unix.AF_INET,
 		minMTU: 68 /* RFC 791 */, add: kernel.prepend, change: kernel.replace, nexthops: true,
 	}
 	ipv6 = family{
-		number: unix.AF_INET6, unspecified: netip.IPv6Unspecified(), metric: RouteProtocol, flannels: 1024,
+		number: unix.AF_INET6, metric: RouteProtocol, flannels: 1024,
 		minMTU: 1280 /* RFC 8200, section 5 */, address: unix.IFA_F_NODAD, add: kernel.replaceOnLink, change: kernel.replaceOnLink,
 	}
 )

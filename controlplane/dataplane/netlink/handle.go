@@ -21,7 +21,7 @@ type kernel struct {
 }
 
 func openKernel() (kernel, error) {
-	c, err := rtnl.Dial()
+	c, err := rtnl.DialWriter()
 	if err != nil {
 		return kernel{}, err
 	}

@@ -13,8 +13,6 @@ import (
 	"github.com/bpfnet/bpfnet/controlplane/underlay/rtnl"
 )
 
-const rtaNexthopID = 30 // RTA_NH_ID of include/uapi/linux/rtnetlink.h
-
 var native = binary.NativeEndian // of rtnetlink's numbers, but those that are addresses
 
 // neighbour is an entry of the neighbour table, or of a device's FDB: then its
@@ -84,7 +82,7 @@ func (k kernel) writeRoute(kind, flags uint16, r route, a attrs) error {
 	}
 	request := k.conn.Request(kind, flags, native.AppendUint32(header, onlink)...).Attr(unix.RTA_DST, r.dst.Addr().AsSlice()...)
 	if a.nexthop != 0 {
-		request.Uint32(rtaNexthopID, a.nexthop)
+		request.Uint32(rtnl.NexthopID, a.nexthop)
 	} else {
 		request.Uint32(unix.RTA_OIF, uint32(r.ifindex))
 		if r.gateway.IsValid() {
@@ -119,40 +117,11 @@ func (k kernel) mainTable(f family) ([]listed, error) {
 		header := make([]byte, unix.SizeofRtMsg)
 		header[0] = byte(f.number)
 		err = k.conn.Request(unix.RTM_GETROUTE, 0, header...).Dump(func(msg []byte) {
-			if len(msg) < unix.SizeofRtMsg || int(msg[0]) != f.number || msg[4] != unix.RT_TABLE_MAIN ||
-				native.Uint32(msg[8:])&unix.RTM_F_CLONED != 0 {
-				return
+			r, ok := rtnl.ParseRoute(msg)
+			if ok && r.Table == unix.RT_TABLE_MAIN && r.Flags&unix.RTM_F_CLONED == 0 {
+				found = append(found, listed{route{r.Dst, r.Gateway, r.Ifindex, r.Metric, r.Protocol}, attrs{r.MTU, r.Nexthop}})
 			}
-			found = append(found, parseRoute(f, msg))
 		})
 		return found, err
 	})
-}
-
-func parseRoute(f family, msg []byte) listed {
-	dst := f.unspecified
-	l := listed{route: route{protocol: msg[5]}}
-	rtnl.Attributes(msg, unix.SizeofRtMsg, func(kind uint16, data []byte) {
-		switch {
-		case kind == unix.RTA_DST:
-			dst = rtnl.Addr(data)
-		case kind == unix.RTA_GATEWAY:
-			l.gateway = rtnl.Addr(data)
-		case kind == unix.RTA_METRICS:
-			rtnl.Attributes(data, 0, func(kind uint16, data []byte) {
-				if kind == unix.RTAX_MTU && len(data) == 4 {
-					l.mtu = int(native.Uint32(data))
-				}
-			})
-		case len(data) != 4:
-		case kind == unix.RTA_OIF:
-			l.ifindex = int(native.Uint32(data))
-		case kind == unix.RTA_PRIORITY:
-			l.metric = int(native.Uint32(data))
-		case kind == rtaNexthopID:
-			l.nexthop = native.Uint32(data)
-		}
-	})
-	l.dst = netip.PrefixFrom(dst, int(msg[1]))
-	return l
 }

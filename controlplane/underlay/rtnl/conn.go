@@ -20,6 +20,7 @@ type Conn struct {
 	seq uint32
 	out []byte
 	in  []byte
+	one bool // the answer is one message, without another that says it is all
 }
 
 // receiveBytes is what the kernel puts into one datagram of a dump at most
@@ -27,7 +28,10 @@ type Conn struct {
 const receiveBytes = 32 << 10
 
 // Dial opens one in the network namespace of the calling thread.
-func Dial() (*Conn, error) {
+func Dial() (*Conn, error) { return dial(0) }
+
+// dial opens one with this port of its own, 0 for any.
+func dial(port uint32) (*Conn, error) {
 	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.NETLINK_ROUTE)
 	if err != nil {
 		return nil, fmt.Errorf("open netlink socket: %w", err)
@@ -36,6 +40,7 @@ func Dial() (*Conn, error) {
 	silence := unix.NsecToTimeval(timeout.Nanoseconds())
 	err = errors.Join(
 		unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &silence),
+		unix.Bind(fd, &unix.SockaddrNetlink{Family: unix.AF_NETLINK, Pid: port}),
 		unix.Connect(fd, &unix.SockaddrNetlink{Family: unix.AF_NETLINK}), // to the kernel, and from it alone
 	)
 	if err != nil {
@@ -57,7 +62,7 @@ func (c *Conn) Request(kind, flags uint16, header ...byte) *Request {
 	b = binary.NativeEndian.AppendUint16(b, flags|unix.NLM_F_REQUEST)
 	b = binary.NativeEndian.AppendUint32(b, c.seq)
 	b = append(b, 0, 0, 0, 0) // the sender's port, which the kernel knows
-	c.out = append(b, header...)
+	c.out, c.one = append(b, header...), false
 	return &Request{c}
 }
 
@@ -85,6 +90,12 @@ func (r *Request) Uint32(kind uint16, v uint32) *Request {
 func (r *Request) Do() error {
 	binary.NativeEndian.PutUint16(r.c.out[6:], binary.NativeEndian.Uint16(r.c.out[6:])|unix.NLM_F_ACK)
 	return r.c.talk(func([]byte) {})
+}
+
+// Get calls f with the message that is the answer, without its struct nlmsghdr.
+func (r *Request) Get(f func(msg []byte)) error {
+	r.c.one = true
+	return r.c.talk(f)
 }
 
 // Dump calls f with each message of the answer, without its struct nlmsghdr.
@@ -149,9 +160,10 @@ func (c *Conn) read(b []byte, f func([]byte)) (done, interrupted bool, err error
 			return true, interrupted, nil
 		default:
 			f(data)
+			done = c.one
 		}
 	}
-	return false, interrupted, nil
+	return done, interrupted, nil
 }
 
 // Attributes calls f with each attribute behind a header of a message, as far

@@ -1,0 +1,68 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package rtnl
+
+import (
+	"encoding/binary"
+	"net/netip"
+
+	"golang.org/x/sys/unix"
+)
+
+// Route is what the kernel tells of a route.
+type Route struct {
+	Dst      netip.Prefix
+	Gateway  netip.Addr // of either family (RTA_VIA); the zero Addr for none
+	Src      netip.Addr // of this node, preferred; the zero Addr for none
+	Ifindex  int
+	Metric   int
+	MTU      int    // configured or learnt, bytes; 0 where it is the device's
+	Nexthop  uint32 // id of the nexthop object that it is by; 0 for none
+	Protocol byte
+	Table    byte
+	Type     byte
+	Flags    uint32
+}
+
+// NexthopID is the attribute of a route with its nexthop object's id: RTA_NH_ID of
+// include/uapi/linux/rtnetlink.h.
+const NexthopID = 30
+
+// ParseRoute reads an RTM_NEWROUTE, as far as it can be read; ok is whether it is one.
+func ParseRoute(msg []byte) (r Route, ok bool) {
+	if len(msg) < unix.SizeofRtMsg || msg[0] != unix.AF_INET && msg[0] != unix.AF_INET6 {
+		return r, false
+	}
+	dst := netip.IPv4Unspecified()
+	if msg[0] == unix.AF_INET6 {
+		dst = netip.IPv6Unspecified()
+	}
+	r = Route{Table: msg[4], Protocol: msg[5], Type: msg[7], Flags: binary.NativeEndian.Uint32(msg[8:])}
+	Attributes(msg, unix.SizeofRtMsg, func(kind uint16, data []byte) {
+		switch {
+		case kind == unix.RTA_DST:
+			dst = Addr(data)
+		case kind == unix.RTA_GATEWAY:
+			r.Gateway = Addr(data)
+		case kind == unix.RTA_VIA && len(data) > 2: // behind the family
+			r.Gateway = Addr(data[2:])
+		case kind == unix.RTA_PREFSRC:
+			r.Src = Addr(data)
+		case kind == unix.RTA_METRICS:
+			Attributes(data, 0, func(kind uint16, data []byte) {
+				if kind == unix.RTAX_MTU && len(data) == 4 {
+					r.MTU = int(binary.NativeEndian.Uint32(data))
+				}
+			})
+		case len(data) != 4:
+		case kind == unix.RTA_OIF:
+			r.Ifindex = int(binary.NativeEndian.Uint32(data))
+		case kind == unix.RTA_PRIORITY:
+			r.Metric = int(binary.NativeEndian.Uint32(data))
+		case kind == NexthopID:
+			r.Nexthop = binary.NativeEndian.Uint32(data)
+		}
+	})
+	r.Dst = netip.PrefixFrom(dst, int(msg[1]))
+	return r, true
+}

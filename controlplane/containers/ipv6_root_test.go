@@ -205,9 +205,7 @@ func TestWatch6WaitsForDuplicateAddressDetection(t *testing.T) {
 // What nobody answers for is forgotten.
 func TestVerify6FindsAnAddressGone(t *testing.T) {
 	n, a, _ := bridged6(t)
-	for name, value := range map[string]string{"delay_first_probe_time": "1", "ucast_solicit": "1"} {
-		n.sysctl("ipv6/neigh/br245/"+name, value)
-	}
+	n.sysctl("ipv6/neigh/br245/delay_first_probe_time", "1")
 	two, three := fmt.Sprintf("2001:db8:42:1::2 at %d", n.index("vethA")), fmt.Sprintf("2001:db8:42:1::3 at %d", n.index("vethB"))
 	states := followOf(n, subnet6, 10*time.Millisecond)
 	awaitPlaces(t, states, "before", []string{two, three})
@@ -229,18 +227,11 @@ func TestVerify6NeedsALinkLocalAddress(t *testing.T) {
 				}
 			}
 		}
+		listed(n, options6, subnet6) // the answers to what they said are out
 		two := net.ParseIP("2001:db8:42:1::2")
 		n.must(n.NeighSet(&netlink.Neigh{LinkIndex: n.index("br245"), State: unix.NUD_STALE,
 			IP: two, HardwareAddr: a.link("eth0").Attrs().HardwareAddr}))
-		w := watcher{machines: newMachines(options6.Subnets, nil), every: time.Hour}
-		n.must(n.do(func() error {
-			listed, err := list(t.Context(), subnet6)
-			if err == nil {
-				w.machines[0].reset(listed)
-				w.verify()
-			}
-			return err
-		}))
+		verifyNow(n, options6, subnet6)
 		all, err := n.NeighList(n.index("br245"), unix.AF_INET6)
 		n.must(err)
 		i := slices.IndexFunc(all, func(e netlink.Neigh) bool { return e.IP.Equal(two) })

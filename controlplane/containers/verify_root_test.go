@@ -79,31 +79,44 @@ func TestVerifyFindsAnAddressGone(t *testing.T) {
 	awaitPlaces(t, follow(n, time.Hour), "looked for", found) // a second Watch, for the first may have told already
 }
 
-// The kernel is made to doubt what it has learned, but not what was set by hand.
-func TestVerifyLeavesFixedNeighboursAlone(t *testing.T) {
-	n, a, b := bridged(t)
-	set := func(addr string, c *space, state int) {
-		n.must(n.NeighSet(&netlink.Neigh{LinkIndex: n.index("br245"), State: state,
-			IP: net.ParseIP(addr), HardwareAddr: c.link("eth0").Attrs().HardwareAddr}))
-	}
-	set("172.245.0.2", a, unix.NUD_STALE)
-	set("172.245.0.3", b, unix.NUD_PERMANENT)
-	w := watcher{machines: newMachines(options.Subnets, nil), every: time.Hour}
+// listed is a watcher with what the kernel holds, as soon as it knows where both containers are.
+func listed(n *space, o Options, subnet netip.Prefix) *watcher {
+	n.t.Helper()
+	w := &watcher{machines: newMachines(o.Subnets, nil), every: time.Hour}
 	n.must(n.do(func() error {
-		// The bridge may not have learned yet where they are.
 		for deadline := time.Now().Add(patience); len(w.machines[0].endpoints) < 2; {
-			listed, err := list(t.Context(), subnet)
+			all, err := list(n.t.Context(), subnet)
 			if err == nil && time.Now().After(deadline) {
 				err = fmt.Errorf("found endpoints %v alone", w.machines[0].endpoints)
 			}
 			if err != nil {
 				return err
 			}
-			w.machines[0].reset(listed)
+			w.machines[0].reset(all)
 		}
-		w.verify()
 		return nil
 	}))
+	return w
+}
+
+// verifyNow has the kernel doubt the containers.
+func verifyNow(n *space, o Options, subnet netip.Prefix) {
+	n.t.Helper()
+	w := listed(n, o, subnet)
+	n.must(n.do(func() error { w.verify(); return nil }))
+}
+
+// The kernel is made to doubt what it has learned, but not what was set by hand.
+func TestVerifyLeavesFixedNeighboursAlone(t *testing.T) {
+	n, a, b := bridged(t)
+	listed(n, options, subnet) // the answers to what they said are out: those use a neighbour, too
+	set := func(addr string, c *space, state int) {
+		n.must(n.NeighSet(&netlink.Neigh{LinkIndex: n.index("br245"), State: state,
+			IP: net.ParseIP(addr), HardwareAddr: c.link("eth0").Attrs().HardwareAddr}))
+	}
+	set("172.245.0.2", a, unix.NUD_STALE)
+	set("172.245.0.3", b, unix.NUD_PERMANENT)
+	verifyNow(n, options, subnet)
 	all, err := n.NeighList(n.index("br245"), unix.AF_INET)
 	n.must(err)
 	got := map[string]int{}

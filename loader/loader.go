@@ -132,9 +132,7 @@ func specFor(o Options) (*ebpf.CollectionSpec, error) {
 		}
 		spec.Maps[name].MaxEntries = size
 	}
-	if !usesXDP(&o.Settings) {
-		delete(spec.Programs, bpf.FromWire) // needs kernel 5.18
-	}
+	setXDP(spec, &o.Settings)
 	cpus, err := ebpf.PossibleCPU()
 	if err != nil {
 		return nil, fmt.Errorf("count CPUs: %w", err)

@@ -28,6 +28,21 @@ func usesXDP(s *bpf.DatapathSettings) bool { return s.UplinkMac != bpf.DatapathM
 // nativeXDP reports in which mode: that in which it decapsulates.
 func nativeXDP(s *bpf.DatapathSettings) bool { return s.WireMac != bpf.DatapathMac{} }
 
+// setXDP has from_wire loaded only where it is used, for it needs kernel 5.18.
+// In generic mode it is loaded as a program that takes no packets in several
+// buffers: the kernel makes them one. For those that do take them kernels from 6.9
+// on copy the skb instead, and the copy has no mac_len, so that programs at tc,
+// from_network and everybody's, get the packet without its Ethernet header
+// (netif_skb_check_for_xdp() in net/core/dev.c, skb_pp_cow_data() in net/core/skbuff.c).
+func setXDP(spec *ebpf.CollectionSpec, s *bpf.DatapathSettings) {
+	switch {
+	case !usesXDP(s):
+		delete(spec.Programs, bpf.FromWire)
+	case !nativeXDP(s):
+		spec.Programs[bpf.FromWire].Flags &^= unix.BPF_F_XDP_HAS_FRAGS
+	}
+}
+
 // xdp attaches by XDP links (kernel 5.9), native or generic.
 type xdp struct {
 	links

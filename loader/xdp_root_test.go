@@ -25,11 +25,11 @@ import (
 func xdpOptions(t *testing.T, native bool) Options {
 	t.Helper()
 	o := testOptions(t)
-	setXDP(&o, native)
+	withXDP(&o, native)
 	return o
 }
 
-func setXDP(o *Options, native bool) {
+func withXDP(o *Options, native bool) {
 	o.Settings.UplinkMac = bpf.DatapathMac{Byte: [6]byte{2, 1}}
 	o.Settings.WireMac = bpf.DatapathMac{}
 	if native {
@@ -106,7 +106,7 @@ func TestXDPModeChanges(t *testing.T) {
 	eth := nstest.AddVeth(t, "eth0", 1500)
 	o := xdpOptions(t, true)
 	for _, native := range []bool{true, false, true} {
-		setXDP(&o, native)
+		withXDP(&o, native)
 		d := open(t, o)
 		if err := errors.Join(d.ClearXDP(eth), d.Attach(bpf.FromWire, eth), d.Publish()); err != nil {
 			t.Fatal(err)

@@ -25,6 +25,7 @@ type Mode struct {
 
 	backend   topology.Encap // of the network
 	dataplane string         // of the daemons; "": there are none
+	flags     []string       // of the daemons, more of them
 	bare      bool           // no containers: the hosts themselves talk
 	ttl       int            // that packets sent with 64 arrive with
 	carrier   carrier        // who carries the packets
@@ -77,6 +78,14 @@ var modes = []Mode{
 	{
 		Name: "ebpf-ipip", Title: "IPIP by eBPF", backend: topology.EncapIPIP, dataplane: dataplaneEBPF,
 		ttl: 62, carrier: programs, needs: loader.Probe,
+	},
+	{
+		Name: "ebpf-vxlan-xdp", Title: "VXLAN by eBPF, received at XDP", backend: topology.EncapVXLAN, dataplane: dataplaneEBPF,
+		flags: []string{"--xdp", "native"}, ttl: 62, carrier: programs, needs: loader.Probe,
+	},
+	{
+		Name: "ebpf-ipip-xdp", Title: "IPIP by eBPF, received at XDP", backend: topology.EncapIPIP, dataplane: dataplaneEBPF,
+		flags: []string{"--xdp", "native"}, ttl: 62, carrier: programs, needs: loader.Probe,
 	},
 	{
 		Name: "ebpf-udp", Title: "flannel's UDP by eBPF", backend: topology.EncapUDP, dataplane: dataplaneEBPF,

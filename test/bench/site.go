@@ -107,7 +107,7 @@ func (s *site) connect(ctx context.Context) error {
 		return s.route(ctx)
 	}
 	for _, h := range s.lab.Hosts {
-		if err := h.StartDaemon(ctx, "--dataplane", s.mode.dataplane); err != nil {
+		if err := h.StartDaemon(ctx, append([]string{"--dataplane", s.mode.dataplane}, s.mode.flags...)...); err != nil {
 			return err
 		}
 	}

@@ -41,7 +41,7 @@ func (s *site) verify(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	capture, err := s.lab.Hosts[0].NS.Capture(lab.Uplink)
+	capture, err := s.lab.Wire().Capture(s.lab.Hosts[0].Name) // XDP takes packets in before they are seen on the host
 	if err != nil {
 		return err
 	}

@@ -31,6 +31,17 @@ type kind struct {
 	name string
 	tos  uint8 // that it is sent with
 	run  func(ctx context.Context, r *row) error
+	ttl  uint8 // of what is sent raw; 0 is 64
+	df   bool  // likewise
+}
+
+const usualTTL = 64
+
+func (k kind) sentTTL() uint8 {
+	if k.ttl != 0 {
+		return k.ttl
+	}
+	return usualTTL
 }
 
 // dscp is expedited forwarding (RFC 3246): it stays the inner packet's own.
@@ -39,15 +50,15 @@ const dscp, ect0 = 0xb8, 2
 const udpGSO = "UDP GSO"
 
 var kinds = []kind{
-	{"TCP, small segments", dscp | ect0, tcpWrites(100, 1, 40, 1000, 17)},
-	{"TCP", dscp | ect0, tcpWrites(256 << 10)},
-	{"UDP", dscp | ect0, datagramsOf(func(mtu int) []int { return []int{1, 2, 17, 100, 1000, mtu - 1, mtu} })},
-	{"UDP in fragments", dscp | ect0, datagramsOf(func(mtu int) []int { return []int{mtu + 1, 2*mtu - 48, 5000, 30000, 65507} })},
-	{udpGSO, dscp | ect0, superDatagrams},
-	{"UDP in fragments out of order", dscp | ect0, shuffledFragments},
-	{"UDP with a wrong checksum", dscp | ect0, corrupted},
-	{"ICMP", 0, pings},
-	{"SCTP", dscp | ect0, sctp},
+	{name: "TCP, small segments", tos: dscp | ect0, run: tcpWrites(100, 1, 40, 1000, 17)},
+	{name: "TCP", tos: dscp | ect0, run: tcpWrites(256 << 10)},
+	{name: "UDP", tos: dscp | ect0, run: datagramsOf(func(mtu int) []int { return []int{1, 2, 17, 100, 1000, mtu - 1, mtu} })},
+	{name: "UDP in fragments", tos: dscp | ect0, run: datagramsOf(func(mtu int) []int { return []int{mtu + 1, 2*mtu - 48, 5000, 30000, 65507} })},
+	{name: udpGSO, tos: dscp | ect0, run: superDatagrams},
+	{name: "UDP in fragments out of order", tos: dscp | ect0, run: shuffledFragments},
+	{name: "UDP with a wrong checksum", tos: dscp | ect0, run: corrupted},
+	{name: "ICMP", tos: 0, run: pings},
+	{name: "SCTP", tos: dscp | ect0, run: sctp},
 }
 
 // wrong says whether the kind has packets with wrong checksums.

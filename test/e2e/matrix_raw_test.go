@@ -40,12 +40,15 @@ func (r *row) ip(protocol byte, payload []byte, id uint32, at int, more bool) []
 	if r.family == lab.V6 {
 		return r.ipv6(protocol, payload, id, at, more)
 	}
-	b := []byte{0x45, r.kind.tos, 0, 0, 0, 0, 0, 0, 64, protocol, 0, 0}
+	b := []byte{0x45, r.kind.tos, 0, 0, 0, 0, 0, 0, r.kind.sentTTL(), protocol, 0, 0}
 	binary.BigEndian.PutUint16(b[2:], uint16(20+len(payload)))
 	binary.BigEndian.PutUint16(b[4:], uint16(id))
 	flags := uint16(at / 8)
 	if more {
 		flags |= 0x2000
+	}
+	if r.kind.df {
+		flags |= 0x4000
 	}
 	binary.BigEndian.PutUint16(b[6:], flags)
 	b = append(append(b, r.from.addr.AsSlice()...), r.to.addr.AsSlice()...)
@@ -65,7 +68,7 @@ func (r *row) ipv6(protocol byte, payload []byte, id uint32, at int, more bool) 
 	}
 	b := binary.BigEndian.AppendUint32(nil, 6<<28|uint32(r.kind.tos)<<20)
 	b = binary.BigEndian.AppendUint16(b, uint16(len(extension)+len(payload)))
-	b = append(b, next, 64)
+	b = append(b, next, r.kind.sentTTL())
 	b = append(append(b, r.from.addr.AsSlice()...), r.to.addr.AsSlice()...)
 	return append(append(b, extension...), payload...)
 }

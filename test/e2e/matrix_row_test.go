@@ -341,7 +341,7 @@ func (r *row) checkOnWire(packets []seen, host int, outgoing bool) error {
 			return fmt.Errorf("outer header (-want +got):\n%s\n%q", cmp.Diff(want, got), describe(s.Packet))
 		}
 		if !s.back && r.way.wire >= 0 {
-			if want := uint8(64 - r.way.wire); s.inner.TTL != want {
+			if want := r.kind.sentTTL() - uint8(r.way.wire); s.inner.TTL != want {
 				return fmt.Errorf("TTL %d on the wire, want %d: %q", s.inner.TTL, want, describe(s.Packet))
 			}
 		}
@@ -369,7 +369,7 @@ func (r *row) checkArrived(s seen, at point) error {
 	if want, got := r.lastHop(at), ethernetLine(frame); want != got {
 		return fmt.Errorf("frame %s, want %s", got, want)
 	}
-	if want := uint8(64 - r.way.hops); s.inner.TTL != want {
+	if want := r.kind.sentTTL() - uint8(r.way.hops); s.inner.TTL != want {
 		return fmt.Errorf("TTL %d, want %d", s.inner.TTL, want)
 	}
 	want := r.kind.tos

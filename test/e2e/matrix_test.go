@@ -63,6 +63,9 @@ func (s site) String() string {
 
 func (s site) run(t *testing.T) {
 	m := s.up(t)
+	t.Run("headers", m.testHeaders)
+	t.Run("ECN out of the tunnel", m.testDecapsulatedECN)
+	t.Run("not routed", m.testNotRouted)
 	for _, o := range offloads {
 		t.Run(o.name, func(t *testing.T) {
 			m.setOffloads(t, o)

@@ -12,6 +12,7 @@ import (
 	clientv3 "go.etcd.io/etcd/client/v3"
 
 	"github.com/bpfnet/bpfnet/controlplane/topology"
+	"github.com/bpfnet/bpfnet/test/lab"
 )
 
 // TestChurn ends and starts bpfnet on h1 and flanneld on h2, in every way, and
@@ -23,7 +24,7 @@ func TestChurn(t *testing.T) {
 		h1, h2, h3 := c.nodes[0], c.nodes[1], c.nodes[2]
 		h1.bpfnet.start(t)
 		h2.flanneld.start(t)
-		x := startTraffic(t, h1, h2)
+		x := startTraffic(t, lab.V4, h1, h2)
 		x.during(t, "bpfnet restarted", func() { h1.bpfnet.stop(t); h1.bpfnet.start(t) })
 		x.during(t, "bpfnet killed", func() { h1.bpfnet.kill(t); h1.bpfnet.start(t) })
 		x.during(t, "flanneld restarted", func() { h2.flanneld.stop(t); h2.flanneld.start(t) })

@@ -66,7 +66,8 @@ func (n *node) knowsNothingOf(t *testing.T, other *node, vtepMAC string) {
 	err := lab.Until(ctx, n.Name+" knows nothing of "+other.Name, func() (bool, error) {
 		tables = n.tables(t)
 		return !strings.Contains(tables, other.Subnet.String()) && !strings.Contains(tables, other.Subnet.Addr().String()) &&
-			(vtepMAC == "" || !strings.Contains(tables, vtepMAC)), nil
+			(vtepMAC == "" || !strings.Contains(tables, vtepMAC)) &&
+			(!other.Subnet6.IsValid() || !strings.Contains(tables, other.Subnet6.Addr().String())), nil
 	})
 	if err != nil {
 		t.Errorf("%v:\n%s", err, tables)
@@ -76,6 +77,9 @@ func (n *node) knowsNothingOf(t *testing.T, other *node, vtepMAC string) {
 // tables are the kernel's that packets to other nodes go by.
 func (n *node) tables(t *testing.T) string {
 	t.Helper()
-	return run(t, n.NS, "ip", "-4", "route", "show", "table", "all") + run(t, n.NS, "ip", "-4", "neigh", "show", "nud", "all") +
-		run(t, n.NS, "bridge", "fdb", "show")
+	tables := run(t, n.NS, "bridge", "fdb", "show")
+	for _, family := range []string{"-4", "-6"} {
+		tables += run(t, n.NS, "ip", family, "route", "show", "table", "all") + run(t, n.NS, "ip", family, "neigh", "show", "nud", "all")
+	}
+	return tables
 }

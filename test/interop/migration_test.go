@@ -5,10 +5,12 @@
 package interop
 
 import (
+	"slices"
 	"testing"
 	"time"
 
 	"github.com/bpfnet/bpfnet/controlplane/topology"
+	"github.com/bpfnet/bpfnet/test/lab"
 )
 
 // maxOutage is how long a node may be cut off by its migration in udp mode, in
@@ -20,12 +22,16 @@ const maxOutage = time.Second
 // packet is lost. flanneld then follows what etcd says, whatever bpfnet has
 // handed over.
 func TestMigration(t *testing.T) {
-	matrix(t, modes(), func(t *testing.T, m mode, dp dataplane) {
+	matrix(t, slices.Concat(modes(), dualStack), func(t *testing.T, m mode, dp dataplane) {
 		c := up(t, m, dp, 2)
 		h1, h2 := c.nodes[0], c.nodes[1]
 		h1.flanneld.start(t)
 		h2.flanneld.start(t)
-		x := startTraffic(t, h1, h2)
+		family := lab.V4
+		if m.inner == lab.Dual {
+			family = lab.V6 // IPv4 is as it is without it
+		}
+		x := startTraffic(t, family, h1, h2)
 		for _, n := range c.nodes {
 			x.during(t, n.Name+" from flanneld to bpfnet", func() {
 				n.flanneld.stop(t)

@@ -49,20 +49,21 @@ type outage struct {
 	gap        time.Duration // the longest without an answer
 }
 
-func startTraffic(t *testing.T, a, b *node) *traffic {
+func startTraffic(t *testing.T, family lab.Families, a, b *node) *traffic {
 	t.Helper()
 	x := &traffic{}
 	x.end = sync.OnceFunc(func() { x.stop(t) })
 	t.Cleanup(x.end)
 	for i, pair := range [][2]*node{{a, b}, {b, a}} {
 		from, to := pair[0].container(), pair[1].container()
-		meet(t, from.NS, to.Addr)
+		address := to.In(family)
+		meet(t, from.NS, address)
 		x.names[i] = pair[0].Name + ">" + pair[1].Name
 		var err error
-		x.pings[i], err = from.NS.StartPing(t.Context(), to.Addr, lab.PingOptions{Interval: time.Millisecond})
+		x.pings[i], err = from.NS.StartPing(t.Context(), address, lab.PingOptions{Interval: time.Millisecond})
 		noError(t, err)
-		x.streams[i] = startStream(t, from, to)
-		x.idle[i] = startIdle(t, from, to)
+		x.streams[i] = startStream(t, from, to, address)
+		x.idle[i] = startIdle(t, from, to, address)
 	}
 	return x
 }
@@ -185,15 +186,15 @@ func (x *traffic) stop(t *testing.T) {
 	}
 }
 
-// connect makes a TCP connection between two containers and returns its ends.
-func connect(t *testing.T, from, to *lab.Container) (client, server net.Conn) {
+// connect makes a TCP connection to an address of another container and returns its ends.
+func connect(t *testing.T, from, to *lab.Container, address netip.Addr) (client, server net.Conn) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), timeout)
 	defer cancel()
-	l, err := to.NS.Listen(ctx, "tcp4", netip.AddrPortFrom(to.Addr, 0).String())
+	l, err := to.NS.Listen(ctx, "tcp", netip.AddrPortFrom(address, 0).String())
 	noError(t, err)
 	defer l.Close()
-	client, err = from.NS.Dial(ctx, "tcp4", l.Addr().String())
+	client, err = from.NS.Dial(ctx, "tcp", l.Addr().String())
 	noError(t, err)
 	server, err = l.Accept()
 	noError(t, err)
@@ -218,10 +219,10 @@ type account struct {
 	err   error
 }
 
-func startStream(t *testing.T, from, to *lab.Container) *stream {
+func startStream(t *testing.T, from, to *lab.Container, address netip.Addr) *stream {
 	t.Helper()
 	s := &stream{sent: make(chan account, 1), received: make(chan account, 1)}
-	s.client, s.server = connect(t, from, to)
+	s.client, s.server = connect(t, from, to, address)
 	var ctx context.Context
 	ctx, s.cancel = context.WithCancel(context.WithoutCancel(t.Context()))
 	go func() { s.sent <- s.send(ctx) }()
@@ -283,9 +284,9 @@ func (s *stream) end() error {
 // idle is a TCP connection on which nothing is said until its end.
 type idle struct{ ends [2]net.Conn }
 
-func startIdle(t *testing.T, from, to *lab.Container) *idle {
+func startIdle(t *testing.T, from, to *lab.Container, address netip.Addr) *idle {
 	t.Helper()
-	client, server := connect(t, from, to)
+	client, server := connect(t, from, to, address)
 	return &idle{[2]net.Conn{client, server}}
 }
 

@@ -16,8 +16,8 @@ import (
 
 var tempDir string // the package's, removed when its tests have run
 
-// binary is bpfnet, built once for all tests of the package.
-var binary = sync.OnceValues(func() (string, error) { return lab.Build(context.Background(), tempDir) })
+// built is bpfnet, built once for all tests of the package.
+var built = sync.OnceValues(func() (string, error) { return lab.Build(context.Background(), tempDir) })
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(withTempDir{m}) }
 
@@ -36,7 +36,7 @@ func (w withTempDir) Run() int {
 // options are for a run that is short: nobody believes its figures.
 func options(t *testing.T) Options {
 	t.Helper()
-	b, err := binary()
+	b, err := built()
 	if err != nil {
 		t.Fatal(err)
 	}

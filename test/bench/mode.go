@@ -3,6 +3,7 @@
 package bench
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -25,11 +26,13 @@ type Mode struct {
 
 	backend   topology.Encap // of the network
 	dataplane string         // of the daemons; "": there are none
-	flags     []string       // of the daemons, more of them
-	bare      bool           // no containers: the hosts themselves talk
-	ttl       int            // that packets sent with 64 arrive with
-	carrier   carrier        // who carries the packets
-	needs     func() error   // tells what the machine lacks for it
+	// connect makes the way between the ends where no daemon does.
+	connect func(*site, context.Context) error
+	flags   []string     // of the daemons, more of them
+	bare    bool         // no containers: the hosts themselves talk
+	ttl     int          // that packets sent with 64 arrive with
+	carrier carrier      // who carries the packets
+	needs   func() error // tells what the machine lacks for it
 	// resident: packets are carried by the daemon's process; elsewhere the daemons
 	// are stopped before anything is measured, to have the machine quiet.
 	resident bool
@@ -49,19 +52,26 @@ const (
 var modes = []Mode{
 	{
 		Name: hostMode, Title: "host to host, no containers", backend: topology.EncapNone, bare: true,
-		ttl: 64, carrier: device(lab.Uplink), needs: nothing,
+		connect: func(*site, context.Context) error { return nil },
+		ttl:     64, carrier: device(lab.Uplink), needs: nothing,
 	},
 	{
 		Name: "routing", Title: "containers, kernel routing, no tunnel", backend: topology.EncapNone,
-		ttl: 62, carrier: forwarding, needs: nothing,
+		connect: (*site).route,
+		ttl:     62, carrier: forwarding, needs: nothing,
+	},
+	{
+		Name: "redirect", Title: "containers, bare redirects, no tunnel", backend: topology.EncapNone,
+		connect: (*site).redirect,
+		ttl:     64, carrier: device(lab.Uplink), needs: tcx,
 	},
 	{
 		Name: netlinkMode, Title: "VXLAN by the kernel", backend: topology.EncapVXLAN, dataplane: dataplaneNetlink,
-		ttl: 62, carrier: device("bpfnet0"), needs: link(&netlink.Vxlan{VxlanId: 1, Port: 4789}),
+		ttl: 62, carrier: device("bpfnet0"), needs: linkKind(&netlink.Vxlan{VxlanId: 1, Port: 4789}),
 	},
 	{
 		Name: "netlink-ipip", Title: "IPIP by the kernel", backend: topology.EncapIPIP, dataplane: dataplaneNetlink,
-		ttl: 62, carrier: device("bpfnet-ipip"), needs: link(&netlink.Iptun{}),
+		ttl: 62, carrier: device("bpfnet-ipip"), needs: linkKind(&netlink.Iptun{}),
 	},
 	{
 		Name: "netlink-udp", Title: "flannel's UDP by a TUN device", backend: topology.EncapUDP, dataplane: dataplaneNetlink,
@@ -129,30 +139,35 @@ func named[T any](what string, all []T, name func(T) string, names []string) ([]
 
 func nothing() error { return nil }
 
-// link tells whether the kernel has links of a kind, by making one in a network
+// linkKind tells whether the kernel has links of a kind, by making one in a network
 // namespace that ends with it.
-func link(l netlink.Link) func() error {
+func linkKind(l netlink.Link) func() error {
 	return func() error {
-		made := make(chan error, 1)
-		go func() {
-			runtime.LockOSThread() // never unlocked: the thread ends, and the namespace with it
-			made <- makeLink(l)
-		}()
-		if err := <-made; err != nil {
+		err := inNewNamespace(func() error {
+			l.Attrs().Name = "probe0"
+			return netlink.LinkAdd(l)
+		})
+		if err != nil {
 			return fmt.Errorf("this kernel makes no %s device: %w", l.Type(), err)
 		}
 		return nil
 	}
 }
 
-func makeLink(l netlink.Link) error {
-	ns, err := netns.New()
-	if err != nil {
-		return fmt.Errorf("create network namespace: %w", err)
-	}
-	defer ns.Close() //nolint:errcheck // read only
-	l.Attrs().Name = "probe0"
-	return netlink.LinkAdd(l)
+// inNewNamespace runs f in a network namespace that ends with it.
+func inNewNamespace(f func() error) error {
+	done := make(chan error, 1)
+	go func() {
+		runtime.LockOSThread() // never unlocked: the thread ends, and the namespace with it
+		ns, err := netns.New()
+		if err != nil {
+			done <- fmt.Errorf("create network namespace: %w", err)
+			return
+		}
+		defer ns.Close() //nolint:errcheck // read only
+		done <- f()
+	}()
+	return <-done
 }
 
 func file(path string) func() error {

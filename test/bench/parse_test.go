@@ -46,7 +46,7 @@ func TestNames(t *testing.T) {
 	for _, l := range Loads() {
 		loadNames = append(loadNames, l.Name)
 	}
-	wantModes := strings.Fields("host routing netlink-vxlan netlink-ipip netlink-udp netlink-host-gw ebpf-vxlan ebpf-ipip ebpf-vxlan-xdp ebpf-ipip-xdp ebpf-udp ebpf-host-gw")
+	wantModes := strings.Fields("host routing redirect netlink-vxlan netlink-ipip netlink-udp netlink-host-gw ebpf-vxlan ebpf-ipip ebpf-vxlan-xdp ebpf-ipip-xdp ebpf-udp ebpf-host-gw")
 	wantLoads := strings.Fields("tcp_stream tcp_stream_1core tcp_stream_8 tcp_stream_notso tcp_stream_notso_gro tcp_rr tcp_crr udp_rr udp_rr_32 udp_64 udp_1400")
 	if !slices.Equal(modeNames, wantModes) {
 		t.Errorf("modes are %v, want %v", modeNames, wantModes)

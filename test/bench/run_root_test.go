@@ -106,6 +106,7 @@ func TestVerify(t *testing.T) {
 		{"routing", func(m *Mode) { m.backend = "ipip" }, "were on the wire as"},
 		{"routing", func(m *Mode) { m.carrier = device("lo") }, "by the means of routing"},
 		{"routing", func(m *Mode) { m.dataplane = dataplaneEBPF; m.carrier = none }, "by the means of"},
+		{"redirect", func(m *Mode) { m.ttl = 62 }, "arrive with TTL [64], want 62"}, // past the kernel's forwarding
 	} {
 		modes, err := ModesNamed([]string{test.mode})
 		if err != nil {

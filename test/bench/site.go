@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net/netip"
 	"os/exec"
 	"strings"
@@ -26,7 +27,8 @@ type site struct {
 	server *traffic.Agent
 	from   lab.Namespace
 	to     lab.Namespace
-	addr   netip.Addr // of the server
+	addr   netip.Addr  // of the server
+	links  []io.Closer // of programs that only this mode has
 }
 
 // labName is the name of a mode's lab: the same each time, so that what a run
@@ -100,11 +102,8 @@ func (s *site) open(ctx context.Context, binary string) error {
 
 // connect makes the way between the two ends.
 func (s *site) connect(ctx context.Context) error {
-	if s.mode.bare {
-		return nil
-	}
-	if s.mode.dataplane == "" {
-		return s.route(ctx)
+	if s.mode.connect != nil {
+		return s.mode.connect(s, ctx)
 	}
 	for _, h := range s.lab.Hosts {
 		if err := h.StartDaemon(ctx, append([]string{"--dataplane", s.mode.dataplane}, s.mode.flags...)...); err != nil {
@@ -165,6 +164,9 @@ func (s *site) close() error {
 		if a != nil {
 			err = errors.Join(err, a.Close())
 		}
+	}
+	for _, l := range s.links {
+		err = errors.Join(err, l.Close())
 	}
 	return errors.Join(err, s.lab.Down())
 }

@@ -41,7 +41,7 @@ type flow struct {
 // startFlow pings until the test calls intact, and waits for the first reply.
 func startFlow(t *testing.T, from, to *lab.Container, interval time.Duration) *flow {
 	t.Helper()
-	p, err := from.NS.StartPing(t.Context(), to.Addr, lab.PingOptions{Interval: interval, Timeout: 2 * time.Second})
+	p, err := from.NS.StartPing(t.Context(), to.Addr, lab.PingOptions{Interval: interval, Timeout: lab.Patience * 2 * time.Second})
 	noError(t, err)
 	f := &flow{t: t, name: fmt.Sprintf("ping %s from %s", to.Addr, from.NS), ttl: 62, ping: p, end: sync.OnceValues(p.Stop)}
 	t.Cleanup(func() { _, _ = f.end() }) // for tests that end early

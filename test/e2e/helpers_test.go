@@ -23,7 +23,7 @@ import (
 )
 
 // timeout bounds every wait for something that takes far less.
-const timeout = 10 * time.Second
+const timeout = lab.Patience * 10 * time.Second
 
 // up brings a lab up for the test alone, without daemons. What is left of the
 // same test of a process that crashed goes first.

@@ -22,8 +22,8 @@ import (
 )
 
 const (
-	readyTimeout = 20 * time.Second
-	stopTimeout  = 10 * time.Second
+	readyTimeout = Patience * 20 * time.Second
+	stopTimeout  = Patience * 10 * time.Second
 	etcdPort     = 2379
 )
 

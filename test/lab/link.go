@@ -117,7 +117,7 @@ func (l *links) up(name string) {
 	l.onLink("set up", name, func(link netlink.Link) error { return l.h.LinkSetUp(link) })
 }
 
-const runningTimeout = 5 * time.Second
+const runningTimeout = Patience * 5 * time.Second
 
 // running waits until the link carries packets, which the kernel sees to some
 // time after both ends are up (net/core/link_watch.c): until then it drops them.

@@ -91,7 +91,7 @@ func (n Namespace) StartPing(ctx context.Context, dst netip.Addr, o PingOptions)
 		o.Interval = 10 * time.Millisecond
 	}
 	if o.Timeout == 0 {
-		o.Timeout = time.Second
+		o.Timeout = Patience * time.Second
 	}
 	if o.Size == 0 {
 		o.Size = 56

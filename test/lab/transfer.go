@@ -95,7 +95,7 @@ type UDPOptions struct {
 // returns how many distinct ones arrived as they were sent.
 func TransferUDP(ctx context.Context, from, to Namespace, dst netip.Addr, o UDPOptions) (received int, err error) {
 	if o.Timeout == 0 {
-		o.Timeout = time.Second
+		o.Timeout = Patience * time.Second
 	}
 	var in *net.UDPConn
 	err = to.Do(func() (err error) {

@@ -138,10 +138,11 @@ func (l *loop) configChanged(raw []byte) {
 
 // run applies until ctx ends. What fails is tried again.
 func (l *loop) run(ctx context.Context) error {
-	resync := time.NewTicker(l.resync)
+	resync := time.NewTimer(l.resync)
 	defer resync.Stop()
 	var retry <-chan time.Time
 	for {
+		doubted := false
 		select {
 		case <-ctx.Done():
 			return nil
@@ -149,25 +150,40 @@ func (l *loop) run(ctx context.Context) error {
 			return err
 		case <-l.wake:
 		case <-resync.C:
+			doubted = true
 			l.doubt()
 		case <-retry:
 			l.doubt()
 		}
-		if err := l.checkUplink(); err != nil {
+		began := time.Now()
+		failed, err := l.pass(retry != nil)
+		if err != nil {
 			return err
 		}
-		inputs, ready := l.inputs()
-		if !ready || l.stranded {
-			continue
-		}
-		retry = nil
-		if err := l.apply(inputs); err != nil {
-			if l.choice.pending() && !l.dataplane.inPlace() {
-				return err // the dataplane before is still there to go back to
-			}
+		if retry = nil; failed {
 			retry = time.After(retryEvery)
 		}
+		if doubted {
+			resync.Reset(max(l.resync, resyncRest*time.Since(began)))
+		}
 	}
+}
+
+// pass looks at what has changed and applies it. failed says that it has to be
+// tried again, as it had before where there is nothing to apply to.
+func (l *loop) pass(before bool) (failed bool, err error) {
+	if err = l.checkUplink(); err != nil {
+		return false, err
+	}
+	inputs, ready := l.inputs()
+	if !ready || l.stranded {
+		return before, nil
+	}
+	err = l.apply(inputs)
+	if err != nil && l.choice.pending() && !l.dataplane.inPlace() {
+		return false, err // the dataplane before is still there to go back to
+	}
+	return err != nil, nil
 }
 
 // doubt has everything looked at again, for others may have removed what is ours.

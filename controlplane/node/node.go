@@ -100,6 +100,10 @@ const restartPause = 100 * time.Millisecond
 // heard of: others may remove what is ours from the kernel.
 const resyncEvery = time.Minute
 
+// resyncRest is for how many times as long as that took it is not done again: in
+// a cluster of 100,000 nodes it takes seconds.
+const resyncRest = 100
+
 // Run serves until ctx ends, and leaves the datapath in place then. It returns
 // early only for what no retry can mend.
 func Run(ctx context.Context, o Options) (err error) {

@@ -36,23 +36,27 @@ func Ensure(subnets ...netip.Prefix) (changed bool, err error) {
 		return false, err
 	}
 	defer h.Close()
+	c, err := rtnl.Dial()
+	if err != nil {
+		return false, err
+	}
+	defer c.Close()
 	there := map[netip.Prefix]bool{}
 	var errs []error
 	for _, family := range []int{unix.AF_INET, unix.AF_INET6} {
-		all, err := rtnl.List("routes", func() ([]netlink.Route, error) {
-			return h.RouteListFiltered(family, &netlink.Route{Protocol: RouteProtocol}, netlink.RT_FILTER_PROTOCOL)
-		})
+		all, err := c.Routes(family, func(r rtnl.Route) bool { return r.Protocol == RouteProtocol })
 		if err != nil {
 			return changed, err
 		}
 		for _, r := range all {
-			subnet := rtnl.Prefix(r.Dst)
-			if r.Type == unix.RTN_BLACKHOLE && r.Priority == metric && slices.Contains(subnets, subnet) {
-				there[subnet] = true
+			if r.Type == unix.RTN_BLACKHOLE && r.Metric == metric && slices.Contains(subnets, r.Dst) {
+				there[r.Dst] = true
 				continue
 			}
 			changed = true
-			errs = append(errs, failed("delete", r, h.RouteDel(&r)))
+			other := route(r.Dst)
+			other.Type, other.Priority = int(r.Type), r.Metric
+			errs = append(errs, failed("delete", other, h.RouteDel(&other)))
 		}
 	}
 	for _, subnet := range subnets {

@@ -12,6 +12,7 @@ import (
 	"net"
 	"net/http"
 	"path/filepath"
+	"strconv"
 )
 
 // FetchStatus asks the daemon of a run directory.
@@ -26,6 +27,20 @@ func FetchStatus(ctx context.Context, runDir string) (Status, error) {
 		return s, fmt.Errorf("read the daemon's status: %w", err)
 	}
 	return s, nil
+}
+
+// FetchReady asks the daemon of a run directory whether it serves the network,
+// and how many peers.
+func FetchReady(ctx context.Context, runDir string) (ready bool, peers int, err error) {
+	resp, err := request(ctx, runDir, http.MethodHead, "/status")
+	if err != nil {
+		return false, 0, err
+	}
+	defer resp.Body.Close() //nolint:errcheck // there is none
+	if peers, err = strconv.Atoi(resp.Header.Get(peersHeader)); err != nil {
+		return false, 0, fmt.Errorf("read the daemon's status: %w", err)
+	}
+	return resp.StatusCode == http.StatusOK, peers, nil
 }
 
 // SetDataplane changes the dataplane of a run directory's daemon, and returns

@@ -237,5 +237,6 @@ func (s *session) ready() {
 		s.log.Warn("cannot tell the service manager", "error", err)
 	}
 	s.choice.done(nil)
-	s.log.Info("ready", "subnets", s.subnets(), "dataplane", s.kind, "peers", len(s.status.get().Peers))
+	_, peers := s.status.brief()
+	s.log.Info("ready", "subnets", s.subnets(), "dataplane", s.kind, "peers", peers)
 }

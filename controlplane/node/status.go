@@ -13,6 +13,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"sync"
 
 	"golang.org/x/sys/unix"
@@ -23,8 +24,8 @@ import (
 	"github.com/bpfnet/bpfnet/controlplane/xdp"
 )
 
-// SocketName is the control socket's name in the run directory: HTTP, GET
-// /status and PUT /dataplane/NAME.
+// SocketName is the control socket's name in the run directory: HTTP, GET and
+// HEAD /status, PUT /dataplane/NAME.
 const SocketName = "bpfnet.sock"
 
 // Status is what GET /status answers, with 200 once the node serves the
@@ -133,6 +134,13 @@ func (s *status) get() Status {
 	return now
 }
 
+// brief is whether the node serves the network, and how many peers.
+func (s *status) brief() (ready bool, peers int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.now.Ready, len(s.peers)
+}
+
 func (s *status) setPeers(peers []topology.Peer) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -180,13 +188,22 @@ func (n *node) listen() (*httpServer, error) {
 	}), nil
 }
 
-func (n *node) serveStatus(w http.ResponseWriter, _ *http.Request) {
-	s := n.status.get()
-	s.Problems = n.reporter.problems()
+// peersHeader is the number of peers, in an answer without them (HEAD): of
+// 100,000 the list is 20 MB.
+const peersHeader = "Bpfnet-Peers"
+
+func (n *node) serveStatus(w http.ResponseWriter, r *http.Request) {
+	ready, peers := n.status.brief()
 	w.Header().Set("Content-Type", "application/json")
-	if !s.Ready {
+	w.Header().Set(peersHeader, strconv.Itoa(peers))
+	if !ready {
 		w.WriteHeader(http.StatusServiceUnavailable)
 	}
+	if r.Method == http.MethodHead {
+		return
+	}
+	s := n.status.get()
+	s.Ready, s.Problems = ready, n.reporter.problems()
 	enc := json.NewEncoder(w)
 	enc.SetIndent("", "  ")
 	_ = enc.Encode(s) // the reader went away

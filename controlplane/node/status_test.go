@@ -190,6 +190,18 @@ func TestFetchStatus(t *testing.T) {
 	}
 }
 
+func TestFetchReady(t *testing.T) {
+	n := listening(t)
+	for _, want := range []int{0, len(servedPeers())} {
+		ready, peers, err := FetchReady(t.Context(), n.RunDir)
+		if err != nil || ready != (want > 0) || peers != want {
+			t.Errorf("ready %t, %d peers, error %v; want %d peers", ready, peers, err, want)
+		}
+		n.status.update(served)
+		n.status.setPeers(servedPeers())
+	}
+}
+
 func TestFetchStatusWithoutDaemon(t *testing.T) {
 	dir := t.TempDir()
 	_, err := FetchStatus(t.Context(), dir)

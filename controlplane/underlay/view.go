@@ -279,22 +279,21 @@ func (v *view) byDefaultRoute() (Uplink, error) {
 }
 
 func (v *view) byDefaultRouteOf(family int) (Uplink, error) {
-	routes, err := rtnl.List("routes", func() ([]netlink.Route, error) { return v.RouteList(nil, family) })
+	c, err := rtnl.Dial()
 	if err != nil {
 		return Uplink{}, err
 	}
-	routes = slices.DeleteFunc(routes, func(r netlink.Route) bool {
-		return r.Type != unix.RTN_UNICAST || r.Dst != nil && !rtnl.Addr(r.Dst.IP).IsUnspecified() ||
-			r.Dst != nil && rtnl.Prefix(r.Dst).Bits() != 0
+	defer c.Close()
+	routes, err := c.Routes(family, func(r rtnl.Route) bool {
+		return r.Type == unix.RTN_UNICAST && r.Dst.Bits() == 0 && r.Dst.Addr().IsUnspecified()
 	})
+	if err != nil {
+		return Uplink{}, err
+	}
 	if len(routes) == 0 {
 		return Uplink{}, errNoDefaultRoute
 	}
-	best := slices.MinFunc(routes, func(a, b netlink.Route) int { return a.Priority - b.Priority })
-	ifindex := best.LinkIndex
-	if len(best.MultiPath) > 0 {
-		ifindex = best.MultiPath[0].LinkIndex
-	}
+	ifindex := slices.MinFunc(routes, func(a, b rtnl.Route) int { return a.Metric - b.Metric }).Ifindex
 	i := v.index(ifindex)
 	if i < 0 {
 		return Uplink{}, fmt.Errorf("the default route leaves by link %d, which is no uplink: use --iface NAME (%s)", ifindex, v)

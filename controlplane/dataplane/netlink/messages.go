@@ -104,24 +104,3 @@ func (k kernel) writeRoute(kind, flags uint16, r route, a attrs) error {
 	}
 	return request.Do()
 }
-
-// listed is a route as the kernel tells of it.
-type listed struct {
-	route
-	attrs
-}
-
-// mainTable lists the routes of the main table, whoever's.
-func (k kernel) mainTable(f family) ([]listed, error) {
-	return rtnl.List("routes", func() (found []listed, err error) {
-		header := make([]byte, unix.SizeofRtMsg)
-		header[0] = byte(f.number)
-		err = k.conn.Request(unix.RTM_GETROUTE, 0, header...).Dump(func(msg []byte) {
-			r, ok := rtnl.ParseRoute(msg)
-			if ok && r.Table == unix.RT_TABLE_MAIN && r.Flags&unix.RTM_F_CLONED == 0 {
-				found = append(found, listed{route{r.Dst, r.Gateway, r.Ifindex, r.Metric, r.Protocol}, attrs{r.MTU, r.Nexthop}})
-			}
-		})
-		return found, err
-	})
-}

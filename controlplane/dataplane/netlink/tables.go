@@ -9,6 +9,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/bpfnet/bpfnet/controlplane/topology"
+	"github.com/bpfnet/bpfnet/controlplane/underlay/rtnl"
 )
 
 // RouteProtocol marks the routes that are ours ("ip route show proto 98"). It is
@@ -98,19 +99,20 @@ func (k kernel) listRoutes(f family, overlay int, t *tables) error {
 	if err != nil {
 		return err
 	}
-	routes, err := k.mainTable(f)
-	for _, r := range routes {
-		h, known := byID[r.nexthop]
+	routes, err := k.conn.Routes(f.number, func(rtnl.Route) bool { return true })
+	for _, told := range routes {
+		r := route{told.Dst, told.Gateway, told.Ifindex, told.Metric, told.Protocol}
+		h, known := byID[told.Nexthop]
 		if known { // the kernel leaves these out where sysctl net.ipv4.nexthop_compat_mode is 0
 			r.gateway, r.ifindex = h.gateway, h.ifindex
 		}
 		switch {
-		case r.protocol == RouteProtocol, byHand(r.route) && overlay != 0 && r.ifindex == overlay:
-			if t.routes[r.route] = r.attrs; known {
+		case r.protocol == RouteProtocol, byHand(r) && overlay != 0 && r.ifindex == overlay:
+			if t.routes[r] = (attrs{told.MTU, told.Nexthop}); known {
 				t.count(h, +1)
 			}
-		case byHand(r.route):
-			t.others[r.route] = true
+		case byHand(r):
+			t.others[r] = true
 		case r.protocol == unix.RTPROT_KERNEL:
 			t.connected[r.dst] = r.ifindex
 		}

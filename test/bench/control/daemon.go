@@ -68,16 +68,15 @@ func (d *daemon) serves(ctx context.Context, peers int) error {
 	ctx, cancel := context.WithTimeout(ctx, syncTimeout)
 	defer cancel()
 	for began := time.Now(); ; {
-		s, err := node.FetchStatus(ctx, d.host.Dir)
-		if err == nil && s.Ready && len(s.Peers) == peers {
+		ready, served, err := node.FetchReady(ctx, d.host.Dir)
+		if err == nil && ready && served == peers {
 			return nil
 		}
 		select {
 		case <-d.ended:
 			return errors.New("the daemon ended before it served")
 		case <-ctx.Done():
-			return fmt.Errorf("wait for the daemon's first synchronisation (%d of %d peers; problems: %v): %w",
-				len(s.Peers), peers, s.Problems, ctx.Err())
+			return fmt.Errorf("wait for the daemon's first synchronisation (%d of %d peers): %w", served, peers, ctx.Err())
 		case <-time.After(max(firstLook, time.Since(began)/lookShare)):
 		}
 	}

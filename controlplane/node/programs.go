@@ -118,7 +118,7 @@ func (p *programs) attach() error {
 	var overlays, fromHost, fromVeth []int
 	for _, f := range p.families {
 		switch {
-		case f.overlay.Ifindex == 0 || f.is6():
+		case f.overlay.Ifindex == 0 || f.is6(): // which is the kernel's device alone, until the programs carry IPv6
 		case p.encap() == topology.EncapUDP:
 			overlays, fromVeth = append(overlays, f.overlay.Ifindex), append(fromVeth, f.overlay.PeerIfindex)
 		default:

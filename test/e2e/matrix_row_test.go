@@ -95,7 +95,7 @@ func (r *row) look() error {
 
 // at are the packets of one direction seen at a place.
 func (r *row) at(p place, back bool) (all []seen) {
-	for _, s := range r.seen[p(r.matrix)] {
+	for _, s := range r.seen[p(r.matrix, r.family)] {
 		if s.back == back {
 			all = append(all, s)
 		}
@@ -172,7 +172,7 @@ func (r *row) wantCounters() []lab.Counters {
 			}
 		}
 		for i := range r.Hosts {
-			if r.mode(i).device() != "" {
+			if r.device(i, r.family) != "" {
 				want[i][counterKey(overlayChecked)] += uint64(len(r.at(overlay(i), back)))
 			}
 			if r.backend == topology.EncapUDP {
@@ -295,7 +295,7 @@ func (r *row) checkPieces() (err error) {
 				}
 			}
 			if !maps.Equal(want, got) {
-				err = errors.Join(err, fmt.Errorf("back %v: pieces at %v (-sent +seen there):\n%s", back, p(r.matrix), cmp.Diff(want, got)))
+				err = errors.Join(err, fmt.Errorf("back %v: pieces at %v (-sent +seen there):\n%s", back, p(r.matrix, r.family), cmp.Diff(want, got)))
 			}
 		}
 	}
@@ -308,18 +308,18 @@ func (r *row) checkWire(t *testing.T) {
 	for _, back := range []bool{false, true} {
 		for i := range r.Hosts {
 			for _, p := range []place{sent(i), arrived(i)} {
-				if err := r.checkOnWire(r.at(p, back), i, p(r.matrix).outgoing); err != nil {
-					t.Errorf("%v, back %v: %v", p(r.matrix), back, err)
+				if err := r.checkOnWire(r.at(p, back), i, p(r.matrix, r.family).outgoing); err != nil {
+					t.Errorf("%v, back %v: %v", p(r.matrix, r.family), back, err)
 				}
 			}
 		}
 	}
 	last := r.way.there.last
 	for _, s := range r.at(last, false) {
-		if len(s.IP) > 1 || last(r.matrix) == arrived(1)(r.matrix) {
+		if len(s.IP) > 1 || last(r.matrix, r.family) == arrived(1)(r.matrix, r.family) {
 			break // on the wire
 		}
-		if err := r.checkArrived(s, last(r.matrix)); err != nil {
+		if err := r.checkArrived(s, last(r.matrix, r.family)); err != nil {
 			t.Errorf("arrived: %v: %q", err, describe(s.Packet))
 			return
 		}
@@ -445,35 +445,43 @@ func outerOf(s seen) (o outer) {
 	return o
 }
 
+// protocols are those of IP in IP (RFC 2003, 2473 and 4213).
+var protocols = map[lab.Families]layers.IPProtocol{lab.V4: layers.IPProtocolIPv4, lab.V6: layers.IPProtocolIPv6}
+
 // ethertypes are those of the families.
 var ethertypes = map[lab.Families]layers.EthernetType{lab.V4: layers.EthernetTypeIPv4, lab.V6: layers.EthernetTypeIPv6}
 
 // wantOuter is what the kernel's tunnels put around a packet that one host sends to the other.
 func (r *row) wantOuter(sender int, s seen) outer {
 	from, to := r.Hosts[sender], r.Hosts[1-sender]
-	mac := func(h *lab.Host, name string, f lab.Families, o *lab.Host) string {
-		return fmt.Sprintf("%s > %s %v", r.macs[iface{h.NS, name}], r.macs[iface{o.NS, name}], ethertypes[f])
+	mac := func(name string, f lab.Families) string {
+		return fmt.Sprintf("%s > %s %v", r.macs[iface{from.NS, name}], r.macs[iface{to.NS, name}], ethertypes[f])
+	}
+	if r.backend == topology.EncapNone {
+		return outer{Frame: mac(lab.Uplink, r.family)}
 	}
 	family := r.Options.OuterOf(r.family)
-	o := outer{Frame: mac(from, lab.Uplink, family, to)}
-	if r.backend == topology.EncapNone {
-		return o
-	}
+	o := outer{Frame: mac(lab.Uplink, family)}
 	o.Src, o.Dst = from.Node(family).String(), to.Node(family).String()
 	o.Length = s.Len - 14
 	o.TTL, o.TOS = 64, ecnAround[s.inner.TOS&3]
 	switch r.backend {
 	case topology.EncapVXLAN:
-		o.Inner = mac(from, "bpfnet0", r.family, to)
+		o.Inner = mac(r.device(sender, r.family), r.family)
 		o.VXLAN = "0800000000000100" // I flag, VNI 1
 		o.Protocol, o.UDPSource, o.UDPPort = layers.IPProtocolUDP, "flow", 8472
 	case topology.EncapIPIP:
-		o.Protocol, o.TTL, o.DF = layers.IPProtocolIPv4, s.inner.TTL, s.inner.DF
+		o.Protocol, o.TTL = protocols[r.family], s.inner.TTL
+		o.DF = family == lab.V4 && (s.inner.DF || s.inner.Version == 6) // nobody cuts IPv6 (net/ipv6/sit.c)
+		o.FlowLabel = family == lab.V6
 	case topology.EncapUDP:
 		o.Protocol, o.DF, o.UDPSource, o.UDPPort = layers.IPProtocolUDP, true, "8285", 8285
 	}
 	if o.Protocol == layers.IPProtocolUDP {
 		o.UDPLength, o.UDPChecksum = o.Length-20, r.mode(sender).outerChecksum()
+		if family == lab.V6 { // RFC 8200, 8.1
+			o.UDPLength, o.UDPChecksum = o.Length-40, true
+		}
 	}
 	return o
 }

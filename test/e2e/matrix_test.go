@@ -49,7 +49,9 @@ var sites = []site{
 	{topology.EncapUDP, lab.V4, lab.V4, bothEBPF},
 	{topology.EncapNone, lab.V4, lab.V4, bothEBPF},
 	{topology.EncapVXLAN, lab.V4, lab.V4, bothNetlink},
+	{topology.EncapVXLAN, lab.V6, lab.V6, bothNetlink},
 	{topology.EncapNone, lab.V4, lab.V4, bothNetlink},
+	{topology.EncapNone, lab.V6, lab.V6, bothNetlink},
 	{topology.EncapVXLAN, lab.V4, lab.V4, mixed},
 }
 
@@ -109,7 +111,7 @@ func (s site) up(t *testing.T) *matrix {
 	m.markECN(t)
 	for _, h := range l.Hosts {
 		m.learn(t, h)
-		waitPeers(t, h, 1)
+		waitPeers(t, h, len(s.inner.Each()))
 	}
 	for _, p := range m.ifaces() {
 		m.captures[p] = capture(t, p.ns, p.name)
@@ -124,6 +126,14 @@ func (s site) up(t *testing.T) *matrix {
 // mode is that of a host.
 func (s site) mode(host int) mode { return mode{s.dataplanes[host], s.backend} }
 
+// device is a host's overlay device of a family.
+func (s site) device(host int, f lab.Families) string {
+	if f == lab.V6 && s.backend == topology.EncapVXLAN {
+		return "bpfnet0-v6"
+	}
+	return s.mode(host).device()
+}
+
 // ifaces are all interfaces that packets are looked at on.
 func (m *matrix) ifaces() (all []iface) {
 	for i, h := range m.Hosts {
@@ -131,11 +141,13 @@ func (m *matrix) ifaces() (all []iface) {
 		for _, c := range h.Containers {
 			all = append(all, iface{h.NS, c.Veth}, iface{c.NS, "eth0"})
 		}
-		if device := m.mode(i).device(); device != "" {
-			all = append(all, iface{h.NS, device})
-			if m.backend == topology.EncapUDP && m.dataplanes[i] == node.EBPF {
-				all = append(all, iface{h.NS, "bpfnet0p"})
+		for _, f := range m.inner.Each() {
+			if i := (iface{h.NS, m.device(i, f)}); i.name != "" && !slices.Contains(all, i) {
+				all = append(all, i)
 			}
+		}
+		if m.backend == topology.EncapUDP && m.dataplanes[i] == node.EBPF {
+			all = append(all, iface{h.NS, "bpfnet0p"})
 		}
 	}
 	return append(all, iface{m.behind.NS, "eth0"}, iface{m.Hosts[1].Containers[1].NS, "eth1"})

@@ -40,44 +40,48 @@ type stage struct {
 }
 
 // place is an interface, and which of its packets are meant.
-type place func(m *matrix) point
+type place func(m *matrix, f lab.Families) point
 
 // sent are those that leave by a host's uplink, arrived those that come in.
 func sent(host int) place {
-	return func(m *matrix) point { return point{m.Hosts[host].NS, lab.Uplink, true} }
+	return func(m *matrix, _ lab.Families) point { return point{m.Hosts[host].NS, lab.Uplink, true} }
 }
 
 func arrived(host int) place {
-	return func(m *matrix) point { return point{m.Hosts[host].NS, lab.Uplink, false} }
+	return func(m *matrix, _ lab.Families) point { return point{m.Hosts[host].NS, lab.Uplink, false} }
 }
 
 // overlay are those that come in by a host's overlay device; in host-gw networks by the uplink.
 func overlay(host int) place {
-	return func(m *matrix) point {
-		if device := m.mode(host).device(); device != "" {
+	return func(m *matrix, f lab.Families) point {
+		if device := m.device(host, f); device != "" {
 			return point{m.Hosts[host].NS, device, false}
 		}
-		return arrived(host)(m)
+		return arrived(host)(m, f)
 	}
 }
 
 // crossed are those that come out of a host's bpfnet0 at its other end.
 func crossed(host int) place {
-	return func(m *matrix) point { return point{m.Hosts[host].NS, "bpfnet0p", false} }
+	return func(m *matrix, _ lab.Families) point { return point{m.Hosts[host].NS, "bpfnet0p", false} }
 }
 
 // veth are those that come from a container, eth0 those that reach it.
 func veth(host, container int) place {
-	return func(m *matrix) point { return point{m.Hosts[host].NS, m.Hosts[host].Containers[container].Veth, false} }
+	return func(m *matrix, _ lab.Families) point {
+		return point{m.Hosts[host].NS, m.Hosts[host].Containers[container].Veth, false}
+	}
 }
 
 func eth0(host, container int) place {
-	return func(m *matrix) point { return point{m.Hosts[host].Containers[container].NS, "eth0", false} }
+	return func(m *matrix, _ lab.Families) point {
+		return point{m.Hosts[host].Containers[container].NS, "eth0", false}
+	}
 }
 
 // nestedEth0 is the nested container's.
 func nestedEth0(outgoing bool) place {
-	return func(m *matrix) point { return point{m.behind.NS, "eth0", outgoing} }
+	return func(m *matrix, _ lab.Families) point { return point{m.behind.NS, "eth0", outgoing} }
 }
 
 func container(host, container int) func(*matrix, lab.Families) spot {

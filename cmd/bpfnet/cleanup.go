@@ -5,6 +5,7 @@ package main
 import (
 	"errors"
 	"fmt"
+	"net"
 	"os"
 	"path/filepath"
 
@@ -32,12 +33,44 @@ func newCleanupCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return cleanup(runDir, handOver)
+			pins, device := leftovers(runDir)
+			if err = cleanup(runDir, handOver); err == nil {
+				fmt.Fprintln(cmd.OutOrStdout(), cleaned(runDir, pins, device))
+			}
+			return err
 		},
 	}
 	cmd.Flags().BoolVar(&handOver, "hand-over", false,
 		"leave the routes and, under flannel's name, the vxlan device, for flanneld to take up without a gap")
 	return cmd
+}
+
+// leftovers tells what of a daemon's is there: pins of the run directory, in
+// whichever network namespace it ran, and an overlay device in this one.
+func leftovers(runDir string) (pins, device bool) {
+	_, err := loader.PinDir(runDir)
+	pins = err == nil
+	for _, name := range netlink.Names() {
+		if _, err = net.InterfaceByName(name); err == nil {
+			device = true
+		}
+	}
+	return pins, device
+}
+
+// cleaned says what that was, for to have looked in the wrong place is no error.
+func cleaned(runDir string, pins, device bool) string {
+	const elsewhere = "if the daemon ran in another network namespace, run cleanup there (ip netns exec NAME bpfnet cleanup)"
+	switch {
+	case pins && device:
+		return "removed the programs and maps of " + runDir + ", and the overlay device"
+	case pins: // in host-gw networks there is none
+		return "removed the programs and maps of " + runDir + "; no overlay device is in this network namespace: " + elsewhere
+	case device:
+		return "removed the overlay device; no programs or maps are under " + runDir + ": if the daemon had another --run-dir, give that"
+	}
+	return "nothing of bpfnet was here: no programs or maps under " + runDir + ", no overlay device in this network namespace; " + elsewhere +
+		", or give its --run-dir"
 }
 
 func cleanup(runDir string, handOver bool) error {

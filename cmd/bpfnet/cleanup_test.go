@@ -6,12 +6,33 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/bpfnet/bpfnet/controlplane/node"
 )
+
+// TestCleaned: who has looked in the wrong place is told so.
+func TestCleaned(t *testing.T) {
+	for _, test := range []struct {
+		pins, device bool
+		begins       string
+	}{
+		{true, true, "removed the programs and maps of /run/x, and the overlay device"},
+		{true, false, "removed the programs and maps of /run/x; no overlay device is in this network namespace: if the daemon ran in another"},
+		{false, true, "removed the overlay device; no programs or maps are under /run/x"},
+		{false, false, "nothing of bpfnet was here: no programs or maps under /run/x"},
+	} {
+		if got := cleaned("/run/x", test.pins, test.device); !strings.HasPrefix(got, test.begins) || strings.Contains(got, "\n") {
+			t.Errorf("pins %t, device %t: %s", test.pins, test.device, got)
+		}
+	}
+	if pins, _ := leftovers(filepath.Join(t.TempDir(), "none")); pins {
+		t.Error("there are pins of a directory that is not there")
+	}
+}
 
 // A run directory may be anybody's: only what a daemon made there goes.
 func TestRemoveRunDir(t *testing.T) {

@@ -88,10 +88,10 @@ func node6(n, other int, macs map[int]topology.MAC) error {
 	}
 	self := peer6(n, topology.EncapVXLAN, 0)
 	container := &netlink.Addr{IPNet: &net.IPNet{IP: container6(n).AsSlice(), Mask: net.CIDRMask(128, 128)}, Flags: unix.IFA_F_NODAD}
-	if err := netlink.LinkSetUp(lo); err != nil {
+	if err = netlink.LinkSetUp(lo); err != nil {
 		return err
 	}
-	if err := netlink.AddrAdd(lo, container); err != nil {
+	if err = netlink.AddrAdd(lo, container); err != nil {
 		return err
 	}
 	uplink, err := netlink.LinkByName("eth0")
@@ -134,7 +134,7 @@ func TestVXLAN6CarriesPackets(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer here.Close() //nolint:errcheck // of a test
+	defer here.Close()
 	var there *net.UDPConn
 	if err := inPeer(func() (err error) {
 		there, err = net.ListenUDP("udp", &net.UDPAddr{IP: container6(2).AsSlice(), Port: 9000})
@@ -142,7 +142,7 @@ func TestVXLAN6CarriesPackets(t *testing.T) {
 	}); err != nil {
 		t.Fatal(err)
 	}
-	defer there.Close() //nolint:errcheck // of a test
+	defer there.Close()
 	expect := func(what string, at *net.UDPConn, from netip.Addr, text string) {
 		t.Helper()
 		if err := at.SetReadDeadline(time.Now().Add(10 * time.Second)); err != nil {
@@ -185,14 +185,14 @@ func sendUnsummed(macs map[int]topology.MAC, text string) error {
 	if err != nil {
 		return err
 	}
-	defer conn.Close() //nolint:errcheck // of a test
+	defer conn.Close()
 	raw, err := conn.SyscallConn()
 	if err != nil {
 		return err
 	}
 	const noCheck6 = 101 // UDP_NO_CHECK6_TX, include/uapi/linux/udp.h
 	var set error
-	if err := raw.Control(func(fd uintptr) { set = syscall.SetsockoptInt(int(fd), unix.IPPROTO_UDP, noCheck6, 1) }); err != nil {
+	if err = raw.Control(func(fd uintptr) { set = syscall.SetsockoptInt(int(fd), unix.IPPROTO_UDP, noCheck6, 1) }); err != nil {
 		return err
 	}
 	if set != nil {

@@ -103,7 +103,9 @@ func printLabHints(cmd *cobra.Command, l *lab.Lab, daemons bool) {
 	fmt.Fprintln(w, "Try:")
 	first, last := l.Hosts[0], l.Hosts[len(l.Hosts)-1]
 	if daemons && len(first.Containers) > 0 && first != last {
-		fmt.Fprintf(w, "  bpfnet lab exec%s h1/c1 -- ping -c 4 %s\n", name, last.Containers[0].Addr)
+		for _, f := range l.Options.Inner.Each() {
+			fmt.Fprintf(w, "  bpfnet lab exec%s h1/c1 -- ping -c 4 %s\n", name, last.Containers[0].In(f))
+		}
 	}
 	fmt.Fprintf(w, "  bpfnet lab status%s\n", name)
 	if daemons {

@@ -32,6 +32,8 @@ type labHostStatus struct {
 	Namespace  lab.Namespace  `json:"namespace"`
 	Addr       netip.Addr     `json:"address"`
 	Subnet     netip.Prefix   `json:"subnet"`
+	Addr6      netip.Addr     `json:"address6,omitzero"`
+	Subnet6    netip.Prefix   `json:"subnet6,omitzero"`
 	RunDir     string         `json:"run_dir"`
 	Alive      bool           `json:"daemon_alive"`
 	Daemon     *node.Status   `json:"daemon"` // null where it does not answer
@@ -42,6 +44,7 @@ type labContainer struct {
 	Name      string        `json:"name"`
 	Namespace lab.Namespace `json:"namespace"`
 	Addr      netip.Addr    `json:"address"`
+	Addr6     netip.Addr    `json:"address6,omitzero"`
 }
 
 func newLabStatusCommand(name *string) *cobra.Command {
@@ -76,13 +79,14 @@ func statusOfLab(ctx context.Context, l *lab.Lab) labStatus {
 	}
 	for _, h := range l.Hosts {
 		hs := labHostStatus{
-			Name: h.Name, Namespace: h.NS, Addr: h.Addr, Subnet: h.Subnet, RunDir: h.Dir, Alive: h.DaemonAlive(),
+			Name: h.Name, Namespace: h.NS, Addr: h.Addr, Subnet: h.Subnet, Addr6: h.Addr6, Subnet6: h.Subnet6,
+			RunDir: h.Dir, Alive: h.DaemonAlive(),
 		}
 		if d, err := h.DaemonStatus(ctx); err == nil {
 			hs.Daemon = &d
 		}
 		for _, c := range h.Containers {
-			hs.Containers = append(hs.Containers, labContainer{c.Name, c.NS, c.Addr})
+			hs.Containers = append(hs.Containers, labContainer{c.Name, c.NS, c.Addr, c.Addr6})
 		}
 		s.Hosts = append(s.Hosts, hs)
 	}
@@ -97,11 +101,11 @@ func printLabStatus(w io.Writer, s labStatus) error {
 	for _, h := range s.Hosts {
 		var containers []string
 		for _, c := range h.Containers {
-			containers = append(containers, c.Name+" "+c.Addr.String())
+			containers = append(containers, c.Name+" "+both(c.Addr, c.Addr6))
 		}
 		daemon, mode, peers := daemonCells(h)
 		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\t%s\n",
-			h.Name, h.Addr, h.Subnet, strings.Join(containers, ", "), daemon, mode, peers)
+			h.Name, both(h.Addr, h.Addr6), both(h.Subnet, h.Subnet6), strings.Join(containers, ", "), daemon, mode, peers)
 	}
 	if err := t.Flush(); err != nil {
 		return err

@@ -5,6 +5,7 @@
 package e2e
 
 import (
+	"fmt"
 	"net/netip"
 	"testing"
 	"time"
@@ -151,5 +152,30 @@ func TestIPv6Renumbered(t *testing.T) {
 	noError(t, err)
 	if r.Sent != r.Received {
 		t.Errorf("IPv4: %d of %d pings were answered", r.Received, r.Sent)
+	}
+}
+
+// TestIPv6Alone has hosts and containers without an IPv4 address, etcd too.
+func TestIPv6Alone(t *testing.T) {
+	for _, dp := range []node.Dataplane{node.EBPF, node.Netlink} {
+		t.Run(string(dp), func(t *testing.T) {
+			l := up(t, func(o *lab.Options) { o.Dataplane, o.Inner, o.Outer = dp, lab.V6, lab.V6 })
+			noError(t, l.StartDaemons(t.Context()))
+			h1, h2 := l.Hosts[0], l.Hosts[1]
+			waitPeers(t, h1, 1)
+			waitPeers(t, h2, 1)
+			s, err := h1.DaemonStatus(t.Context())
+			noError(t, err)
+			equal(t, "lease", fmt.Sprintf("0.0.0.0-0&%s-64", h1.Subnet6.Addr()), s.Lease)
+			env, err := store.ReadSubnetEnv(h1.SubnetFile())
+			noError(t, err)
+			equal(t, "subnet.env", store.SubnetEnv{
+				IPv6Network: lab.Network6, IPv6Subnet: h1.Subnet6, MTU: l.Options.MTU - l.Options.Overhead(),
+			}, env, addresses)
+			from, to := h1.Containers[0], h2.Containers[0]
+			ping(t, from.NS, to.Addr6, lab.PingOptions{Count: 3})
+			transfer(t, from.NS, to.NS, to.Addr6, 4<<20)
+			transfer(t, to.NS, from.NS, from.Addr6, 4<<20)
+		})
 	}
 }

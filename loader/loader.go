@@ -183,6 +183,11 @@ func adoptable(spec *ebpf.CollectionSpec, pinned map[string]*ebpf.Map, o Options
 		}
 	}
 	old, err := readSettings(spec, pinned)
+	// A cpumap is for programs that take packets in several buffers, or for those that do not
+	// (bpf_prog_map_compatible() in kernel/bpf/core.c), as its first program was: see setXDP.
+	if err != nil || nativeXDP(old) != nativeXDP(&o.Settings) {
+		delete(reuse, "cpus")
+	}
 	if err != nil || !linked || !sameKeys(old, &o.Settings) {
 		for name := range reuse {
 			if !standalone[name] {

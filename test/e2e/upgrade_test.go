@@ -55,7 +55,7 @@ var versions = []version{
 			{"maps.h", `(struct settings \{\n)`, "${1}\t__u64 future;\n"},
 			{"maps.h", `(#include "types.h"\n)`, "${1}\nstruct {\n\t__uint(type, BPF_MAP_TYPE_HASH);\n\t__uint(max_entries, 8);\n" +
 				"\t__type(key, __u32);\n\t__type(value, __u32);\n} future SEC(\".maps\");\n"},
-		}, append([]string{"endpoints", "neigh"}, linkedMaps...),
+		}, append([]string{"endpoints", "neigh", "cpus"}, linkedMaps...),
 	},
 }
 

@@ -41,8 +41,8 @@ func (s *site) redirectOn(h *lab.Host, peer netip.Addr) error {
 		err = h.NS.Do(func() error {
 			veth, vethErr := netlink.LinkByName(c.Veth)
 			uplink, uplinkErr := netlink.LinkByName(lab.Uplink)
-			if err := errors.Join(vethErr, uplinkErr); err != nil {
-				return err
+			if failed := errors.Join(vethErr, uplinkErr); failed != nil {
+				return failed
 			}
 			in, out := veth.Attrs(), uplink.Attrs()
 			return errors.Join(s.attach(in.Index, outwards(out.Index, peer)),

@@ -164,9 +164,9 @@ func TestNexthopsUnseen(t *testing.T) {
 
 // TestHandOverNexthops: flanneld, which does not know them, finds routes without.
 func TestHandOverNexthops(t *testing.T) {
-	s := host1(t, topology.EncapVXLAN)
+	s := host1(t, topology.EncapNone)
 	ensure(t, s)
-	apply(t, topology.State{Self: s, Peers: manyPeers(plainRoutes+2, topology.EncapVXLAN, s.Uplink)})
+	apply(t, topology.State{Self: s, Peers: manyPeers(plainRoutes+2, topology.EncapNone, s.Uplink)})
 	wantByNexthop(t, 2, 2)
 	if err := HandOver(); err != nil {
 		t.Fatal(err)

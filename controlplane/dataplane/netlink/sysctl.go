@@ -5,8 +5,10 @@ package netlink
 import (
 	"bytes"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -56,7 +58,7 @@ func routerListeners(uplink int) (settings []setting, err error) {
 	for _, r := range routes {
 		ifindexes[r.LinkIndex] = true
 	}
-	for ifindex := range ifindexes {
+	for _, ifindex := range slices.Sorted(maps.Keys(ifindexes)) {
 		link, err := k.LinkByIndex(ifindex)
 		if err != nil {
 			return nil, fmt.Errorf("get link %d: %w", ifindex, err)

@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -103,7 +104,11 @@ func testForeignIPIP(t *testing.T, l *lab.Lab) {
 	in := listenPacket(t, h1.NS, "ip4:4", h1.Addr.String())
 	inner := udpPacket(src, dst, 4000, 4000, randomBytes(40))
 	packet := serialize(ipv4(h2.Addr, h1.Addr, layers.IPProtocolIPv4), gopacket.Payload(inner))
-	expectCounters(t, l, 1, [2][]string{{networkNotOurs}}, func() {
+	want := [2][]string{{networkNotOurs}}
+	if slices.Contains(switchable, topology.EncapIPIP) {
+		want[1] = []string{networkNotOurs} // h1's ipip module answers that no device took it (tunnel4_rcv, net/ipv4/tunnel4.c)
+	}
+	expectCounters(t, l, 1, want, func() {
 		sendToHost(t, l, h1, packet)
 		receive(t, in, inner)
 	})

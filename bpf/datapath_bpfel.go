@@ -69,7 +69,8 @@ type DatapathFamily struct {
 	Node           DatapathAddr
 	OverlayIfindex uint32
 	OverlayMac     DatapathMac
-	Pad            [2]uint8
+	Used           uint8
+	Pad            [1]uint8
 }
 
 type DatapathFdbKey struct {
@@ -100,6 +101,7 @@ const (
 	DatapathHostFlagsHOST_INHERIT_TTL DatapathHostFlags = 2
 	DatapathHostFlagsHOST_INHERIT_DF  DatapathHostFlags = 4
 	DatapathHostFlagsHOST_FLOW_LABEL  DatapathHostFlags = 8
+	DatapathHostFlagsHOST_IPV6        DatapathHostFlags = 32
 	DatapathHostFlagsHOST_CHECKSUM    DatapathHostFlags = 16
 )
 
@@ -177,6 +179,8 @@ const (
 	DatapathReasonPASS_NAT              DatapathReason = 31
 	DatapathReasonPASS_NAT_UNKNOWN      DatapathReason = 32
 	DatapathReasonPASS_SCATTERED        DatapathReason = 33
+	DatapathReasonPASS_LINK_SCOPE       DatapathReason = 34
+	DatapathReasonPASS_UDP_CHECKSUM     DatapathReason = 35
 	DatapathReasonDROP_CONTAINER_SOURCE DatapathReason = 40
 	DatapathReasonDROP_NODE_SOURCE      DatapathReason = 41
 	DatapathReasonDROP_UNKNOWN_HOST     DatapathReason = 42

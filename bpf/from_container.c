@@ -15,14 +15,14 @@ static __always_inline enum reason to_neighbour(struct walk *w, struct packet *p
 
 	if (!bridged && !mac_equal(p->eth->h_dest, from->gateway.byte))
 		return PASS_NOT_ROUTED;
-	if (!bridged && p->ip->ttl <= 1)
+	if (!bridged && ip_ttl(w->version, p->ip) <= 1)
 		return PASS_TTL;
 	reason = nat_check(w, p->ip, p->cursor);
 	if (reason != ONWARD)
 		return reason;
 	if (bridged)
 		return to_endpoint(w, to, FORWARD_LOCAL);
-	ipv4_decrement_ttl(p->ip);
+	ip_decrement_ttl(w->version, p->ip);
 	ethernet_to_endpoint(p->eth, to);
 	return to_endpoint(w, to, FORWARD_LOCAL);
 }
@@ -31,13 +31,14 @@ static __always_inline enum reason to_neighbour(struct walk *w, struct packet *p
 static __always_inline enum reason by_bpfnet0(struct walk *w, struct packet *p,
 					      const struct host *host)
 {
-	struct inner in = inner_describe(p->ip, p->cursor);
+	struct inner in = inner_describe(w->version, p->ip, p->cursor);
 	int reason = inner_fits(w->skb, &in, host);
 
 	if (reason != ONWARD)
 		return reason;
-	ipv4_decrement_ttl(p->ip);
-	return redirected(w, bpf_redirect(config.ipv4.overlay_ifindex, 0), FORWARD_TO_OVERLAY);
+	ip_decrement_ttl(w->version, p->ip);
+	return redirected(w, bpf_redirect(family(w->version)->overlay_ifindex, 0),
+			  FORWARD_TO_OVERLAY);
 }
 
 static __always_inline enum reason to_remote(struct walk *w, struct packet *p,
@@ -51,7 +52,7 @@ static __always_inline enum reason to_remote(struct walk *w, struct packet *p,
 	reason = remote_host(index, &host);
 	if (reason != ONWARD)
 		return reason;
-	if (p->ip->ttl <= 1)
+	if (ip_ttl(w->version, p->ip) <= 1)
 		return PASS_TTL;
 	reason = nat_check(w, p->ip, p->cursor);
 	if (reason != ONWARD)
@@ -65,13 +66,13 @@ static __always_inline enum reason to_remote(struct walk *w, struct packet *p,
  * A source that no container here is known to have. It may be one not learned yet; another node's it is
  * not, nor does a packet from outside the overlay enter it.
  */
-static __always_inline enum reason unknown_source(const struct iphdr *ip)
+static __always_inline enum reason unknown_source(enum version v, const void *ip)
 {
-	__u32 from = route_lookup(ip->saddr);
+	__u32 from = route_lookup(v, ip_src(v, ip));
 
 	if (from == HOST_SELF)
 		return PASS_UNKNOWN_SOURCE;
-	if (from != HOST_NONE || route_lookup(ip->daddr) >= HOST_FIRST)
+	if (from != HOST_NONE || route_lookup(v, ip_dst(v, ip)) >= HOST_FIRST)
 		return DROP_CONTAINER_SOURCE;
 	return PASS_UNKNOWN_SOURCE;
 }
@@ -86,25 +87,35 @@ static __always_inline enum reason walk_from_container(struct walk *w)
 	if (reason != ONWARD)
 		return reason;
 	/* A router has to read them. */
-	if (has_options(p.ip))
+	if (has_options(w->version, p.ip))
 		return PASS_OPTIONS;
-	from = endpoint_lookup(p.ip->saddr);
+	from = endpoint_lookup(w->version, ip_src(w->version, p.ip));
 	if (!from)
-		return unknown_source(p.ip);
+		return unknown_source(w->version, p.ip);
 	if (from->ifindex != w->skb->ifindex)
 		return DROP_CONTAINER_SOURCE;
 	/* Endpoints are of this node's subnet: what goes to a peer's need not ask for one. */
-	index = route_lookup(p.ip->daddr);
-	to = index < HOST_FIRST ? endpoint_lookup(p.ip->daddr) : NULL;
+	index = route_lookup(w->version, ip_dst(w->version, p.ip));
+	to = index < HOST_FIRST ? endpoint_lookup(w->version, ip_dst(w->version, p.ip)) : NULL;
 	if (to)
 		return to_neighbour(w, &p, from, to);
 	return to_remote(w, &p, from, index);
 }
 
+static __always_inline int from_container_of(struct __sk_buff *skb, enum version v)
+{
+	struct walk w = walk_start(skb, PROGRAM_FROM_CONTAINER, v);
+
+	return verdict(&w, walk_from_container(&w));
+}
+
+static __noinline int from_container_ipv6(struct __sk_buff *skb)
+{
+	return from_container_of(skb, IPV6);
+}
+
 SEC("tc")
 int from_container(struct __sk_buff *skb)
 {
-	struct walk w = walk_start(skb, PROGRAM_FROM_CONTAINER);
-
-	return verdict(&w, walk_from_container(&w));
+	return is_ipv6(skb) ? from_container_ipv6(skb) : from_container_of(skb, IPV4);
 }

@@ -20,9 +20,9 @@ static __always_inline enum reason pass_checked(struct walk *w, enum reason reas
 }
 
 /* The container that gets it, or NULL: the stack answers what expires here, and reads options. */
-static __always_inline struct endpoint *receiver(const struct iphdr *ip)
+static __always_inline struct endpoint *receiver(enum version v, const void *ip)
 {
-	return ip->ttl > 1 && !has_options(ip) ? endpoint_lookup(ip->daddr) : NULL;
+	return ip_ttl(v, ip) > 1 && !has_options(v, ip) ? endpoint_lookup(v, ip_dst(v, ip)) : NULL;
 }
 
 /* A packet out of its tunnel, its IP header behind the Ethernet header. */
@@ -32,16 +32,17 @@ static __always_inline enum reason deliver(struct walk *w, struct ethhdr *eth,
 	if (!to)
 		return to_host(w, eth);
 	ethernet_to_endpoint(eth, to);
-	ipv4_decrement_ttl((struct iphdr *)(eth + 1));
+	ip_decrement_ttl(w->version, eth + 1);
 	return to_endpoint(w, to, FORWARD_DELIVERED);
 }
 
 /* A tunnel packet of ours. All checks come first; then the outer header is taken off. */
 static __always_inline enum reason decapsulate(struct walk *w, struct tunnel *t)
 {
+	enum version v = w->version;
 	struct endpoint *to;
 	struct ethhdr *eth;
-	struct iphdr *ip;
+	void *ip;
 	int reason = tunnel_check(w, t, &ip), tos;
 
 	if (reason != ONWARD)
@@ -50,18 +51,18 @@ static __always_inline enum reason decapsulate(struct walk *w, struct tunnel *t)
 	 * Taken out of its tunnel by us, a superpacket keeps the tunnel's marks (skb->encapsulation, bits
 	 * of gso_type). TCP does not mind; UDP has to be cut into datagrams, and would be lost.
 	 */
-	if (ip->protocol == IPPROTO_UDP && t->outer->protocol == IPPROTO_UDP && w->skb->gso_size)
+	if (ip_protocol(v, ip) == IPPROTO_UDP && t->protocol == IPPROTO_UDP && w->skb->gso_size)
 		return t->inner_eth ? pass_checked(w, PASS_UDP_SUPERPACKET) : DROP_DECAPSULATE;
-	tos = ecn_decapsulate(t->outer->tos, ip->tos);
+	tos = ecn_decapsulate(ip_tos(w->outer_version, t->outer), ip_tos(v, ip));
 	if (tos < 0)
 		return DROP_ECN;
-	to = receiver(ip);
+	to = receiver(v, ip);
 	if (to && (reason = nat_check(w, ip, t->cursor)) != ONWARD) {
 		if (t->inner_eth)
 			return pass_checked(w, reason);
 		to = NULL; /* no tunnel device takes it: the stack gets it from us */
 	}
-	eth = pop_header(w->skb, t, tos);
+	eth = pop_header(w, t, tos);
 	return eth ? deliver(w, eth, to) : DROP_DECAPSULATE;
 }
 
@@ -74,9 +75,9 @@ static __always_inline enum reason decapsulated(struct walk *w, struct ethhdr *e
 	/* from_wire cannot see a tag that the NIC has taken off. */
 	if (!ip || vlan_tagged(w->skb))
 		return DROP_TUNNEL_MALFORMED;
-	w->src = ip->saddr;
-	w->dst = ip->daddr;
-	to = receiver(ip);
+	see(IPV4, &w->src, &ip->saddr);
+	see(IPV4, &w->dst, &ip->daddr);
+	to = receiver(IPV4, ip);
 	if (to && nat_check(w, ip, c) != ONWARD)
 		to = NULL;
 	mac_copy(eth->h_source, config.uplink_mac.byte);
@@ -84,17 +85,18 @@ static __always_inline enum reason decapsulated(struct walk *w, struct ethhdr *e
 }
 
 /* A plain packet of a host-gw peer to a container: what the kernel would route, in one step. */
-static __always_inline enum reason route_in(struct walk *w, struct ethhdr *eth, struct iphdr *ip,
+static __always_inline enum reason route_in(struct walk *w, struct ethhdr *eth, void *ip,
 					    struct cursor c, __u32 index)
 {
+	enum version v = w->version;
 	struct endpoint *to;
 	struct host *from;
 	int reason;
 
-	if (w->skb->pkt_type != PACKET_HOST || has_options(ip) || ip->ttl <= 1 ||
-	    !ipv4_checksum_ok(ip))
+	if (w->skb->pkt_type != PACKET_HOST || has_options(v, ip) || ip_ttl(v, ip) <= 1 ||
+	    (v == IPV4 && !ipv4_checksum_ok(ip)))
 		return PASS_NOT_OURS;
-	to = endpoint_lookup(ip->daddr);
+	to = endpoint_lookup(v, ip_dst(v, ip));
 	if (!to)
 		return PASS_NOT_OURS;
 	from = index >= HOST_FIRST ? host_lookup(index) : NULL;
@@ -103,7 +105,7 @@ static __always_inline enum reason route_in(struct walk *w, struct ethhdr *eth, 
 	reason = nat_check(w, ip, c);
 	if (reason != ONWARD)
 		return reason;
-	ipv4_decrement_ttl(ip);
+	ip_decrement_ttl(v, ip);
 	ethernet_to_endpoint(eth, to);
 	return to_endpoint(w, to, FORWARD_DELIVERED);
 }
@@ -112,17 +114,17 @@ static __always_inline enum reason route_in(struct walk *w, struct ethhdr *eth, 
  * A plain packet to this node's subnet. By this way none comes from the subnet itself, and one from another
  * node's only where some nodes send without a tunnel: which ones they take for adjacent is up to them.
  */
-static __always_inline enum reason plain(struct walk *w, struct ethhdr *eth, struct iphdr *ip,
-					 struct cursor c)
+static __always_inline enum reason plain(struct walk *w, struct ethhdr *eth, void *ip, struct cursor c)
 {
+	enum version v = w->version;
 	__u32 from;
 
-	if (addr_is_ipv4(&config.ipv4.node, ip->daddr) || route_lookup(ip->daddr) != HOST_SELF)
+	if (addr_is(&family(v)->node, v, ip_dst(v, ip)) || route_lookup(v, ip_dst(v, ip)) != HOST_SELF)
 		return PASS_NOT_OURS;
-	from = route_lookup(ip->saddr);
+	from = route_lookup(v, ip_src(v, ip));
 	if (from == HOST_SELF || (from != HOST_NONE && !config.direct)) {
-		w->src = ip->saddr;
-		w->dst = ip->daddr;
+		see(v, &w->src, ip_src(v, ip));
+		see(v, &w->dst, ip_dst(v, ip));
 		return DROP_SPOOFED_SOURCE;
 	}
 	return config.direct ? route_in(w, eth, ip, c, from) : PASS_NOT_OURS;
@@ -130,33 +132,77 @@ static __always_inline enum reason plain(struct walk *w, struct ethhdr *eth, str
 
 static __always_inline enum reason walk_from_network(struct walk *w)
 {
-	struct cursor c = cursor_start(w->skb, NETWORK_HEADERS);
+	enum version outer = w->outer_version;
+	struct cursor c = cursor_start(w->skb, network_headers(w));
 	struct ethhdr *eth = take(&c, ETH_HLEN);
 	struct tunnel t = {};
 	int reason;
 
 	if (!eth)
 		return PASS_MALFORMED;
-	if (is_wire_mac(eth->h_source))
+	if (outer == IPV4 && w->version == IPV4 && is_wire_mac(eth->h_source))
 		return decapsulated(w, eth, c);
-	if (eth->h_proto != bpf_htons(ETH_P_IP) || vlan_tagged(w->skb))
+	if (eth->h_proto != ethertype(outer) || vlan_tagged(w->skb))
 		return PASS_PROTOCOL;
 	if (w->skb->pkt_type == PACKET_OTHERHOST)
 		return PASS_NOT_ROUTED;
-	t.outer = take_ipv4(&c, w->len - ETH_HLEN);
+	t.outer = take_ip(outer, &c, w->len - ETH_HLEN);
 	if (!t.outer)
 		return PASS_MALFORMED;
 	t.cursor = c;
 	reason = tunnel_read(w, &t);
 	if (reason == ONWARD)
 		return decapsulate(w, &t);
-	return reason == PASS_NOT_OURS ? plain(w, eth, t.outer, c) : reason;
+	return reason == PASS_NOT_OURS && w->version == outer ? plain(w, eth, t.outer, c) : reason;
+}
+
+/* The version of what IP in IP to this node has inside; of everything else the outer one. */
+static __always_inline enum version version_inside(struct __sk_buff *skb, enum version outer)
+{
+	struct cursor c = cursor_start(skb, ETH_HLEN + ip_header_len(outer));
+	void *ip = take(&c, ETH_HLEN) ? take(&c, ip_header_len(outer)) : NULL;
+
+	if (!ip || !addr_is(&family(outer)->node, outer, ip_dst(outer, ip)))
+		return outer;
+	switch (ip_protocol(outer, ip)) {
+	case IPPROTO_IPIP:
+		return IPV4;
+	case IPPROTO_IPV6:
+		return IPV6;
+	}
+	return outer;
+}
+
+static __always_inline int from_network_of(struct __sk_buff *skb, enum version outer, enum version v)
+{
+	struct walk w = walk_start(skb, PROGRAM_FROM_NETWORK, v);
+
+	w.outer_version = outer;
+	return verdict(&w, walk_from_network(&w));
+}
+
+static __noinline int from_network_ipv6(struct __sk_buff *skb)
+{
+	return from_network_of(skb, IPV6, IPV6);
+}
+
+static __noinline int from_network_4in6(struct __sk_buff *skb)
+{
+	return from_network_of(skb, IPV6, IPV4);
+}
+
+static __noinline int from_network_6in4(struct __sk_buff *skb)
+{
+	return from_network_of(skb, IPV4, IPV6);
 }
 
 SEC("tc")
 int from_network(struct __sk_buff *skb)
 {
-	struct walk w = walk_start(skb, PROGRAM_FROM_NETWORK);
-
-	return verdict(&w, walk_from_network(&w));
+	if (is_ipv6(skb))
+		return config.ipip && version_inside(skb, IPV6) == IPV4 ? from_network_4in6(skb)
+									: from_network_ipv6(skb);
+	if (config.ipip && config.ipv6.used && version_inside(skb, IPV4) == IPV6)
+		return from_network_6in4(skb);
+	return from_network_of(skb, IPV4, IPV4);
 }

@@ -9,14 +9,14 @@
  * datagram. Over a virtual wire that would be with its checksum still to be filled in, or a superpacket
  * of 64 KiB: neither is ever finished inside a tunnel that the kernel knows nothing of. bpfnet0 has no
  * offloads there, so that the kernel does both between its egress and here (validate_xmit_skb() in
- * net/core/dev.c).
+ * net/core/dev.c). The backend knows IPv4 alone.
  */
 #include "include/send.h"
 
 SEC("tc")
 int from_veth(struct __sk_buff *skb)
 {
-	struct walk w = walk_start(skb, PROGRAM_FROM_VETH);
+	struct walk w = walk_start(skb, PROGRAM_FROM_VETH, IPV4);
 
 	enum reason reason = send_from_node(&w, CROSSED);
 

@@ -4,7 +4,7 @@
 /*
  * XDP on the uplink, where --xdp has it: drops forged tunnel packets before the kernel makes an skb of
  * them, and takes the others out of their tunnel before GRO sees them. All else, and whatever is unusual,
- * goes on to from_network as it came. NAT, delivery and the hop are from_network's in any case.
+ * goes on to from_network as it came, and so does IPv6. NAT, delivery and the hop are from_network's in any case.
  *
  * Not done here in generic mode is decapsulation (settings have no wire_mac then): GRO is over by then,
  * and what an skb says of checksums and segments inside the tunnel cannot be put right from XDP.
@@ -33,7 +33,7 @@
  */
 static __always_inline int spread(struct walk *w, const struct tunnel *t, const struct iphdr *ip)
 {
-	struct inner in = inner_describe(ip, t->cursor);
+	struct inner in = inner_describe(IPV4, ip, t->cursor);
 	__u32 slot = in.flow % config.spread;
 
 	if (slot >= SPREAD_MAX)
@@ -46,7 +46,7 @@ static __always_inline enum reason decapsulate_at_xdp(struct walk *w, struct tun
 						      struct iphdr *ip)
 {
 	struct ethhdr *eth = (void *)ip - ETH_HLEN; /* over the last bytes of the outer header */
-	int tos = ecn_decapsulate(t->outer->tos, ip->tos);
+	int tos = ecn_decapsulate(ip_tos(IPV4, t->outer), ip->tos);
 
 	if (tos < 0)
 		return DROP_ECN;
@@ -61,10 +61,11 @@ static __always_inline enum reason decapsulate_at_xdp(struct walk *w, struct tun
 
 static __always_inline enum reason walk_from_wire(struct walk *w, struct cursor c)
 {
-	int scattered = w->len >= NETWORK_HEADERS && c.pos + NETWORK_HEADERS > c.end, reason;
+	__u32 headers = network_headers(w);
+	int scattered = w->len >= headers && c.pos + headers > c.end, reason;
 	struct ethhdr *eth = take(&c, ETH_HLEN);
 	struct tunnel t = {};
-	struct iphdr *ip;
+	void *ip;
 
 	if (!eth)
 		return scattered ? PASS_SCATTERED : PASS_MALFORMED;
@@ -85,7 +86,7 @@ static __always_inline enum reason walk_from_wire(struct walk *w, struct cursor 
 		reason = tunnel_check(w, &t, &ip);
 	if (reason != ONWARD)
 		return reason;
-	if (config.spread && t.outer->protocol == IPPROTO_IPIP)
+	if (config.spread && t.protocol == IPPROTO_IPIP)
 		reason = spread(w, &t, ip);
 	if (reason != ONWARD)
 		return reason;
@@ -101,6 +102,8 @@ int from_wire(struct xdp_md *xdp)
 		.xdp = xdp,
 		.ifindex = xdp->ingress_ifindex,
 		.program = PROGRAM_FROM_WIRE,
+		.version = IPV4,
+		.outer_version = IPV4,
 		.len = bpf_xdp_get_buff_len(xdp),
 	};
 

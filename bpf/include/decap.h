@@ -11,18 +11,22 @@
 
 #include "deliver.h"
 
-/* Up to and with the inner ports, of the longest encapsulation. */
-#define NETWORK_HEADERS                                                                            \
-	(2 * (ETH_HLEN + sizeof(struct iphdr)) + sizeof(struct udphdr) + sizeof(struct vxlanhdr) + \
-	 2 * sizeof(__be16))
+/* Up to and with the inner UDP header, of the longest encapsulation. */
+static __always_inline __u32 network_headers(const struct walk *w)
+{
+	return 2 * ETH_HLEN + ip_header_len(w->outer_version) + ip_header_len(w->version) +
+	       2 * sizeof(struct udphdr) + sizeof(struct vxlanhdr);
+}
 
 /* A tunnel packet, its headers valid until it is changed. */
 struct tunnel {
-	struct iphdr *outer;
+	void *outer;
 	struct ethhdr *inner_eth; /* VXLAN's, else NULL */
 	struct cursor cursor;	  /* at the inner IP header */
-	__u32 len;		  /* bytes from the outer IP header to the inner one */
-	__u32 room;		  /* bytes the packet has from the inner IP header on */
+	__u32 header_len; /* bytes of the outer IP header, an IPv6 fragment header included */
+	__u32 len;	  /* bytes from the outer IP header to the inner one */
+	__u32 room;	  /* bytes the packet has from the inner IP header on */
+	__u8 protocol;	  /* of what follows the outer IP header */
 };
 
 static __always_inline int is_udp_tunnel(__be16 port)
@@ -35,21 +39,21 @@ static __always_inline int is_vxlan(__be16 port)
 	return config.vxlan_port && port == config.vxlan_port;
 }
 
-static __always_inline int tunnel_udp(struct tunnel *t)
+static __always_inline int tunnel_udp(struct walk *w, struct tunnel *t)
 {
 	struct udphdr *udp = take(&t->cursor, sizeof(*udp));
+	__u32 len = ip_len(w->outer_version, t->outer);
 	struct vxlanhdr *vxlan;
 
 	if (!udp || !(is_udp_tunnel(udp->dest) || is_vxlan(udp->dest)))
 		return PASS_NOT_OURS;
-	t->len = sizeof(*t->outer) + sizeof(*udp);
+	t->len = t->header_len + sizeof(*udp);
 	if (!is_udp_tunnel(udp->dest))
 		t->len += sizeof(*vxlan) + ETH_HLEN;
 	/* What stands behind the packet's end is padding, and no header. */
-	if (bpf_ntohs(t->outer->tot_len) < t->len)
+	if (len < t->len)
 		return DROP_TUNNEL_MALFORMED;
-	if (!is_fragment(t->outer) &&
-	    bpf_ntohs(udp->len) != bpf_ntohs(t->outer->tot_len) - sizeof(*t->outer))
+	if (!is_fragment(w->outer_version, t->outer) && bpf_ntohs(udp->len) != len - t->header_len)
 		return DROP_TUNNEL_MALFORMED;
 	if (is_udp_tunnel(udp->dest))
 		return ONWARD;
@@ -63,29 +67,77 @@ static __always_inline int tunnel_udp(struct tunnel *t)
 	return ONWARD;
 }
 
-/* Protocol 4 has no VNI: it is ours where the inner packet is for our subnet. */
-static __always_inline int tunnel_ipip(struct tunnel *t)
+/* IP in IP has no VNI: it is ours where the inner packet is for our subnet. */
+static __always_inline int tunnel_ipip(struct walk *w, struct tunnel *t)
 {
-	struct iphdr *inner = t->cursor.pos;
+	void *inner = t->cursor.pos;
+	__u32 inner_len = ip_header_len(w->version);
 
 	if (!config.ipip)
 		return PASS_NOT_OURS;
 	/* The address has to be the packet's, not of padding behind it. */
-	if ((void *)(inner + 1) > t->cursor.end ||
-	    bpf_ntohs(t->outer->tot_len) < sizeof(*t->outer) + sizeof(*inner))
+	if (inner + inner_len > t->cursor.end ||
+	    ip_len(w->outer_version, t->outer) < t->header_len + inner_len)
 		return PASS_MALFORMED;
-	t->len = sizeof(*t->outer);
-	return route_lookup(inner->daddr) == HOST_SELF ? ONWARD : PASS_NOT_OURS;
+	t->len = t->header_len;
+	return route_lookup(w->version, ip_dst(w->version, inner)) == HOST_SELF ? ONWARD
+										: PASS_NOT_OURS;
+}
+
+/* What has one version inside the other is IP in IP. */
+static __always_inline int is_tunnel_protocol(const struct walk *w, const struct tunnel *t)
+{
+	if (t->protocol == (w->version == IPV4 ? IPPROTO_IPIP : IPPROTO_IPV6))
+		return true;
+	return t->protocol == IPPROTO_UDP && w->version == w->outer_version;
 }
 
 /* No tunnel of ours sends IP options; other UDP with them is the kernel's. */
 static __always_inline int tunnel_options(const struct tunnel *t)
 {
-	struct udphdr *udp = (void *)t->outer + t->outer->ihl * 4;
+	const struct iphdr *outer = t->outer;
+	const struct udphdr *udp = t->outer + outer->ihl * 4;
 
-	if (t->outer->protocol != IPPROTO_UDP || (void *)(udp + 1) > t->cursor.end)
+	if (t->protocol != IPPROTO_UDP || (const void *)(udp + 1) > t->cursor.end)
 		return PASS_OPTIONS;
 	return is_udp_tunnel(udp->dest) || is_vxlan(udp->dest) ? DROP_TUNNEL_MALFORMED : PASS_OPTIONS;
+}
+
+/*
+ * What of the outer header tells whether the rest is to be read: of a fragmented packet the first
+ * fragment alone does.
+ */
+static __always_inline int outer_ipv4(struct walk *w, struct tunnel *t)
+{
+	const struct iphdr *ip = t->outer;
+
+	t->protocol = ip->protocol;
+	if (!is_tunnel_protocol(w, t))
+		return PASS_NOT_OURS;
+	see(IPV4, &w->outer_src, &ip->saddr);
+	if (ip->frag_off & bpf_htons(IP_OFFSET))
+		return PASS_OUTER_FRAGMENT;
+	return has_options(IPV4, ip) ? tunnel_options(t) : ONWARD;
+}
+
+/* Behind any other extension header it is the kernel's. from_overlay drops a frame that comes out of it. */
+static __always_inline int outer_ipv6(struct walk *w, struct tunnel *t)
+{
+	const struct ipv6hdr *ip = t->outer;
+	const struct frag_hdr *fragment = NULL;
+
+	t->protocol = ip->nexthdr;
+	if (is_fragment(IPV6, ip)) {
+		fragment = take(&t->cursor, sizeof(*fragment));
+		if (!fragment || ip_len(IPV6, ip) < sizeof(*ip) + sizeof(*fragment))
+			return PASS_MALFORMED;
+		t->header_len += sizeof(*fragment);
+		t->protocol = fragment->nexthdr;
+	}
+	if (!is_tunnel_protocol(w, t))
+		return PASS_NOT_OURS;
+	see(IPV6, &w->outer_src, ip->saddr.word);
+	return fragment && fragment->frag_off & bpf_htons(IP6_OFFSET) ? PASS_OUTER_FRAGMENT : ONWARD;
 }
 
 /*
@@ -94,28 +146,27 @@ static __always_inline int tunnel_options(const struct tunnel *t)
  */
 static __always_inline int tunnel_read(struct walk *w, struct tunnel *t)
 {
+	enum version outer = w->outer_version;
 	int reason;
 
-	if (!addr_is_ipv4(&config.ipv4.node, t->outer->daddr))
+	if (!addr_is(&family(outer)->node, outer, ip_dst(outer, t->outer)))
 		return PASS_NOT_OURS;
-	if (t->outer->protocol != IPPROTO_UDP && t->outer->protocol != IPPROTO_IPIP)
-		return PASS_NOT_OURS;
-	w->outer_src = t->outer->saddr;
-	if (t->outer->frag_off & bpf_htons(IP_OFFSET))
-		return PASS_OUTER_FRAGMENT;
-	if (has_options(t->outer))
-		return tunnel_options(t);
-	reason = t->outer->protocol == IPPROTO_UDP ? tunnel_udp(t) : tunnel_ipip(t);
+	t->header_len = ip_header_len(outer);
+	reason = outer == IPV4 ? outer_ipv4(w, t) : outer_ipv6(w, t);
 	if (reason != ONWARD)
 		return reason;
-	if (!ipv4_checksum_ok(t->outer))
+	reason = w->version == outer && t->protocol == IPPROTO_UDP ? tunnel_udp(w, t)
+								   : tunnel_ipip(w, t);
+	if (reason != ONWARD)
+		return reason;
+	if (outer == IPV4 && !ipv4_checksum_ok(t->outer))
 		return PASS_MALFORMED;
 	/* from_wire has looked at the Ethernet address by itself. */
 	if (w->skb && w->skb->pkt_type != PACKET_HOST)
 		return DROP_TUNNEL_MALFORMED;
-	t->room = bpf_ntohs(t->outer->tot_len) - t->len;
-	if (is_fragment(t->outer)) {
-		if (t->room < sizeof(struct iphdr))
+	t->room = ip_len(outer, t->outer) - t->len;
+	if (is_fragment(outer, t->outer)) {
+		if (t->room < ip_header_len(w->version))
 			return DROP_TUNNEL_MALFORMED;
 		t->room = 0xffff; /* the rest is in the other fragments */
 	}
@@ -123,58 +174,132 @@ static __always_inline int tunnel_read(struct walk *w, struct tunnel *t)
 }
 
 /*
- * The inner packet's header in *inner, once it is clear that the node it comes from may send it.
- * ONWARD if it can be taken out of its tunnel; what is passed has been checked as far.
+ * ONWARD where a tunnel's UDP checksum is right, if the inner packet's is, which the receiver of that
+ * will see. What takes reading all of the packet, or is wrong, is left to the kernel's device; flannel's udp
+ * backend has none, and there the inner packet's own checksum has to do. A virtual wire carries packets
+ * with the pseudo header's sum alone (CHECKSUM_PARTIAL of include/linux/skbuff.h).
  */
-static __always_inline int tunnel_check(struct walk *w, struct tunnel *t, struct iphdr **inner)
+static __always_inline int udp_checksum(enum version v, const void *outer, const struct udphdr *udp,
+					void *ip, void *end, int vxlan)
 {
-	struct iphdr *ip;
-	int reason;
+	struct cursor c = { ip + ip_header_len(v), end };
+	__u32 sum = bpf_htons(IPPROTO_UDP) + udp->len;
 
-	if (t->inner_eth && (t->inner_eth->h_proto != bpf_htons(ETH_P_IP) ||
-			     !mac_equal(t->inner_eth->h_dest, config.ipv4.overlay_mac.byte))) {
-		reason = check_source(t->outer->saddr, t->outer->saddr);
-		return reason == ONWARD ? PASS_INNER_NOT_ROUTED : reason;
-	}
-	ip = take_ipv4(&t->cursor, t->room);
-	if (!ip)
-		return DROP_INNER_MALFORMED;
-	w->src = ip->saddr;
-	w->dst = ip->daddr;
-	*inner = ip;
-	reason = check_source(t->outer->saddr, ip->saddr);
-	if (reason != ONWARD)
-		return reason;
-	return is_fragment(t->outer) ? PASS_OUTER_FRAGMENT : ONWARD;
+	sum += csum_words(ip_src(v, outer), v == IPV4 ? 4 : 16);
+	if (udp->check == csum_fold(sum))
+		return ONWARD;
+	if (!has_checksum(v, ip, c))
+		return vxlan ? PASS_UDP_CHECKSUM : ONWARD;
+	sum += packet_sum(v, ip) + csum_words(udp, sizeof(*udp) / 2);
+	if (vxlan)
+		sum += csum_words(udp + 1, (sizeof(struct vxlanhdr) + ETH_HLEN) / 2);
+	if (csum_fold(sum) == 0xffff)
+		return ONWARD;
+	return vxlan ? PASS_UDP_CHECKSUM : DROP_TUNNEL_MALFORMED;
+}
+
+/* Out of line, so that it costs registers only where it is called; end is the packet's. */
+static __noinline int udp_checksum_ipv4(const void *outer, const struct udphdr *udp, void *ip,
+					void *end, int vxlan)
+{
+	return udp_checksum(IPV4, outer, udp, ip, end, vxlan);
+}
+
+static __noinline int udp_checksum_ipv6(const void *outer, const struct udphdr *udp, void *ip,
+					void *end, int vxlan)
+{
+	return udp_checksum(IPV6, outer, udp, ip, end, vxlan);
 }
 
 /*
- * Takes the outer header off and leaves the inner packet behind the Ethernet header, TOS set.
- * Returns the new Ethernet header, or NULL.
- *
- * The checksum state stays: an outer UDP header was one level of it (skb->csum_level), an outer IP
- * header none. FIXED_GSO: segments of the inner packet keep their size.
+ * Zero is no checksum: RFC 768, and RFC 6935 for tunnels over IPv6. A superpacket's was verified when it
+ * was put together, or is to be made yet.
  */
-static __always_inline struct ethhdr *pop_header(struct __sk_buff *skb, const struct tunnel *t,
-						 int tos)
+static __always_inline int check_udp(struct walk *w, const struct tunnel *t, void *ip)
 {
-	int udp = t->outer->protocol == IPPROTO_UDP;
+	const struct udphdr *udp = t->outer + t->header_len;
+	int vxlan = t->inner_eth != NULL;
+
+	if (w->version != w->outer_version || t->protocol != IPPROTO_UDP || likely(!udp->check) ||
+	    (w->skb && w->skb->gso_size))
+		return ONWARD;
+	if (ip_len(w->version, ip) != t->room) /* more is summed than the inner packet */
+		return vxlan ? PASS_UDP_CHECKSUM : ONWARD;
+	return w->version == IPV4 ? udp_checksum_ipv4(t->outer, udp, ip, t->cursor.end, vxlan)
+				  : udp_checksum_ipv6(t->outer, udp, ip, t->cursor.end, vxlan);
+}
+
+/*
+ * The inner packet's header in *inner, once it is clear that the node it comes from may send it.
+ * ONWARD if it can be taken out of its tunnel; what is passed has been checked as far.
+ */
+static __always_inline int tunnel_check(struct walk *w, struct tunnel *t, void **inner)
+{
+	enum version v = w->version, outer = w->outer_version;
+	const __be32 *outer_src = ip_src(outer, t->outer);
+	int reason;
+	void *ip;
+
+	if (t->inner_eth && (t->inner_eth->h_proto != ethertype(v) ||
+			     !mac_equal(t->inner_eth->h_dest, family(outer)->overlay_mac.byte))) {
+		reason = check_source(outer, outer_src, outer, outer_src);
+		return reason == ONWARD ? PASS_INNER_NOT_ROUTED : reason;
+	}
+	ip = take_ip(v, &t->cursor, t->room);
+	if (!ip)
+		return DROP_INNER_MALFORMED;
+	see(v, &w->src, ip_src(v, ip));
+	see(v, &w->dst, ip_dst(v, ip));
+	*inner = ip;
+	reason = check_source(outer, outer_src, v, ip_src(v, ip));
+	if (reason != ONWARD)
+		return reason;
+	return is_fragment(outer, t->outer) ? PASS_OUTER_FRAGMENT : check_udp(w, t, ip);
+}
+
+/*
+ * Takes the outer header off. The checksum state stays: an outer UDP header was one level of it
+ * (skb->csum_level), an outer IP header none. FIXED_GSO: segments of the inner packet keep their size.
+ */
+static __always_inline int shrink(struct walk *w, const struct tunnel *t)
+{
+	__u64 flags = BPF_F_ADJ_ROOM_FIXED_GSO | BPF_F_ADJ_ROOM_NO_CSUM_RESET;
+	__s32 len = t->len;
+
+	if (w->version == w->outer_version)
+		return bpf_skb_adjust_room(w->skb, -len, BPF_ADJ_ROOM_MAC, flags);
+	if (!bpf_skb_adjust_room(w->skb, -len, BPF_ADJ_ROOM_MAC,
+				 flags | (w->version == IPV4 ? BPF_F_ADJ_ROOM_DECAP_L3_IPV4
+							     : BPF_F_ADJ_ROOM_DECAP_L3_IPV6)))
+		return 0;
+	/* Before Linux 6.3, which refuses a flag that it does not know: this makes one header room for the other. */
+	if (bpf_skb_change_proto(w->skb, ethertype(w->version), 0))
+		return -1;
+	len += ip_header_len(w->version) - ip_header_len(w->outer_version);
+	return bpf_skb_adjust_room(w->skb, -len, BPF_ADJ_ROOM_MAC, flags);
+}
+
+/*
+ * Leaves the inner packet behind the Ethernet header, TOS set. Returns the new Ethernet header, or NULL.
+ */
+static __always_inline struct ethhdr *pop_header(struct walk *w, const struct tunnel *t, int tos)
+{
+	int udp = w->version == w->outer_version && t->protocol == IPPROTO_UDP;
 	struct cursor c;
 	struct ethhdr *eth;
-	struct iphdr *ip;
 
-	if (bpf_skb_adjust_room(skb, -(__s32)t->len, BPF_ADJ_ROOM_MAC,
-				BPF_F_ADJ_ROOM_FIXED_GSO | BPF_F_ADJ_ROOM_NO_CSUM_RESET))
+	if (shrink(w, t))
 		return NULL;
 	if (udp)
-		bpf_csum_level(skb, BPF_CSUM_LEVEL_DEC);
-	c = cursor_start(skb, ETH_HLEN + sizeof(*ip));
-	eth = take(&c, ETH_HLEN + sizeof(*ip));
+		bpf_csum_level(w->skb, BPF_CSUM_LEVEL_DEC);
+	c = cursor_start(w->skb, ETH_HLEN + ip_header_len(w->version));
+	eth = take(&c, ETH_HLEN + ip_header_len(w->version));
 	if (!eth)
 		return NULL;
-	ip = (struct iphdr *)(eth + 1);
-	if (ip->tos != tos)
-		ipv4_set_tos(ip, tos);
+	if (w->version != w->outer_version)
+		eth->h_proto = ethertype(w->version);
+	if (ip_tos(w->version, eth + 1) != tos)
+		ip_set_tos(w->version, eth + 1, tos);
 	return eth;
 }
 

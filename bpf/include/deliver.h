@@ -22,13 +22,14 @@ static __always_inline enum reason to_endpoint(struct walk *w, const struct endp
 	return redirected(w, bpf_redirect_peer(ep->ifindex, 0), reason);
 }
 
-/* To this node's stack, as if the packet had come in by bpfnet0. */
+/* To this node's stack, as if the packet had come in by its tunnel's device. */
 static __always_inline enum reason to_host(struct walk *w, struct ethhdr *eth)
 {
-	mac_copy(eth->h_dest, config.ipv4.overlay_mac.byte);
+	const volatile struct family *outer = family(w->outer_version);
+
+	mac_copy(eth->h_dest, outer->overlay_mac.byte);
 	w->skb->mark |= MARK_CHECKED;
-	return redirected(w, bpf_redirect(config.ipv4.overlay_ifindex, BPF_F_INGRESS),
-			  FORWARD_TO_HOST);
+	return redirected(w, bpf_redirect(outer->overlay_ifindex, BPF_F_INGRESS), FORWARD_TO_HOST);
 }
 
 #endif

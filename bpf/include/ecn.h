@@ -3,7 +3,7 @@
 #ifndef BPFNET_ECN_H
 #define BPFNET_ECN_H
 
-#include "parse.h"
+#include "checksum.h"
 
 enum {
 	ECN_NOT_ECT = 0,
@@ -12,12 +12,6 @@ enum {
 	ECN_CE = 3,
 	ECN_MASK = 3,
 };
-
-/* Incremental checksum update: RFC 1624, equation 3. */
-static __always_inline void csum_replace(__u16 *check, __u16 from, __u16 to)
-{
-	*check = ~csum_fold((__u16) ~*check + (__u16)~from + to);
-}
 
 static __always_inline void ipv4_decrement_ttl(struct iphdr *ip)
 {
@@ -35,6 +29,29 @@ static __always_inline void ipv4_set_tos(struct iphdr *ip, __u8 tos)
 
 	ip->tos = tos;
 	csum_replace(&ip->check, before, *version_tos);
+}
+
+static __always_inline void ipv6_set_tos(struct ipv6hdr *ip, __u8 tos)
+{
+	__be16 *version_tos = (__be16 *)ip;
+
+	*version_tos = (*version_tos & bpf_htons(0xf00f)) | bpf_htons(tos << 4);
+}
+
+static __always_inline void ip_decrement_ttl(enum version v, void *ip)
+{
+	if (v == IPV4)
+		ipv4_decrement_ttl(ip);
+	else
+		((struct ipv6hdr *)ip)->hop_limit--;
+}
+
+static __always_inline void ip_set_tos(enum version v, void *ip, __u8 tos)
+{
+	if (v == IPV4)
+		ipv4_set_tos(ip, tos);
+	else
+		ipv6_set_tos(ip, tos);
 }
 
 /* ECN bits of the outer header: INET_ECN_encapsulate() of include/net/inet_ecn.h, CE goes out as ECT(0). */

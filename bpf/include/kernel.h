@@ -2,7 +2,7 @@
 /*
  * The part of the kernel's UAPI the datapath uses: packet headers, the program context, helpers and
  * their flags. Shipped because distributions' headers are older than the kernels bpfnet runs on.
- * Names and numbers are those of include/uapi/linux/{bpf,pkt_cls,if_ether,ip,udp}.h.
+ * Names and numbers are those of include/uapi/linux/{bpf,pkt_cls,if_ether,ip,ipv6,udp}.h.
  */
 #ifndef BPFNET_KERNEL_H
 #define BPFNET_KERNEL_H
@@ -126,11 +126,14 @@ struct bpf_redir_neigh {
 	};
 };
 #define AF_INET 2
+#define AF_INET6 10
 
 #define BPF_F_INGRESS (1ULL << 0)
 #define BPF_ADJ_ROOM_MAC 1
 #define BPF_F_ADJ_ROOM_FIXED_GSO (1ULL << 0)
 #define BPF_F_ADJ_ROOM_NO_CSUM_RESET (1ULL << 5)
+#define BPF_F_ADJ_ROOM_DECAP_L3_IPV4 (1ULL << 7) /* since 6.3 */
+#define BPF_F_ADJ_ROOM_DECAP_L3_IPV6 (1ULL << 8)
 #define BPF_CSUM_LEVEL_DEC 2
 
 static void *(*const bpf_map_lookup_elem)(void *map, const void *key) = (void *)1;
@@ -142,6 +145,8 @@ static long (*const bpf_redirect)(__u32 ifindex, __u64 flags) = (void *)23;
 static long (*const bpf_xdp_adjust_head)(struct xdp_md *xdp, int delta) = (void *)44;
 static long (*const bpf_redirect_map)(void *map, __u64 key, __u64 flags) = (void *)51;
 static __u64 (*const bpf_xdp_get_buff_len)(struct xdp_md *xdp) = (void *)188;
+static long (*const bpf_skb_change_proto)(struct __sk_buff *skb, __be16 proto,
+					  __u64 flags) = (void *)31;
 static long (*const bpf_skb_pull_data)(struct __sk_buff *skb, __u32 len) = (void *)39;
 static long (*const bpf_skb_adjust_room)(struct __sk_buff *skb, __s32 len_diff, __u32 mode,
 					 __u64 flags) = (void *)50;
@@ -162,10 +167,20 @@ struct nf_conn {
 #define IPS_NAT_MASK (1 << 4 | 1 << 5) /* the source or the destination is translated */
 
 struct bpf_sock_tuple {
-	__be32 saddr;
-	__be32 daddr;
-	__be16 sport;
-	__be16 dport;
+	union {
+		struct {
+			__be32 saddr;
+			__be32 daddr;
+			__be16 sport;
+			__be16 dport;
+		} ipv4;
+		struct {
+			__be32 saddr[4];
+			__be32 daddr[4];
+			__be16 sport;
+			__be16 dport;
+		} ipv6;
+	};
 };
 
 struct bpf_ct_opts {
@@ -184,9 +199,15 @@ extern struct nf_conn *bpf_skb_ct_lookup(struct __sk_buff *skb, struct bpf_sock_
 extern void bpf_ct_release(struct nf_conn *ct) __weak __ksym;
 
 #define ETH_P_IP 0x0800
+#define ETH_P_IPV6 0x86DD
+#define IPPROTO_HOPOPTS 0
+#define IPPROTO_ICMP 1
 #define IPPROTO_IPIP 4
 #define IPPROTO_TCP 6
 #define IPPROTO_UDP 17
+#define IPPROTO_IPV6 41
+#define IPPROTO_FRAGMENT 44
+#define IPPROTO_ICMPV6 58
 #define IPPROTO_SCTP 132
 
 struct ethhdr {
@@ -210,6 +231,33 @@ struct iphdr {
 #define IP_DF 0x4000
 #define IP_MF 0x2000
 #define IP_OFFSET 0x1fff
+
+struct in6_addr {
+	__be32 word[4];
+};
+
+struct ipv6hdr {
+	__u8 priority : 4, version : 4;
+	__u8 flow_lbl[3];
+	__be16 payload_len;
+	__u8 nexthdr;
+	__u8 hop_limit;
+	struct in6_addr saddr;
+	struct in6_addr daddr;
+};
+
+/* include/net/ipv6.h */
+struct frag_hdr {
+	__u8 nexthdr;
+	__u8 reserved;
+	__be16 frag_off;
+	__be32 identification;
+};
+#define IP6_OFFSET 0xfff8
+
+/* Types of neighbour discovery (RFC 4861, 4): from router solicitation to redirect. */
+#define NDISC_FIRST 133
+#define NDISC_LAST 137
 
 struct udphdr {
 	__be16 source;

@@ -21,7 +21,8 @@ struct family {
 	struct addr node;	/* this node's address on the underlay; zero: none */
 	__u32 overlay_ifindex;	/* bpfnet0, or bpfnet0-v6; 0 where there is none (host-gw) */
 	struct mac overlay_mac; /* that one's, which is this node's VTEP MAC */
-	__u8 pad[2];
+	__u8 used; /* by containers or nodes; what is IPv6 and not used is left alone */
+	__u8 pad[1];
 };
 
 /*

@@ -3,8 +3,7 @@
 #ifndef BPFNET_PARSE_H
 #define BPFNET_PARSE_H
 
-#include "kernel.h"
-#include "reasons.h"
+#include "ip.h"
 
 #define ETH_HLEN sizeof(struct ethhdr)
 
@@ -56,31 +55,42 @@ static __always_inline struct iphdr *take_ipv4(struct cursor *c, __u32 room)
 	return ip;
 }
 
-static __always_inline int has_options(const struct iphdr *ip)
+/*
+ * Likewise the IPv6 header, as ip6_rcv_core() of net/ipv6/ip6_input.c. That refuses an IPv4 address
+ * in IPv6's form as the source; to the maps it would be IPv4's own. A jumbogram's length is 0 here
+ * (RFC 2675), which is never that of a packet.
+ */
+static __always_inline struct ipv6hdr *take_ipv6(struct cursor *c, __u32 room)
 {
-	return ip->ihl != 5;
+	struct ipv6hdr *ip = take(c, sizeof(*ip));
+	struct addr src, dst;
+
+	if (!ip || ip->version != 6 || ip_len(IPV6, ip) > room)
+		return NULL;
+	src = addr_of(IPV6, ip->saddr.word);
+	dst = addr_of(IPV6, ip->daddr.word);
+	return addr_is_mapped(&src) || addr_is_mapped(&dst) ? NULL : ip;
 }
 
-static __always_inline int is_fragment(const struct iphdr *ip)
+static __always_inline void *take_ip(enum version v, struct cursor *c, __u32 room)
 {
-	return ip->frag_off & bpf_htons(IP_MF | IP_OFFSET);
+	return v == IPV4 ? (void *)take_ipv4(c, room) : (void *)take_ipv6(c, room);
 }
 
-static __always_inline __u32 csum_fold(__u32 sum)
+/*
+ * What concerns one link alone, and is never routed: multicast and link-local addresses (RFC 4291,
+ * 2.5.6 and 2.7), and neighbour discovery between any addresses. c stands behind the IP header.
+ */
+static __always_inline int is_link_scope(const struct ipv6hdr *ip, struct cursor c)
 {
-	sum = (sum & 0xffff) + (sum >> 16);
-	return (sum & 0xffff) + (sum >> 16);
-}
+	const __u8 *type = c.pos;
 
-/* RFC 1071 over the 20 bytes of a header without options. */
-static __always_inline int ipv4_checksum_ok(const struct iphdr *ip)
-{
-	const __u16 *word = (const __u16 *)ip;
-	__u32 sum = 0;
-
-	for (int i = 0; i < 10; i++)
-		sum += word[i];
-	return csum_fold(sum) == 0xffff;
+	if ((ip->daddr.word[0] & bpf_htonl(0xff000000)) == bpf_htonl(0xff000000) ||
+	    (ip->daddr.word[0] & bpf_htonl(0xffc00000)) == bpf_htonl(0xfe800000) ||
+	    (ip->saddr.word[0] & bpf_htonl(0xffc00000)) == bpf_htonl(0xfe800000))
+		return true;
+	return ip->nexthdr == IPPROTO_ICMPV6 && (const void *)(type + 1) <= c.end &&
+	       *type >= NDISC_FIRST && *type <= NDISC_LAST;
 }
 
 static __always_inline void mac_copy(__u8 *to, const volatile __u8 *from)

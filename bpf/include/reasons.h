@@ -31,9 +31,9 @@ enum __packed reason {
 	FORWARD_SPREAD = 7, /* at XDP: checked, and by way of another CPU to from_network, likewise */
 
 	/* Left to the kernel, untouched. */
-	PASS_PROTOCOL = 16,	  /* no IPv4, or VLAN-tagged */
+	PASS_PROTOCOL = 16,	  /* no IP of a family in use, or VLAN-tagged */
 	PASS_MALFORMED = 17,	  /* truncated, or lengths that contradict each other */
-	PASS_OPTIONS = 18,	  /* IP options */
+	PASS_OPTIONS = 18,	  /* IP options, hop-by-hop options */
 	PASS_TTL = 19,		  /* would expire here: the kernel answers */
 	PASS_NOT_ROUTED = 20,	  /* Ethernet destination is not the gateway: bridged, broadcast */
 	PASS_UNKNOWN_SOURCE = 21, /* container address not learned yet */
@@ -41,8 +41,8 @@ enum __packed reason {
 	PASS_LOCAL = 23,    /* destination is this node: its own address, or not learned yet */
 	PASS_TOO_BIG = 24,  /* over the path MTU: the kernel answers or fragments */
 	PASS_NOT_OURS = 25, /* no tunnel packet of this network */
-	PASS_OUTER_FRAGMENT = 26, /* the kernel puts tunnel packets together */
-	PASS_INNER_NOT_ROUTED = 27, /* VXLAN frame that is not IPv4 for our VTEP: the kernel's device */
+	PASS_OUTER_FRAGMENT = 26,   /* the kernel puts tunnel packets together */
+	PASS_INNER_NOT_ROUTED = 27, /* VXLAN frame that is not IP for our VTEP: the kernel's device */
 	PASS_NOT_ENCAPSULABLE = 28, /* GSO of a kind the kernel cannot encapsulate */
 	/* out of bpfnet0, where from_network let it in; or at XDP, where decapsulation is left to tc */
 	PASS_CHECKED = 29,
@@ -50,13 +50,15 @@ enum __packed reason {
 	PASS_NAT = 31,		   /* of a connection that this node's conntrack translates */
 	PASS_NAT_UNKNOWN = 32,	   /* perhaps of one: conntrack cannot be asked about this packet */
 	PASS_SCATTERED = 33,	   /* at XDP: not all headers are in the first buffer */
+	PASS_LINK_SCOPE = 34, /* IPv6 multicast, link-local addresses, neighbour discovery: the link's own */
+	PASS_UDP_CHECKSUM = 35, /* the tunnel's UDP checksum takes reading, or cutting up, the whole packet */
 
 	/* Dropped. */
 	DROP_CONTAINER_SOURCE = 40, /* a container used an address that is not its own, nor of this subnet */
 	DROP_NODE_SOURCE = 41,	    /* source is neither of this node's subnet nor this node */
 	DROP_UNKNOWN_HOST = 42,	    /* tunnel packet from a node that etcd does not know */
 	DROP_SPOOFED_SOURCE = 43,   /* (inner) source is not of the sending node's subnet */
-	DROP_INNER_MALFORMED = 44,  /* inner packet truncated or no IPv4 */
+	DROP_INNER_MALFORMED = 44,  /* inner packet truncated or no IP */
 	DROP_ECN = 45,		    /* congestion marked on a flow without ECN (RFC 6040, 4.2) */
 	DROP_ENCAPSULATE = 46,	    /* the kernel refused to make room for the header */
 	DROP_DECAPSULATE = 47,	    /* or to remove it */

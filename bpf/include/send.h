@@ -10,28 +10,29 @@
 struct packet {
 	struct cursor cursor; /* behind the IP header */
 	struct ethhdr *eth;
-	struct iphdr *ip;
+	void *ip;
 };
 
 /* Reads what a node may be asked to forward. ONWARD if it is for us to look at further. */
 static __always_inline int packet_read(struct walk *w, struct packet *p)
 {
 	/* All the headers up to TCP's data offset, the last thing encapsulation looks at. */
-	struct cursor c = cursor_start(w->skb, ETH_HLEN + sizeof(struct iphdr) + TCP_HEADER_READ);
+	struct cursor c = cursor_start(w->skb,
+				       ETH_HLEN + ip_header_len(w->version) + TCP_HEADER_READ);
 
 	p->eth = take(&c, ETH_HLEN);
 	if (!p->eth)
 		return PASS_MALFORMED;
-	if (p->eth->h_proto != bpf_htons(ETH_P_IP) || w->skb->vlan_present)
+	if (p->eth->h_proto != ethertype(w->version) || w->skb->vlan_present)
 		return PASS_PROTOCOL;
-	p->ip = take_ipv4(&c, w->len - ETH_HLEN);
+	p->ip = take_ip(w->version, &c, w->len - ETH_HLEN);
 	/* Padding behind the packet is the kernel's to trim: it must not travel. */
-	if (!p->ip || bpf_ntohs(p->ip->tot_len) != w->len - ETH_HLEN)
+	if (!p->ip || ip_len(w->version, p->ip) != w->len - ETH_HLEN)
 		return PASS_MALFORMED;
-	w->src = p->ip->saddr;
-	w->dst = p->ip->daddr;
+	see(w->version, &w->src, ip_src(w->version, p->ip));
+	see(w->version, &w->dst, ip_dst(w->version, p->ip));
 	p->cursor = c;
-	return ONWARD;
+	return w->version == IPV6 && is_link_scope(p->ip, c) ? PASS_LINK_SCOPE : ONWARD;
 }
 
 /* The remote host of that number, in *host. ONWARD if there is one. */
@@ -52,25 +53,45 @@ enum progress {
 	CROSSED,  /* the hop, and the way through bpfnet0, on which the route was lost */
 };
 
-/* Sends an unchanged packet to a remote host. */
-static __always_inline enum reason send(struct walk *w, struct packet *p, const struct host *host,
-					enum progress progress)
+static __always_inline struct bpf_redir_neigh next_hop_of(enum version outer, const struct host *host)
 {
 	struct bpf_redir_neigh next_hop = {
 		.nh_family = AF_INET,
 		.ipv4_nh = host->next_hop.word[3],
 	};
-	struct inner in = inner_describe(p->ip, p->cursor);
+
+	if (outer == IPV6) {
+		next_hop.nh_family = AF_INET6;
+		for (int i = 0; i < 4; i++)
+			next_hop.ipv6_nh[i] = host->next_hop.word[i];
+	}
+	return next_hop;
+}
+
+/* Sends an unchanged packet to a remote host. */
+static __always_inline enum reason send(struct walk *w, struct packet *p, const struct host *host,
+					enum progress progress)
+{
+	enum version outer = version_to(host);
+	struct bpf_redir_neigh next_hop = next_hop_of(outer, host);
+	struct inner in = inner_describe(w->version, p->ip, p->cursor);
 	int reason = inner_fits(w->skb, &in, host);
 
 	if (reason != ONWARD)
 		return reason;
+	if (needs_checksum(w->version, host)) {
+		reason = can_checksum(w->version, w->skb, p->ip, p->cursor);
+		if (reason != ONWARD)
+			return reason;
+	}
 	/* From here on the packet is changed: a failure is a drop. */
 	if (progress == UNROUTED) {
-		ipv4_decrement_ttl(p->ip);
+		ip_decrement_ttl(w->version, p->ip);
 		in.ttl--;
 	}
-	if (host->header_len && push_header(w->skb, host, &in) < 0)
+	if (needs_checksum(w->version, host))
+		in.sum = packet_sum(w->version, p->ip);
+	if (host->header_len && push_header(w, outer, host, &in) < 0)
 		return DROP_ENCAPSULATE;
 	/*
 	 * While a next hop's MAC is being resolved a packet waits, and if it has a route, then leaves by
@@ -84,20 +105,23 @@ static __always_inline enum reason send(struct walk *w, struct packet *p, const 
 			  host->header_len ? FORWARD_ENCAPSULATED : FORWARD_ROUTED);
 }
 
-/* Sends what left this node by bpfnet0. */
+/* Sends what left this node by its overlay device. */
 static __always_inline enum reason send_from_node(struct walk *w, enum progress progress)
 {
 	struct packet p;
 	struct host *host;
 	int reason = packet_read(w, &p);
+	const __be32 *src;
 
 	if (reason != ONWARD)
 		return reason;
-	reason = remote_host(route_lookup(p.ip->daddr), &host);
+	reason = remote_host(route_lookup(w->version, ip_dst(w->version, p.ip)), &host);
 	if (reason != ONWARD)
 		return reason;
+	src = ip_src(w->version, p.ip);
 	/* The peer would drop it: say so here, where the cause is. */
-	if (!addr_is_ipv4(&config.ipv4.node, p.ip->saddr) && route_lookup(p.ip->saddr) != HOST_SELF)
+	if (!addr_is(&family(w->version)->node, w->version, src) &&
+	    route_lookup(w->version, src) != HOST_SELF)
 		return DROP_NODE_SOURCE;
 	return send(w, &p, host, progress);
 }

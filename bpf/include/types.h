@@ -50,6 +50,7 @@ enum __packed host_flags {
 	HOST_INHERIT_TTL = 1 << 1, /* outer TTL = inner TTL (net/ipv4/ip_tunnel.c, ip_tunnel_xmit) */
 	HOST_INHERIT_DF = 1 << 2,  /* outer DF |= inner DF (likewise) */
 	HOST_FLOW_LABEL = 1 << 3,  /* entropy of the inner flow as IPv6 flow label (RFC 6438) */
+	HOST_IPV6 = 1 << 5,	   /* next hop and outer header are IPv6's */
 	HOST_CHECKSUM = 1 << 4, /* UDP checksum: over IPv6 the receiver may insist on one (RFC 8200, 8.1) */
 };
 
@@ -70,7 +71,7 @@ struct host {
 	__u8 header_len; /* 0; over IPv4 20, 28 or 50; over IPv6 40 or 70 */
 	__u8 pad[7];
 	/*
-	 * The finished outer header, from the outer IP header, whose version tells its family, to
+	 * The finished outer header, from the outer IP header to
 	 * where the inner IP header starts. Zero in it: IP lengths, ID and flow label, UDP length
 	 * (and source port with HOST_SOURCE_PORT). The IPv4 checksum field holds the folded one's
 	 * complement sum of the header as it stands, not yet inverted; the UDP one, with

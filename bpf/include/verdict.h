@@ -6,7 +6,7 @@
 #ifndef BPFNET_VERDICT_H
 #define BPFNET_VERDICT_H
 
-#include "maps.h"
+#include "ip.h"
 
 /*
  * The bits of skb->mark that say: from_network has checked who sent this. They stay with the packet on
@@ -15,32 +15,60 @@
  */
 #define MARK_CHECKED 0x00b90000
 
+/* An address as it stands in the packet: of IPv4 the first word, so that the others cost it nothing. */
+struct seen {
+	__be32 word[4];
+};
+
 /* One packet on its way through one program. */
 struct walk {
 	struct __sk_buff *skb; /* of the programs at tc; NULL in from_wire */
 	struct xdp_md *xdp;    /* of from_wire, as is the next */
 	__u32 ifindex;
 	enum program program;
-	__u32 len;   /* of the packet as the program got it */
-	long action; /* what the redirect helper returned, for FORWARD reasons */
-	/* What the event tells of a drop; 0 where the walk did not come that far. */
-	__be32 outer_src;
-	__be32 src;
-	__be32 dst;
+	__u32 len;	      /* of the packet as the program got it */
+	long action;	      /* what the redirect helper returned, for FORWARD reasons */
+	enum version version; /* of the packet, or what is inside the tunnel packet */
+	enum version outer_version;
+	/* What the event tells of a drop; zero where the walk did not come that far. */
+	struct seen outer_src;
+	struct seen src;
+	struct seen dst;
 };
 
-static __always_inline struct walk walk_start(struct __sk_buff *skb, enum program program)
+static __always_inline struct walk walk_start(struct __sk_buff *skb, enum program program,
+					      enum version version)
 {
-	struct walk w = { .skb = skb, .program = program, .len = skb->len };
+	struct walk w = {
+		.skb = skb,
+		.program = program,
+		.len = skb->len,
+		.version = version,
+		.outer_version = version,
+	};
 
 	return w;
 }
 
-static __always_inline struct addr addr_ipv4(__be32 ip)
+/* Whether a program has to go by its IPv6 half. */
+static __always_inline int is_ipv6(const struct __sk_buff *skb)
 {
-	struct addr a = { .word = { 0, 0, bpf_htonl(0xffff), ip } };
+	return config.ipv6.used && unlikely(skb->protocol == bpf_htons(ETH_P_IPV6));
+}
 
-	return a;
+static __always_inline void see(enum version v, struct seen *to, const __be32 *ip)
+{
+	to->word[0] = ip[0];
+	if (v == IPV4)
+		return;
+	to->word[1] = ip[1];
+	to->word[2] = ip[2];
+	to->word[3] = ip[3];
+}
+
+static __always_inline struct addr seen_addr(enum version v, const struct seen *seen)
+{
+	return v == IPV4 && !seen->word[0] ? (struct addr){} : addr_of(v, seen->word);
 }
 
 /* A flood of drops must stay cheap: an event at each power of two, then every 65,536th. */
@@ -60,9 +88,9 @@ static __always_inline void emit(const struct walk *w, enum reason reason, __u64
 		.count = count,
 		.ifindex = w->skb ? w->skb->ifindex : w->ifindex,
 		.len = w->len,
-		.src = w->src ? addr_ipv4(w->src) : (struct addr){},
-		.dst = w->dst ? addr_ipv4(w->dst) : (struct addr){},
-		.outer_src = w->outer_src ? addr_ipv4(w->outer_src) : (struct addr){},
+		.src = seen_addr(w->version, &w->src),
+		.dst = seen_addr(w->version, &w->dst),
+		.outer_src = seen_addr(w->outer_version, &w->outer_src),
 		.program = w->program,
 		.reason = reason,
 	};

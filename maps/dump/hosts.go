@@ -48,6 +48,7 @@ var hostFlags = []bitName{
 	{uint64(bpf.DatapathHostFlagsHOST_INHERIT_DF), "inherit_df"},
 	{uint64(bpf.DatapathHostFlagsHOST_FLOW_LABEL), "flow_label"},
 	{uint64(bpf.DatapathHostFlagsHOST_CHECKSUM), "checksum"},
+	{uint64(bpf.DatapathHostFlagsHOST_IPV6), "ipv6"},
 }
 
 // include/uapi/linux/bpf.h, BPF_F_ADJ_ROOM_*. The top byte is the length of the inner Ethernet header.

@@ -25,7 +25,7 @@ func tables() map[bpf.DatapathProgram][]packetCase {
 		bpf.DatapathProgramPROGRAM_FROM_VETH:    concat(vethToRemote(), vethOthers()),
 		bpf.DatapathProgramPROGRAM_FROM_NETWORK: concat(networkDelivers(), networkECN(), networkToHost(),
 			networkNotOurs(), networkMalformed(), networkForgiven(), networkFragments(), networkInner(), networkDrops(), networkDirect(), networkWorlds(), networkNAT(),
-			networkUnwrapped()),
+			networkUnwrapped(), networkUDPSums()),
 		bpf.DatapathProgramPROGRAM_FROM_WIRE: wireCases(),
 	}
 }

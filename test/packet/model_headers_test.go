@@ -14,6 +14,7 @@ import (
 const etherLen, ipv4Len, udpLen, vxlanLen = 14, 20, 8, 8
 
 const (
+	protocolICMP = 1
 	protocolIPIP = 4
 	protocolTCP  = 6
 	protocolUDP  = 17

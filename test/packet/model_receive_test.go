@@ -168,6 +168,7 @@ func (w *world) decapsulate(a arrival, t tunnel) fate {
 	f.src, f.dst = inner.src(), inner.dst()
 	tos, congested := decapsulatedTOS(t.outer[1], inner[1])
 	natReason, natted := w.leaveToNAT(t)
+	sum := t.udpSum(inner)
 	switch {
 	case !w.isNode(f.outer):
 		f.reason = bpf.DatapathReasonDROP_UNKNOWN_HOST
@@ -179,6 +180,10 @@ func (w *world) decapsulate(a arrival, t tunnel) fate {
 		f.reason, f.checked = bpf.DatapathReasonPASS_UDP_SUPERPACKET, true
 	case a.gsoSize != 0 && inner.protocol() == protocolUDP && t.outer.protocol() == protocolUDP:
 		f.reason = bpf.DatapathReasonDROP_DECAPSULATE
+	case a.gsoSize == 0 && t.frame != nil && sum != sumRight: // the kernel's device judges
+		f.reason, f.checked = bpf.DatapathReasonPASS_UDP_CHECKSUM, true
+	case a.gsoSize == 0 && sum == sumWrong:
+		f.reason = bpf.DatapathReasonDROP_TUNNEL_MALFORMED
 	case congested:
 		f.reason = bpf.DatapathReasonDROP_ECN
 	case natted && t.frame != nil:
@@ -253,7 +258,7 @@ func (w *world) routeIn(a arrival) fate {
 	if inbound && (from == self || from > self && !w.direct) {
 		return a.dropped(bpf.DatapathReasonDROP_SPOOFED_SOURCE)
 	}
-	if !w.direct || !unicast || !found || !plain || ip.hasOptions() || ip.ttl() <= 1 || !ip.checksumOK() {
+	if !w.direct || !inbound || !unicast || !found || !plain || ip.hasOptions() || ip.ttl() <= 1 || !ip.checksumOK() {
 		return a.untouched(bpf.DatapathReasonPASS_NOT_OURS)
 	}
 	if reason, natted := w.mayTranslate(ip); natted {

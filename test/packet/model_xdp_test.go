@@ -46,7 +46,8 @@ func (w *world) fromWire(a arrival) fate {
 	f := w.decapsulate(a, t)
 	f.checked = false // that mark is an skb's
 	refused := f.reason >= bpf.DatapathReasonDROP_CONTAINER_SOURCE && f.reason != bpf.DatapathReasonDROP_ECN
-	whole := f.reason != bpf.DatapathReasonPASS_INNER_NOT_ROUTED && f.reason != bpf.DatapathReasonPASS_OUTER_FRAGMENT
+	whole := f.reason != bpf.DatapathReasonPASS_INNER_NOT_ROUTED && f.reason != bpf.DatapathReasonPASS_OUTER_FRAGMENT &&
+		f.reason != bpf.DatapathReasonPASS_UDP_CHECKSUM
 	switch congested := f.reason == bpf.DatapathReasonDROP_ECN; {
 	case refused || !whole:
 	case w.spread && t.outer.protocol() == protocolIPIP:

@@ -94,6 +94,9 @@ func hostEntry(self topology.Self, p topology.Peer) (maps.Host, error) {
 		MTU: uint16(min(max(self.MTUTo(p), 0), math.MaxUint16)),
 	}
 	if p.Encap == topology.EncapNone {
+		if p.Node.Is6() {
+			h.Flags = bpf.DatapathHostFlagsHOST_IPV6
+		}
 		return h, nil
 	}
 	m, ok := modes[p.Encap]
@@ -109,7 +112,7 @@ func hostEntry(self topology.Self, p topology.Peer) (maps.Host, error) {
 		ip = ipv4Header(protocol(p), m.ttl, fragOff(m, p), from, p.Node)
 	} else {
 		h.Adjust |= unix.BPF_F_ADJ_ROOM_ENCAP_L3_IPV6
-		h.Flags |= m.flags6
+		h.Flags |= m.flags6 | bpf.DatapathHostFlagsHOST_IPV6
 		ip = ipv6Header(protocol(p), m.ttl, from, p.Node)
 	}
 	if h.Flags&bpf.DatapathHostFlagsHOST_CHECKSUM != 0 {

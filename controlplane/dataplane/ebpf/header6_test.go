@@ -29,6 +29,7 @@ func TestHeaderOfFamilies(t *testing.T) {
 		inherit    = bpf.DatapathHostFlagsHOST_INHERIT_TTL | bpf.DatapathHostFlagsHOST_INHERIT_DF
 		label      = bpf.DatapathHostFlagsHOST_FLOW_LABEL
 		sourcePort = bpf.DatapathHostFlagsHOST_SOURCE_PORT
+		ipv6       = bpf.DatapathHostFlagsHOST_IPV6
 		checksum   = bpf.DatapathHostFlagsHOST_CHECKSUM
 	)
 	tests := map[string]struct {
@@ -39,7 +40,7 @@ func TestHeaderOfFamilies(t *testing.T) {
 		header       string // spelled out but for what is summed up
 	}{
 		"vxlan over IPv6": {
-			topology.EncapVXLAN, peer6, subnet6, fixed | l3v6 | vxlan, sourcePort | checksum,
+			topology.EncapVXLAN, peer6, subnet6, fixed | l3v6 | vxlan, ipv6 | sourcePort | checksum,
 			"\x60\x00\x00\x00\x00\x00\x11\x40" +
 				"\x20\x01\x0d\xb8\x00\x32\x00\x00\x00\x00\x00\x00\x00\x00\x02\x45" +
 				"\x20\x01\x0d\xb8\x00\x32\x00\x00\x00\x00\x00\x00\x00\x00\x02\x46" +
@@ -47,13 +48,13 @@ func TestHeaderOfFamilies(t *testing.T) {
 				"\xc6\x00\x00\x00\x02\x00\xc6\x00\x00\x00\x01\x00\x86\xdd",
 		},
 		"IPv6 in IPv6": {
-			topology.EncapIPIP, peer6, subnet6, fixed | l3v6, inherit | label,
+			topology.EncapIPIP, peer6, subnet6, fixed | l3v6, ipv6 | inherit | label,
 			"\x60\x00\x00\x00\x00\x00\x29\x00" +
 				"\x20\x01\x0d\xb8\x00\x32\x00\x00\x00\x00\x00\x00\x00\x00\x02\x45" +
 				"\x20\x01\x0d\xb8\x00\x32\x00\x00\x00\x00\x00\x00\x00\x00\x02\x46",
 		},
 		"IPv4 in IPv6": {
-			topology.EncapIPIP, peer6, subnet4, fixed | l3v6, inherit | label,
+			topology.EncapIPIP, peer6, subnet4, fixed | l3v6, ipv6 | inherit | label,
 			"\x60\x00\x00\x00\x00\x00\x04\x00" +
 				"\x20\x01\x0d\xb8\x00\x32\x00\x00\x00\x00\x00\x00\x00\x00\x02\x45" +
 				"\x20\x01\x0d\xb8\x00\x32\x00\x00\x00\x00\x00\x00\x00\x00\x02\x46",

@@ -32,11 +32,13 @@ type Network struct {
 func Settings(direct bool, networks ...Network) bpf.DatapathSettings {
 	var s bpf.DatapathSettings
 	for _, n := range networks {
-		indexWindow(n, s.Ipv4.IndexCount).Encode(family(&s, n.Prefix.Addr()))
+		inner := family(&s, n.Prefix.Addr())
+		inner.Used = 1
+		indexWindow(n, s.Ipv4.IndexCount).Encode(inner)
 		for _, node := range []netip.Addr{n.Self.Other, n.Self.Node} {
 			if node.IsValid() {
 				outer := family(&s, node)
-				outer.Node = maps.Addr(node)
+				outer.Node, outer.Used = maps.Addr(node), 1
 				outer.OverlayIfindex, outer.OverlayMac.Byte = uint32(n.Overlay.Ifindex), n.Overlay.MAC
 			}
 		}

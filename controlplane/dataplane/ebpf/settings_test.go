@@ -35,7 +35,7 @@ func TestSettingsOfEncap(t *testing.T) {
 			want := test.want
 			want.Ipv4 = bpf.DatapathFamily{
 				Node: maps.Addr(netip.MustParseAddr("192.168.32.245")), OverlayIfindex: 9, OverlayMac: bpf.DatapathMac{Byte: selfMAC},
-				IndexBase: [2]uint64{0, 172<<24 | 244<<16}, IndexShift: 8, IndexCount: 1024,
+				IndexBase: [2]uint64{0, 172<<24 | 244<<16}, IndexShift: 8, IndexCount: 1024, Used: 1,
 			}
 			got := Settings(test.direct, Network{testSelf(test.encap), testNetwork, 24, Overlay{Ifindex: 9, MAC: selfMAC}})
 			if diff := cmp.Diff(want, got, cmpopts.EquateComparable(want)); diff != "" {
@@ -87,11 +87,11 @@ func TestSettingsOfBothFamilies(t *testing.T) {
 		VxlanPort: 0x1821, Vni: 1,
 		Ipv4: bpf.DatapathFamily{
 			Node: maps.Addr(netip.MustParseAddr("192.168.32.245")), OverlayIfindex: 9, OverlayMac: bpf.DatapathMac{Byte: selfMAC},
-			IndexBase: [2]uint64{0, 172<<24 | 244<<16}, IndexShift: 8, IndexCount: 1024,
+			IndexBase: [2]uint64{0, 172<<24 | 244<<16}, IndexShift: 8, IndexCount: 1024, Used: 1,
 		},
 		Ipv6: bpf.DatapathFamily{
 			Node: maps.Addr(v6.Node), OverlayIfindex: 10, OverlayMac: bpf.DatapathMac{Byte: topology.MAC{6}},
-			IndexBase: [2]uint64{0xfd00_0042_0000_0000, 0}, IndexShift: 64, IndexFirst: 1024, IndexCount: 1 << 16,
+			IndexBase: [2]uint64{0xfd00_0042_0000_0000, 0}, IndexShift: 64, IndexFirst: 1024, IndexCount: 1 << 16, Used: 1,
 		},
 	}
 	if diff := cmp.Diff(want, got, cmpopts.EquateComparable(want)); diff != "" {

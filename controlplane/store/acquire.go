@@ -11,6 +11,7 @@ import (
 	"math/rand/v2"
 	"net/netip"
 	"slices"
+	"strings"
 	"time"
 
 	"go.etcd.io/etcd/api/v3/mvccpb"
@@ -289,6 +290,7 @@ func (h *Held) keepMACs(old Lease, others []claim) {
 type condition struct {
 	holds   clientv3.Cmp
 	creates bool          // the key is not there yet
+	since   int64         // if not 0: of the keys created after that revision none may conflict with the lease
 	also    []clientv3.Op // what is done together with the writing
 }
 
@@ -310,7 +312,11 @@ func (h *Held) absent(revision int64) condition {
 	if l.Subnet.IsValid() {
 		key = leaseKey(l.Subnet, netip.Prefix{})
 	}
-	return condition{holds: clientv3.Compare(clientv3.Version(h.store.subnets+key).WithPrefix(), "=", 0), creates: true}
+	c := condition{holds: clientv3.Compare(clientv3.Version(h.store.subnets+key).WithPrefix(), "=", 0), creates: true}
+	if l.Subnet.IsValid() && l.Subnet6.IsValid() { // somebody may have taken the IPv6 one beside another
+		c.since = revision
+	}
+	return c
 }
 
 // nothingSince: no lease has been written since a revision.
@@ -342,16 +348,18 @@ func (h *Held) write(ctx context.Context, c condition) error {
 		}
 		h.tried = fresh
 	}
-	resp, err := s.cli.Txn(ctx).
-		If(c.holds).
-		Then(append(c.also, clientv3.OpPut(key, string(value), clientv3.WithLease(fresh.grant)))...).
-		Commit()
+	ops := append(c.also, clientv3.OpPut(key, string(value), clientv3.WithLease(fresh.grant)))
+	if c.since != 0 {
+		created := clientv3.OpGet(s.subnets, clientv3.WithPrefix(), clientv3.WithKeysOnly(), clientv3.WithMinCreateRev(c.since+1))
+		ops = append([]clientv3.Op{created}, ops...)
+	}
+	resp, err := s.cli.Txn(ctx).If(c.holds).Then(ops...).Commit()
 	if err != nil {
 		// Perhaps it was put all the same: to revoke the grant would delete it.
 		return err
 	}
-	if !resp.Succeeded {
-		s.revoke(ctx, fresh.grant)
+	if !resp.Succeeded || c.since != 0 && h.conflicts(resp.Responses[0].GetResponseRange().GetKvs()) {
+		s.revoke(ctx, fresh.grant) // and the key goes with it
 		return errRaced
 	}
 	h.value, h.life = value, fresh
@@ -361,6 +369,14 @@ func (h *Held) write(ctx context.Context, c condition) error {
 	}
 	h.setRevisions(create, resp.Header.Revision)
 	return nil
+}
+
+// conflicts reports whether one of these keys has a subnet of h's.
+func (h *Held) conflicts(kvs []*mvccpb.KeyValue) bool {
+	return slices.ContainsFunc(kvs, func(kv *mvccpb.KeyValue) bool {
+		subnet, subnet6, err := parseLeaseKey(strings.TrimPrefix(string(kv.Key), h.store.subnets))
+		return err == nil && claim{subnet: subnet, subnet6: subnet6}.conflicts(h.config, h.lease)
+	})
 }
 
 // sound is the lease's value, unless other nodes would refuse it.

@@ -294,3 +294,27 @@ func TestReserveForDual(t *testing.T) {
 		t.Errorf("the second node took %s: %s by grant %x", l.Key, value, grant)
 	}
 }
+
+// TestAcquireRacesBesideAnother: between a node's listing and its writing another
+// takes the IPv6 subnet beside another IPv4 one, which no key of the node's tells.
+func TestAcquireRacesBesideAnother(t *testing.T) {
+	e := newEtcd(t)
+	s, c := e.open(Options{}), mustParseConfig(t, dualSubnets)
+	_, revision, err := s.claims(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	e.put("subnets/10.0.1.0-24&fc00:0:0:2::-64", dualValue("9"))
+	l := dualWant("245").lease(c)
+	l.Subnet, l.Subnet6, l.Key = prefix("10.0.2.0/24"), prefix("fc00:0:0:2::/64"), "10.0.2.0-24&fc00:0:0:2::-64"
+	h := &Held{store: s, config: c, lease: l}
+	if err = h.write(t.Context(), h.absent(revision)); !errors.Is(err, errRaced) {
+		t.Errorf("error %v, want %v", err, errRaced)
+	}
+	if value, _ := e.get("subnets/" + l.Key); value != "" {
+		t.Errorf("etcd holds %s", value)
+	}
+	if got := acquire(t, s, c, dualWant("245")).Lease(); got.Subnet6 == l.Subnet6 {
+		t.Errorf("acquired %s", got.Key)
+	}
+}

@@ -181,7 +181,7 @@ func TestSpread(t *testing.T) {
 		seen[first]++
 		d.id++
 		d.tos = 8
-		if again := slot(d.sized(900)); again != first {
+		if again := slot(d.sized(901)); again != first {
 			t.Errorf("port %d: one packet to slot %d, the next to %d", 40000+port, first, again)
 		}
 	}

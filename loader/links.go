@@ -112,8 +112,8 @@ func (l *links) list() ([]attachment, error) {
 	for _, pin := range pins {
 		name, number, _ := strings.Cut(pin, "-")
 		h, ok := hookByProgram(name)
-		ifindex, err := strconv.Atoi(number)
-		if !ok || err != nil || h.xdp != l.xdp {
+		ifindex, e := strconv.Atoi(number)
+		if !ok || e != nil || h.xdp != l.xdp {
 			continue // not ours
 		}
 		all = append(all, attachment{h, ifindex})

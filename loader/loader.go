@@ -115,7 +115,7 @@ func specFor(o Options) (*ebpf.CollectionSpec, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read the datapath's object: %w", err)
 	}
-	if err := spec.Variables["config"].Set(&o.Settings); err != nil {
+	if err = spec.Variables["config"].Set(&o.Settings); err != nil {
 		return nil, fmt.Errorf("set the datapath's settings: %w", err)
 	}
 	for name, size := range map[string]uint32{

@@ -72,7 +72,7 @@ func TestCheckLayoutOfEveryMap(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if err := CheckLayout(name, want, m); err != nil {
+		if err = CheckLayout(name, want, m); err != nil {
 			t.Error(err)
 		}
 		handle, err := m.Handle()

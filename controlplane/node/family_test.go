@@ -118,21 +118,6 @@ func TestStrand(t *testing.T) {
 	}
 }
 
-// TestUncarried: what is carried by nobody is said.
-func TestUncarried(t *testing.T) {
-	const dual = `{"EnableIPv6":true,"Network":"172.244.0.0/14","IPv6Network":"fc00::/48","Backend":{"Type":%q}}`
-	for backend, want := range map[string]bool{"vxlan": false, "host-gw": false, "ipip": true} {
-		l, _ := testLoop(t, fmt.Sprintf(dual, backend))
-		if err := (&programs{session: l.session}).uncarried(); (err != nil) != want {
-			t.Errorf("%s: %v", backend, err)
-		}
-	}
-	l, _ := testLoop(t, `{"Network":"172.244.0.0/14","Backend":{"Type":"ipip"}}`)
-	if err := (&programs{session: l.session}).uncarried(); err != nil {
-		t.Errorf("IPv4: %v", err)
-	}
-}
-
 func TestProblemsAreSaidOnce(t *testing.T) {
 	a, b := topology.Problem{Key: "a", Text: "another backend"}, topology.Problem{Key: "b", Text: "another backend"}
 	if got := once([]topology.Problem{a, b, a}); !cmp.Equal(got, []topology.Problem{a, b}) {

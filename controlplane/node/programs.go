@@ -39,7 +39,6 @@ const network = 0
 // restart, is, and works on as it was).
 func openPrograms(s *session) (_ *programs, err error) {
 	p := &programs{session: s}
-	s.reporter.report("IPv6", p.uncarried())
 	var networks []ebpf.Network
 	for _, f := range s.families {
 		networks = append(networks, ebpf.Network{
@@ -58,20 +57,6 @@ func openPrograms(s *session) (_ *programs, err error) {
 		return nil, errors.Join(fmt.Errorf("read maps: %w", err), p.datapath.Close())
 	}
 	return p, nil
-}
-
-// carry reports whether the programs carry a family's packets. They know nothing
-// of IPv6 yet: the kernel's devices carry that, but in ipip networks, where there are none.
-func (p *programs) carry(f *family) bool { return !f.is6() }
-
-// uncarried is what nobody carries, the programs nor the kernel.
-func (p *programs) uncarried() error {
-	for _, f := range p.families {
-		if p.alone() && !p.carry(f) {
-			return fmt.Errorf("IPv6 of %s networks is not carried yet: containers reach each other by IPv4 alone; use the backend vxlan or host-gw", p.encap())
-		}
-	}
-	return nil
 }
 
 func (p *programs) read() error {
@@ -133,7 +118,7 @@ func (p *programs) attach() error {
 	var overlays, fromHost, fromVeth []int
 	for _, f := range p.families {
 		switch {
-		case f.overlay.Ifindex == 0 || !p.carry(f):
+		case f.overlay.Ifindex == 0:
 		case p.encap() == topology.EncapUDP:
 			overlays, fromVeth = append(overlays, f.overlay.Ifindex), append(fromVeth, f.overlay.PeerIfindex)
 		default:

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/bpfnet/bpfnet/controlplane/dataplane/netlink"
 	"github.com/bpfnet/bpfnet/test/bench"
 	"github.com/bpfnet/bpfnet/test/lab"
 )
@@ -68,7 +69,9 @@ func runCluster(ctx context.Context, o Options, nodes int, step func(string)) (r
 	if err = join(ctx, e.Client, 0, nodes); err != nil {
 		return r, err
 	}
-	return measure(ctx, o, h, e, nodes, step)
+	r, err = measure(ctx, o, h, e, nodes, step)
+	// Route by route: with the namespace it takes the kernel minutes, in which no other network can be configured.
+	return r, errors.Join(err, h.NS.Do(netlink.Cleanup))
 }
 
 func measure(ctx context.Context, o Options, h *lab.Host, e *etcd, nodes int, step func(string)) (r Result, err error) {

@@ -39,7 +39,7 @@ type row struct {
 	family   lab.Families
 	from, to spot
 	seen     map[point][]seen
-	noise    map[point]int // packets that are none of the row's
+	noise    map[point]uint64 // packets that are none of the row's
 	before   []lab.Counters
 }
 
@@ -47,7 +47,7 @@ const settleTimeout = 5 * time.Second
 
 // row sends, waits until all of it has been counted, and looks at what was seen.
 func (m *matrix) row(t *testing.T, w way, f lab.Families, k kind, o offload) {
-	r := &row{matrix: m, way: w, kind: k, offload: o, family: f, seen: map[point][]seen{}, noise: map[point]int{}}
+	r := &row{matrix: m, way: w, kind: k, offload: o, family: f, seen: map[point][]seen{}, noise: map[point]uint64{}}
 	r.from, r.to = w.ends(m, f)
 	if !r.from.addr.IsValid() {
 		r.from.addr = sourceOf(t, r.from.ns, r.to.addr)
@@ -82,7 +82,7 @@ func (r *row) look() error {
 				s.inner = s.IP[n-1]
 				there := s.inner.Src == r.from.addr && s.inner.Dst == r.to.addr
 				s.back = s.inner.Src == r.to.addr && s.inner.Dst == r.from.addr
-				if there || s.back {
+				if (there || s.back) && !s.neighbourDiscovery() {
 					r.seen[at] = append(r.seen[at], s)
 					continue
 				}
@@ -91,6 +91,15 @@ func (r *row) look() error {
 		}
 	}
 	return nil
+}
+
+// neighbourDiscovery says whether it is RFC 4861's, which has the kernels' own times.
+func (s seen) neighbourDiscovery() bool {
+	if len(s.ICMPv6) == 0 {
+		return false
+	}
+	kind := s.ICMPv6[0].TypeCode.Type()
+	return kind >= layers.ICMPv6TypeRouterSolicitation && kind <= layers.ICMPv6TypeRedirect
 }
 
 // at are the packets of one direction seen at a place.
@@ -133,18 +142,25 @@ func (r *row) checkCounters() (err error) {
 		if e != nil {
 			return e
 		}
-		moved := now.Since(r.before[i])
+		moved, noise := now.Since(r.before[i]), r.noiseOf(h)
+		for key := range moved {
+			want[i][key] += 0 // so that all are looked at
+		}
 		for key, least := range want[i] {
 			most := least
+			if key.Verdict == "pass" {
+				most += noise[key.Program]
+			}
 			if key.Program == "from_host" && r.cutBehind() {
 				least = min(least, 1) // a superpacket there is many packets where we look
 			}
 			if moved[key] < least || moved[key] > most {
 				err = errors.Join(err, fmt.Errorf("%s: %v is %d, want %d to %d", h.Name, key, moved[key], least, most))
 			}
-			delete(moved, key)
+			if key.Verdict == "pass" && moved[key] > least {
+				noise[key.Program] -= min(noise[key.Program], moved[key]-least)
+			}
 		}
-		err = errors.Join(err, r.checkNoise(h, moved))
 	}
 	return err
 }
@@ -200,9 +216,10 @@ func (r *row) count(want []lab.Counters, s stage, p seen) {
 	}
 }
 
-// checkNoise: what else was counted was left to the kernel, and there was that much of it.
-func (r *row) checkNoise(h *lab.Host, moved lab.Counters) (err error) {
-	had := map[string]int{}
+// noiseOf are the packets at a host's programs that are none of the row's, which
+// these pass to the kernel.
+func (r *row) noiseOf(h *lab.Host) map[string]uint64 {
+	had := map[string]uint64{}
 	for at, n := range r.noise {
 		switch {
 		case at.ns != h.NS || at.outgoing:
@@ -212,12 +229,7 @@ func (r *row) checkNoise(h *lab.Host, moved lab.Counters) (err error) {
 			had["from_container"] += n
 		}
 	}
-	for key, n := range moved {
-		if had[key.Program] -= int(n); key.Verdict != "pass" || had[key.Program] < 0 {
-			err = errors.Join(err, fmt.Errorf("%s: %v moved by %d, and %d packets are none of the row's", h.Name, key, n, had[key.Program]))
-		}
-	}
-	return err
+	return had
 }
 
 // piece is a packet as it is once all superpackets are cut.

@@ -40,7 +40,6 @@ type site struct {
 var (
 	bothEBPF    = [2]node.Dataplane{node.EBPF, node.EBPF}
 	bothNetlink = [2]node.Dataplane{node.Netlink, node.Netlink}
-	mixed       = [2]node.Dataplane{node.EBPF, node.Netlink}
 )
 
 var sites = []site{
@@ -52,7 +51,6 @@ var sites = []site{
 	{topology.EncapVXLAN, lab.V6, lab.V6, bothNetlink},
 	{topology.EncapNone, lab.V4, lab.V4, bothNetlink},
 	{topology.EncapNone, lab.V6, lab.V6, bothNetlink},
-	{topology.EncapVXLAN, lab.V4, lab.V4, mixed},
 }
 
 func (s site) String() string {

@@ -39,7 +39,7 @@ func up(t *testing.T, change func(*lab.Options)) *lab.Lab {
 	if change != nil {
 		change(&o)
 	}
-	if old, err := lab.Open(o.Name); err == nil && old.Abandoned() {
+	if old, e := lab.Open(o.Name); e == nil && old.Abandoned() {
 		noError(t, old.Down())
 	}
 	l, err := lab.Up(t.Context(), o)

@@ -307,9 +307,9 @@ func TestXDPForeign(t *testing.T) {
 	}))
 	startDaemons(t, l, "--xdp=native")
 	until(t, "h1 says why it has no XDP", func() (bool, error) {
-		s, err := h1.DaemonStatus(t.Context())
-		return err == nil && s.XDP != nil && s.XDP.Mode == xdp.Off && strings.Contains(s.XDP.Why, "another XDP program") &&
-			slices.ContainsFunc(s.Problems, func(p node.Problem) bool { return p.Source == "xdp attach" }), err
+		s, e := h1.DaemonStatus(t.Context())
+		return e == nil && s.XDP != nil && s.XDP.Mode == xdp.Off && strings.Contains(s.XDP.Why, "another XDP program") &&
+			slices.ContainsFunc(s.Problems, func(p node.Problem) bool { return p.Source == "xdp attach" }), e
 	})
 	waitXDP(t, h2, xdp.Native)
 	info, err := pass.Info()

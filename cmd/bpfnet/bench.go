@@ -28,7 +28,7 @@ type benchFlags struct {
 // What --quick stands for: all modes and loads within two minutes.
 const (
 	quickRounds   = 3
-	quickDuration = 150 * time.Millisecond
+	quickDuration = 125 * time.Millisecond
 )
 
 func newBenchCommand() *cobra.Command {

@@ -21,6 +21,7 @@ import (
 type suspects struct {
 	certain bool         // something of the underlay changed
 	links   map[int]bool // or it did if one of these is a link of the underlay
+	lost    map[int]bool // interfaces that lost a neighbour: it matters if one is the overlay
 }
 
 func (s *suspects) suspect(ifindex int) {
@@ -44,6 +45,9 @@ func (s *suspects) add(known addresses, kind uint16, data []byte) {
 		s.addRoute(kind, data)
 	case unix.RTM_NEWNEXTHOP:
 		s.certain = s.certain || len(data) < unix.SizeofNhmsg || data[2] != dataplane.RouteProtocol // struct nhmsg, nh_protocol
+	case unix.RTM_NEWNEIGH:
+		s.addNeighbour(data)
+	case unix.RTM_DELNEIGH:
 	default:
 		s.certain = true
 	}
@@ -137,6 +141,23 @@ func linkLocal(dst []byte) bool {
 	return a.Is6() && (a.IsLinkLocalUnicast() || a.IsMulticast())
 }
 
+// addNeighbour: that a peer's is gone matters, for others may have removed it. Who
+// did is known only of the failure that goes before (neigh_delete in
+// net/core/neighbour.c), and of FDB entries never.
+func (s *suspects) addNeighbour(data []byte) {
+	if len(data) < unix.SizeofNdMsg {
+		s.certain = true
+		return
+	}
+	if state := binary.NativeEndian.Uint16(data[8:]); data[0] == unix.AF_BRIDGE || state != unix.NUD_FAILED { // struct ndmsg
+		return
+	}
+	if s.lost == nil {
+		s.lost = map[int]bool{}
+	}
+	s.lost[int(int32(binary.NativeEndian.Uint32(data[4:])))] = true
+}
+
 // attributes returns the attributes behind a header by type, as far as they can be read.
 func attributes(data []byte, header int) map[uint16][]byte {
 	found := map[uint16][]byte{}
@@ -161,6 +182,11 @@ func (j *judge) matters(s suspects) bool {
 	}
 	for ifindex := range s.links {
 		if j.underlay(ifindex) {
+			return true
+		}
+	}
+	for ifindex := range s.lost {
+		if link, err := j.LinkByIndex(ifindex); err == nil && dataplane.IsOverlay(link.Attrs().Name) {
 			return true
 		}
 	}

@@ -30,6 +30,11 @@ func routeMessage(protocol, table, bits uint8, attrs ...*nl.RtAttr) []byte {
 	return b
 }
 
+// neighbourMessage is struct ndmsg (include/uapi/linux/neighbour.h) on a little-endian machine.
+func neighbourMessage(index, state byte) []byte {
+	return []byte{unix.AF_INET, 0, 0, 0, index, 0, 0, 0, state, 0, 0, 0}
+}
+
 func addrMessage(label string) []byte {
 	msg := nl.NewIfAddrmsg(unix.AF_INET)
 	return append(msg.Serialize(), nl.NewRtAttr(unix.IFA_LABEL, nl.ZeroTerminated(label)).Serialize()...)
@@ -74,37 +79,42 @@ func TestSuspects(t *testing.T) {
 		data    []byte
 		certain bool
 		link    int
+		lost    int
 	}{
-		"Ethernet link":         {unix.RTM_NEWLINK, linkMessage(0, 2, up, "eth0", ""), false, 2},
-		"bond goes":             {unix.RTM_DELLINK, linkMessage(0, 2, up, "bond0", "bond"), true, 0},
-		"veth":                  {unix.RTM_NEWLINK, linkMessage(0, 7, up, "veth1", "veth"), false, 7},
-		"veth goes":             {unix.RTM_DELLINK, linkMessage(0, 7, up, "veth1", "veth"), false, 0},
-		"bridge about its port": {unix.RTM_NEWLINK, linkMessage(unix.AF_BRIDGE, 7, up, "eth1", ""), false, 0},
-		"overlay up":            {unix.RTM_NEWLINK, linkMessage(0, 9, up, "bpfnet0", "vxlan"), false, 0},
-		"overlay down":          {unix.RTM_NEWLINK, linkMessage(0, 9, 0, "bpfnet0", "vxlan"), true, 0},
-		"overlay goes":          {unix.RTM_DELLINK, linkMessage(0, 9, up, "bpfnet0", "vxlan"), true, 0},
-		"overlay's peer down":   {unix.RTM_NEWLINK, linkMessage(0, 9, 0, "bpfnet0p", "veth"), true, 0},
-		"address":               {unix.RTM_NEWADDR, addrMessage("eth0:1"), true, 0},
-		"overlay's address":     {unix.RTM_NEWADDR, addrMessage("bpfnet0"), false, 0},
-		"default route":         {unix.RTM_NEWROUTE, routeMessage(unix.RTPROT_BOOT, unix.RT_TABLE_MAIN, 0, oif, gateway), true, 0},
-		"host route by router":  {unix.RTM_NEWROUTE, routeMessage(unix.RTPROT_BOOT, unix.RT_TABLE_MAIN, 32, oif, gateway), true, 0},
-		"network on a link":     {unix.RTM_DELROUTE, routeMessage(unix.RTPROT_KERNEL, unix.RT_TABLE_MAIN, 24, oif), true, 0},
-		"container's route":     {unix.RTM_NEWROUTE, routeMessage(unix.RTPROT_BOOT, unix.RT_TABLE_MAIN, 32, oif, host4), false, 7},
-		"local table":           {unix.RTM_NEWROUTE, routeMessage(unix.RTPROT_KERNEL, unix.RT_TABLE_LOCAL, 32, oif), false, 0},
-		"overlay's route":       {unix.RTM_NEWROUTE, routeMessage(0x62, unix.RT_TABLE_MAIN, 24, oif, gateway), false, 0},
-		"overlay's route goes":  {unix.RTM_DELROUTE, routeMessage(0x62, unix.RT_TABLE_MAIN, 24, oif, gateway), true, 0},
-		"device default route":  {unix.RTM_NEWROUTE, routeMessage(unix.RTPROT_BOOT, unix.RT_TABLE_MAIN, 0, oif), true, 0},
-		"IPv6 address":          {unix.RTM_NEWADDR, addr6Message("2001:db8::1", unix.RT_SCOPE_UNIVERSE, 0), false, 7},
-		"IPv6 address goes":     {unix.RTM_DELADDR, addr6Message("2001:db8::1", unix.RT_SCOPE_UNIVERSE, 0), true, 0},
-		"link-local address":    {unix.RTM_NEWADDR, addr6Message("fe80::1", unix.RT_SCOPE_LINK, 0), false, 0},
-		"IPv6 network":          {unix.RTM_NEWROUTE, routeMessage(unix.RTPROT_KERNEL, unix.RT_TABLE_MAIN, 64, oif, dst6("2001:db8::")), true, 0},
-		"container's IPv6":      {unix.RTM_NEWROUTE, routeMessage(unix.RTPROT_BOOT, unix.RT_TABLE_MAIN, 128, oif, dst6("fc00::2")), false, 7},
-		"link-local network":    {unix.RTM_NEWROUTE, routeMessage(unix.RTPROT_KERNEL, unix.RT_TABLE_MAIN, 64, oif, dst6("fe80::")), false, 0},
-		"routing rule":          {unix.RTM_NEWRULE, nil, true, 0},
-		"next hop object":       {unix.RTM_NEWNEXTHOP, []byte{unix.AF_INET, 0, unix.RTPROT_BOOT, 0, 0, 0, 0, 0}, true, 0},
-		"next hop object, odd":  {unix.RTM_NEWNEXTHOP, nil, true, 0},
-		"our next hop object":   {unix.RTM_NEWNEXTHOP, []byte{unix.AF_INET, 0, dataplane.RouteProtocol, 0, 0, 0, 0, 0}, false, 0},
-		"our next hop goes":     {unix.RTM_DELNEXTHOP, []byte{unix.AF_INET, 0, dataplane.RouteProtocol, 0, 0, 0, 0, 0}, true, 0},
+		"Ethernet link":         {unix.RTM_NEWLINK, linkMessage(0, 2, up, "eth0", ""), false, 2, 0},
+		"bond goes":             {unix.RTM_DELLINK, linkMessage(0, 2, up, "bond0", "bond"), true, 0, 0},
+		"veth":                  {unix.RTM_NEWLINK, linkMessage(0, 7, up, "veth1", "veth"), false, 7, 0},
+		"veth goes":             {unix.RTM_DELLINK, linkMessage(0, 7, up, "veth1", "veth"), false, 0, 0},
+		"bridge about its port": {unix.RTM_NEWLINK, linkMessage(unix.AF_BRIDGE, 7, up, "eth1", ""), false, 0, 0},
+		"overlay up":            {unix.RTM_NEWLINK, linkMessage(0, 9, up, "bpfnet0", "vxlan"), false, 0, 0},
+		"overlay down":          {unix.RTM_NEWLINK, linkMessage(0, 9, 0, "bpfnet0", "vxlan"), true, 0, 0},
+		"overlay goes":          {unix.RTM_DELLINK, linkMessage(0, 9, up, "bpfnet0", "vxlan"), true, 0, 0},
+		"overlay's peer down":   {unix.RTM_NEWLINK, linkMessage(0, 9, 0, "bpfnet0p", "veth"), true, 0, 0},
+		"address":               {unix.RTM_NEWADDR, addrMessage("eth0:1"), true, 0, 0},
+		"overlay's address":     {unix.RTM_NEWADDR, addrMessage("bpfnet0"), false, 0, 0},
+		"default route":         {unix.RTM_NEWROUTE, routeMessage(unix.RTPROT_BOOT, unix.RT_TABLE_MAIN, 0, oif, gateway), true, 0, 0},
+		"host route by router":  {unix.RTM_NEWROUTE, routeMessage(unix.RTPROT_BOOT, unix.RT_TABLE_MAIN, 32, oif, gateway), true, 0, 0},
+		"network on a link":     {unix.RTM_DELROUTE, routeMessage(unix.RTPROT_KERNEL, unix.RT_TABLE_MAIN, 24, oif), true, 0, 0},
+		"container's route":     {unix.RTM_NEWROUTE, routeMessage(unix.RTPROT_BOOT, unix.RT_TABLE_MAIN, 32, oif, host4), false, 7, 0},
+		"local table":           {unix.RTM_NEWROUTE, routeMessage(unix.RTPROT_KERNEL, unix.RT_TABLE_LOCAL, 32, oif), false, 0, 0},
+		"overlay's route":       {unix.RTM_NEWROUTE, routeMessage(0x62, unix.RT_TABLE_MAIN, 24, oif, gateway), false, 0, 0},
+		"overlay's route goes":  {unix.RTM_DELROUTE, routeMessage(0x62, unix.RT_TABLE_MAIN, 24, oif, gateway), true, 0, 0},
+		"device default route":  {unix.RTM_NEWROUTE, routeMessage(unix.RTPROT_BOOT, unix.RT_TABLE_MAIN, 0, oif), true, 0, 0},
+		"IPv6 address":          {unix.RTM_NEWADDR, addr6Message("2001:db8::1", unix.RT_SCOPE_UNIVERSE, 0), false, 7, 0},
+		"IPv6 address goes":     {unix.RTM_DELADDR, addr6Message("2001:db8::1", unix.RT_SCOPE_UNIVERSE, 0), true, 0, 0},
+		"link-local address":    {unix.RTM_NEWADDR, addr6Message("fe80::1", unix.RT_SCOPE_LINK, 0), false, 0, 0},
+		"IPv6 network":          {unix.RTM_NEWROUTE, routeMessage(unix.RTPROT_KERNEL, unix.RT_TABLE_MAIN, 64, oif, dst6("2001:db8::")), true, 0, 0},
+		"container's IPv6":      {unix.RTM_NEWROUTE, routeMessage(unix.RTPROT_BOOT, unix.RT_TABLE_MAIN, 128, oif, dst6("fc00::2")), false, 7, 0},
+		"link-local network":    {unix.RTM_NEWROUTE, routeMessage(unix.RTPROT_KERNEL, unix.RT_TABLE_MAIN, 64, oif, dst6("fe80::")), false, 0, 0},
+		"routing rule":          {unix.RTM_NEWRULE, nil, true, 0, 0},
+		"next hop object":       {unix.RTM_NEWNEXTHOP, []byte{unix.AF_INET, 0, unix.RTPROT_BOOT, 0, 0, 0, 0, 0}, true, 0, 0},
+		"next hop object, odd":  {unix.RTM_NEWNEXTHOP, nil, true, 0, 0},
+		"our next hop object":   {unix.RTM_NEWNEXTHOP, []byte{unix.AF_INET, 0, dataplane.RouteProtocol, 0, 0, 0, 0, 0}, false, 0, 0},
+		"our next hop goes":     {unix.RTM_DELNEXTHOP, []byte{unix.AF_INET, 0, dataplane.RouteProtocol, 0, 0, 0, 0, 0}, true, 0, 0},
+		"neighbour":             {unix.RTM_NEWNEIGH, neighbourMessage(9, unix.NUD_PERMANENT), false, 0, 0},
+		"neighbour fails":       {unix.RTM_NEWNEIGH, neighbourMessage(9, unix.NUD_FAILED), false, 0, 9},
+		"neighbour goes":        {unix.RTM_DELNEIGH, neighbourMessage(9, unix.NUD_FAILED), false, 0, 0},
+		"neighbour, odd":        {unix.RTM_NEWNEIGH, nil, true, 0, 0},
 	} {
 		t.Run(name, func(t *testing.T) {
 			var s suspects
@@ -114,6 +124,9 @@ func TestSuspects(t *testing.T) {
 			}
 			if tc.link == 0 && len(s.links) != 0 || tc.link != 0 && !s.links[tc.link] {
 				t.Errorf("suspects %v, want %d", s.links, tc.link)
+			}
+			if tc.lost == 0 && len(s.lost) != 0 || tc.lost != 0 && !s.lost[tc.lost] {
+				t.Errorf("lost neighbours of %v, want %d", s.lost, tc.lost)
 			}
 		})
 	}

@@ -21,7 +21,7 @@ const coalesce = 50 * time.Millisecond
 
 // Of routing rules and next hop objects too: they change where routes lead.
 var watched = []uint{
-	unix.RTNLGRP_LINK, unix.RTNLGRP_NEXTHOP,
+	unix.RTNLGRP_LINK, unix.RTNLGRP_NEXTHOP, unix.RTNLGRP_NEIGH,
 	unix.RTNLGRP_IPV4_IFADDR, unix.RTNLGRP_IPV4_ROUTE, unix.RTNLGRP_IPV4_RULE,
 	unix.RTNLGRP_IPV6_IFADDR, unix.RTNLGRP_IPV6_ROUTE, unix.RTNLGRP_IPV6_RULE,
 }
@@ -31,7 +31,7 @@ var watched = []uint{
 // nothing between the caller's own look and Watch is missed. Where the kernel
 // had to drop announcements, changed is called as well. Not counted are
 // containers' veths with their routes, IPv6's link-local addresses and routes, that routers
-// prolong the life of an address, what the overlay gets (but what it loses,
+// prolong the life of an address, neighbours, what the overlay gets (but what it loses,
 // whoever removed it), and the overlay device as long as it is up.
 //
 // It works in the calling goroutine, changed included, and returns nil once ctx

@@ -23,15 +23,16 @@ import (
 // test's thread, and is then called exactly once more.
 func TestWatchCalls(t *testing.T) {
 	for name, commands := range map[string][]string{
-		"address":           {"ip addr add 192.168.32.99/24 dev eth0"},
-		"address gone":      {"ip addr del 192.168.32.9/24 dev eth0"},
-		"MTU of the uplink": {"ip link set eth0 mtu 1400"},
-		"uplink down":       {"ip link set eth0 down"},
-		"route":             {"ip route add 10.9.0.0/16 via 192.168.32.1"},
-		"route gone":        {"ip route del 10.7.0.0/16"},
-		"rule":              {"ip rule add to 10.9.0.0/16 lookup 100"},
-		"overlay down":      {"ip link set bpfnet0 down"},
-		"peer's route goes": {"ip route add 10.9.0.0/24 via 192.168.32.1 proto 98", "ip route del 10.9.0.0/24"},
+		"address":               {"ip addr add 192.168.32.99/24 dev eth0"},
+		"address gone":          {"ip addr del 192.168.32.9/24 dev eth0"},
+		"MTU of the uplink":     {"ip link set eth0 mtu 1400"},
+		"uplink down":           {"ip link set eth0 down"},
+		"route":                 {"ip route add 10.9.0.0/16 via 192.168.32.1"},
+		"route gone":            {"ip route del 10.7.0.0/16"},
+		"rule":                  {"ip rule add to 10.9.0.0/16 lookup 100"},
+		"overlay down":          {"ip link set bpfnet0 down"},
+		"peer's neighbour goes": {"ip neigh add 172.246.0.0 lladdr 02:00:00:00:00:01 dev bpfnet0 nud permanent", "ip neigh del 172.246.0.0 dev bpfnet0"},
+		"peer's route goes":     {"ip route add 10.9.0.0/24 via 192.168.32.1 proto 98", "ip route del 10.9.0.0/24"},
 		"a burst of changes": {"ip addr add 192.168.32.99/24 dev eth0", "ip route add 10.9.0.0/16 via 192.168.32.1",
 			"ip link set eth0 mtu 1400", "ip route del 10.9.0.0/16"},
 	} {

@@ -84,6 +84,9 @@ func printServed(row func(format string, args ...any), s node.Status) {
 	if c := s.Copied; c != nil {
 		row("copied\t%d packets sent, %d delivered, dropped: %s", c.Sent, c.Delivered, printDrops(c.Drops))
 	}
+	if s.Dropped != nil {
+		row("dropped\t%s", printDrops(s.Dropped))
+	}
 	row("etcd revision\t%d", s.Revision)
 	row("")
 	row("PEER\tSUBNET\tENCAPSULATION\tNEXT HOP\tVTEP MAC")

@@ -61,6 +61,9 @@ func TestPrintStatus(t *testing.T) {
 	kernel.Dataplane = node.Netlink
 	copied := kernel
 	copied.Copied = &node.Copied{Sent: 5, Delivered: 4, Drops: map[string]uint64{"ttl": 2, "no_route": 1}}
+	dropped, clean := testStatus, testStatus
+	dropped.Dropped = map[string]uint64{"from_network spoofed_source": 3, "from_container container_source": 1}
+	clean.Dropped = map[string]uint64{}
 	dual, six := testStatus, testStatus
 	dual.Node6, dual.Subnet6 = netip.MustParseAddr("2001:db8::245"), netip.MustParsePrefix("fc00:0:0:1::/64")
 	dual.Network6 = netip.MustParsePrefix("fc00::/48")
@@ -81,6 +84,9 @@ func TestPrintStatus(t *testing.T) {
 			"ebpf\ncontainers     2 found, 1 addresses known\n", "netlink\n", 1)},
 		"copied in user space": {copied, strings.Replace(testStatusTable, "ebpf\ncontainers     2 found, 1 addresses known\n",
 			"netlink\ncopied         5 packets sent, 4 delivered, dropped: 1 no_route, 2 ttl\n", 1)},
+		"dropped by the programs": {dropped, strings.Replace(testStatusTable, "etcd revision",
+			"dropped        1 from_container container_source, 3 from_network spoofed_source\netcd revision", 1)},
+		"none dropped": {clean, strings.Replace(testStatusTable, "etcd revision", "dropped        none\netcd revision", 1)},
 		"before there is a network": {
 			node.Status{Problems: []node.Problem{{Source: "session", Text: "no etcd"}}},
 			"ready  false\nproblem: session: no etcd\n",

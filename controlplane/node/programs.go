@@ -71,8 +71,11 @@ func (p *programs) read() error {
 		return err
 	}
 	p.nat = &natWatch{session: p.session, mode: set.NAT, conntrack: set.Settings.Conntrack}
-	_, _, err = p.nat.update() // before the programs are attached
-	return err
+	if _, _, err = p.nat.update(); err != nil { // before the programs are attached
+		return err
+	}
+	p.status.setCounters(set.Counters)
+	return nil
 }
 
 // apply fills the maps, attaches, and only then has the kernel's routes lead to
@@ -108,7 +111,10 @@ func (p *programs) doubt() {
 	p.doubtKernel()
 }
 
-func (p *programs) close() error { return p.datapath.Close() }
+func (p *programs) close() error {
+	p.status.setCounters(nil)
+	return p.datapath.Close()
+}
 
 // attach puts the programs in place, once the maps are filled.
 func (p *programs) attach() error {

@@ -22,6 +22,7 @@ import (
 	"github.com/bpfnet/bpfnet/controlplane/store"
 	"github.com/bpfnet/bpfnet/controlplane/topology"
 	"github.com/bpfnet/bpfnet/controlplane/xdp"
+	"github.com/bpfnet/bpfnet/maps"
 )
 
 // SocketName is the control socket's name in the run directory: HTTP, GET and
@@ -50,6 +51,10 @@ type Status struct {
 	Problems   []Problem    `json:"problems"`
 	Etcd       EtcdAccess   `json:"etcd,omitzero"`
 	Copied     *Copied      `json:"copied,omitempty"` // by the userspace copy of a udp network
+
+	// Packets that the programs dropped since their maps were made, by program and reason
+	// ("from_network spoofed_source"); nil where no program is in force.
+	Dropped map[string]uint64 `json:"dropped,omitzero"`
 }
 
 // Copied is what the userspace copy has done since it started.
@@ -113,6 +118,7 @@ type status struct {
 	now    Status          // without Peers
 	peers  []topology.Peer // which others hold too
 	tunnel *udptun.Tunnel  // that runs; nil for none
+	counts *maps.Counters  // of the programs; nil for none
 }
 
 func (s *status) update(f func(*Status)) {
@@ -129,9 +135,24 @@ func (s *status) get() Status {
 	if s.tunnel != nil {
 		now.Copied = copied(s.tunnel.Stats())
 	}
+	if s.counts != nil {
+		now.Dropped = dropped(s.counts)
+	}
 	s.mu.Unlock()
 	now.Peers = peerStatus(peers) // made for who asks, not at each change
 	return now
+}
+
+// dropped is what can be read of what the programs dropped.
+func dropped(counters *maps.Counters) map[string]uint64 {
+	counts, _ := counters.Read()
+	drops := map[string]uint64{}
+	for _, c := range counts {
+		if c.Verdict == "drop" {
+			drops[c.Program+" "+c.Reason] = c.Packets
+		}
+	}
+	return drops
 }
 
 // brief is whether the node serves the network, and how many peers.
@@ -151,6 +172,14 @@ func (s *status) setTunnel(t *udptun.Tunnel) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.tunnel = t
+}
+
+// setCounters has the programs' counters read for who asks. They must not be
+// closed before others, or nil, are set.
+func (s *status) setCounters(c *maps.Counters) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.counts = c
 }
 
 func peerStatus(peers []topology.Peer) []PeerStatus {

@@ -158,6 +158,9 @@ func testForgedPacket(t *testing.T, l *lab.Lab, test forged) {
 		test.send(t)
 		until(t, "it is counted", func() (bool, error) { return counters(t, h1)[dropped] > before, nil })
 	})
+	status, err := h1.DaemonStatus(t.Context())
+	noError(t, err)
+	equal(t, "dropped, in the status", counters(t, h1)[dropped], status.Dropped[dropped.Program+" "+dropped.Reason])
 	for _, c := range receivers {
 		for _, p := range traffic(stop(t, c)) {
 			if !p.Outgoing && len(lab.Decode(p).ARP) == 0 { // the kernel asks the containers now and then

@@ -222,6 +222,8 @@ func (r *row) noiseOf(h *lab.Host) map[string]uint64 {
 	had := map[string]uint64{}
 	for at, n := range r.noise {
 		switch {
+		case at.ns == h.NS && at.outgoing && strings.HasPrefix(at.iface, "bpfnet0"):
+			had["from_host"] += n // its own reports to multicast routers (RFC 3810), and likewise
 		case at.ns != h.NS || at.outgoing:
 		case at.iface == lab.Uplink:
 			had["from_network"] += n

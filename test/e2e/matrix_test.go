@@ -51,6 +51,7 @@ var sites = []site{
 	{topology.EncapNone, lab.V6, lab.V6, bothEBPF},
 	{topology.EncapIPIP, lab.V6, lab.V4, bothEBPF},
 	{topology.EncapIPIP, lab.V4, lab.V6, bothEBPF},
+	{topology.EncapVXLAN, lab.V6, lab.V6, bothEBPF},
 	{topology.EncapVXLAN, lab.V4, lab.V4, bothNetlink},
 	{topology.EncapVXLAN, lab.V6, lab.V6, bothNetlink},
 	{topology.EncapNone, lab.V4, lab.V4, bothNetlink},

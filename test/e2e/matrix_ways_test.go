@@ -61,6 +61,11 @@ func overlay(host int) place {
 	}
 }
 
+// kernels are those that the kernel's own overlay device of a host sends.
+func kernels(host int) place {
+	return func(m *matrix, f lab.Families) point { return point{m.Hosts[host].NS, m.device(host, f), true} }
+}
+
 // crossed are those that come out of a host's bpfnet0 at its other end.
 func crossed(host int) place {
 	return func(m *matrix, _ lab.Families) point { return point{m.Hosts[host].NS, "bpfnet0p", false} }

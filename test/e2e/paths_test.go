@@ -27,6 +27,7 @@ const (
 	containerProtocol      = "from_container pass/protocol"
 	networkDelivered       = "from_network forward/delivered"
 	networkToHost          = "from_network forward/to_host"
+	hostChecksum           = "from_host pass/udp_checksum"
 	networkOuterFragment   = "from_network pass/outer_fragment"
 	networkNotOurs         = "from_network pass/not_ours"
 	overlayChecked         = "from_overlay pass/checked" // every packet to the host has come in by bpfnet0

@@ -220,7 +220,7 @@ func (r *row) count(want []lab.Counters, s stage, p seen) {
 		counters = []string{"from_container pass/udp_checksum"}
 	case program == "from_network" && len(p.VXLAN) > 0 && p.GSOSize > 0 && p.inner.Protocol == layers.IPProtocolUDP:
 		counters = []string{"from_network pass/udp_superpacket"}
-	case program == "from_network" && p.kernelsToVerify():
+	case program == "from_network" && p.kernelsToVerify(r.dataplanes[1-s.host]):
 		counters = []string{"from_network pass/udp_checksum"}
 	}
 	for _, c := range counters {
@@ -242,11 +242,15 @@ func (s seen) covered() bool {
 // kernelsToSend says whether the kernel's device has to make the packet's outer UDP checksum.
 func (s seen) kernelsToSend() bool { return s.GSOSize > 0 || !s.covered() }
 
-// kernelsToVerify says whether it has to verify it. On a virtual wire what that
-// device has sent may have its outer checksum yet to be made.
-func (s seen) kernelsToVerify() bool {
+// kernelsToVerify says whether it has to verify it: what has none inside, or a
+// wrong one there, around which the kernel's device alone has put a right one. On a
+// virtual wire what that device has sent may have its outer checksum yet to be made.
+func (s seen) kernelsToVerify(sender node.Dataplane) bool {
 	outerPartial := s.Partial && s.CsumStart < 14+40+8
-	return len(s.VXLAN) > 0 && s.UDP[0].Checksum != 0 && s.GSOSize == 0 && !s.covered() && !outerPartial
+	if len(s.VXLAN) == 0 || s.UDP[0].Checksum == 0 || s.GSOSize > 0 || outerPartial {
+		return false
+	}
+	return !s.covered() || sender == node.Netlink && lab.VerifyChecksums(finished(s.Packet)) != nil
 }
 
 // noiseOf are the packets at a host's programs that are none of the row's, which

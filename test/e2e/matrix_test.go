@@ -40,6 +40,7 @@ type site struct {
 var (
 	bothEBPF    = [2]node.Dataplane{node.EBPF, node.EBPF}
 	bothNetlink = [2]node.Dataplane{node.Netlink, node.Netlink}
+	mixed       = [2]node.Dataplane{node.EBPF, node.Netlink}
 )
 
 var sites = []site{
@@ -56,6 +57,7 @@ var sites = []site{
 	{topology.EncapVXLAN, lab.V6, lab.V6, bothNetlink},
 	{topology.EncapNone, lab.V4, lab.V4, bothNetlink},
 	{topology.EncapNone, lab.V6, lab.V6, bothNetlink},
+	{topology.EncapVXLAN, lab.V4, lab.V4, mixed},
 }
 
 func (s site) String() string {

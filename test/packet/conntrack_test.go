@@ -19,9 +19,11 @@ const (
 
 	ctaTupleIP, ctaTupleProto             = 1, 2
 	ctaIPv4Src, ctaIPv4Dst                = 1, 2
+	ctaIPv6Src, ctaIPv6Dst                = 3, 4
 	ctaProtoNum, ctaProtoSrc, ctaProtoDst = 1, 2, 3
 	ctaProtoInfoTCP, ctaTCPState          = 1, 1
 	ctaNATMinIP, ctaNATMaxIP, ctaNATProto = 1, 2, 3
+	ctaNATMinIPv6, ctaNATMaxIPv6          = 4, 5
 	ctaNATPortMin, ctaNATPortMax          = 1, 2
 
 	statusEstablished = 1<<1 | 1<<2 | 1<<3 // seen a reply, assured, confirmed
@@ -36,6 +38,10 @@ func track(all []connection) (err error) {
 	}
 	defer func() { err = errors.Join(err, conn.Close()) }()
 	for _, c := range all {
+		family := uint8(unix.AF_INET)
+		if c.first.src.Addr().Is6() {
+			family = unix.AF_INET6
+		}
 		attributes, err := c.attributes()
 		if err != nil {
 			return fmt.Errorf("encode connection %v: %w", c, err)
@@ -45,7 +51,7 @@ func track(all []connection) (err error) {
 				Type:  unix.NFNL_SUBSYS_CTNETLINK << 8, // IPCTNL_MSG_CT_NEW
 				Flags: netlink.Request | netlink.Acknowledge | netlink.Create | netlink.Excl,
 			},
-			Data: append([]byte{unix.AF_INET, 0, 0, 0}, attributes...), // struct nfgenmsg
+			Data: append([]byte{family, 0, 0, 0}, attributes...), // struct nfgenmsg
 		})
 		if err != nil {
 			return fmt.Errorf("track connection %v: %w", c, err)
@@ -72,8 +78,12 @@ func (c connection) attributes() ([]byte, error) {
 	}
 	if c.translated() {
 		e.Nested(ctaNATDst, func(e *netlink.AttributeEncoder) error {
-			e.Bytes(ctaNATMinIP, c.to.Addr().AsSlice())
-			e.Bytes(ctaNATMaxIP, c.to.Addr().AsSlice())
+			lowest, highest := uint16(ctaNATMinIP), uint16(ctaNATMaxIP)
+			if c.to.Addr().Is6() {
+				lowest, highest = ctaNATMinIPv6, ctaNATMaxIPv6
+			}
+			e.Bytes(lowest, c.to.Addr().AsSlice())
+			e.Bytes(highest, c.to.Addr().AsSlice())
 			e.Nested(ctaNATProto, func(e *netlink.AttributeEncoder) error {
 				e.Uint16(ctaNATPortMin, c.to.Port())
 				e.Uint16(ctaNATPortMax, c.to.Port())
@@ -87,8 +97,12 @@ func (c connection) attributes() ([]byte, error) {
 
 func (f flow) encode(e *netlink.AttributeEncoder) error {
 	e.Nested(ctaTupleIP, func(e *netlink.AttributeEncoder) error {
-		e.Bytes(ctaIPv4Src, f.src.Addr().AsSlice())
-		e.Bytes(ctaIPv4Dst, f.dst.Addr().AsSlice())
+		src, dst := uint16(ctaIPv4Src), uint16(ctaIPv4Dst)
+		if f.src.Addr().Is6() {
+			src, dst = ctaIPv6Src, ctaIPv6Dst
+		}
+		e.Bytes(src, f.src.Addr().AsSlice())
+		e.Bytes(dst, f.dst.Addr().AsSlice())
 		return nil
 	})
 	e.Nested(ctaTupleProto, func(e *netlink.AttributeEncoder) error {

@@ -47,6 +47,8 @@ var (
 	unspecified = netip.IPv6Unspecified()
 )
 
+const natNone = bpf.DatapathNatModeNAT_NONE
+
 // tunnelV6 is a way to a peer in which IPv6 is inside, outside, or both.
 type tunnelV6 struct {
 	name        string
@@ -54,14 +56,15 @@ type tunnelV6 struct {
 	inner       int // version
 	node, third netip.Addr
 	self        netip.Addr // at which this node is reached
+	nat         bpf.DatapathNatMode
 }
 
 var (
-	vxlanV6  = tunnelV6{"vxlan", topology.EncapVXLAN, 6, peerV6, thirdV6, nodeV6}
-	sixInSix = tunnelV6{"6in6", topology.EncapIPIP, 6, peerV6, thirdV6, nodeV6}
-	sixIn4   = tunnelV6{"6in4", topology.EncapIPIP, 6, node2, node3, node1}
-	fourIn6  = tunnelV6{"4in6", topology.EncapIPIP, 4, peerV6, thirdV6, nodeV6}
-	directV6 = tunnelV6{"host-gw", topology.EncapNone, 6, peerV6, thirdV6, nodeV6}
+	vxlanV6  = tunnelV6{"vxlan", topology.EncapVXLAN, 6, peerV6, thirdV6, nodeV6, natNone}
+	sixInSix = tunnelV6{"6in6", topology.EncapIPIP, 6, peerV6, thirdV6, nodeV6, natNone}
+	sixIn4   = tunnelV6{"6in4", topology.EncapIPIP, 6, node2, node3, node1, natNone}
+	fourIn6  = tunnelV6{"4in6", topology.EncapIPIP, 4, peerV6, thirdV6, nodeV6, natNone}
+	directV6 = tunnelV6{"host-gw", topology.EncapNone, 6, peerV6, thirdV6, nodeV6, natNone}
 
 	tunnelsV6 = []tunnelV6{vxlanV6, sixInSix, sixIn4, fourIn6}
 )
@@ -118,9 +121,11 @@ func (tun tunnelV6) machine(t *testing.T) *machine {
 	settings := dataplane.Settings(false, dataplane.Network{
 		Self: self, Prefix: network, SubnetLen: bits, Overlay: dataplane.Overlay{Ifindex: int(overlay.ifindex), MAC: overlay.mac},
 	})
+	settings.Conntrack = 1
 	m, err := emptyMachine(lab, &settings)
 	must(t, err)
 	t.Cleanup(func() { closeMachine(t, m) })
+	must(t, m.collection.Maps[bpf.DatapathMapNat].Put(uint32(0), tun.nat))
 	set, err := maps.NewSet(m.collection.Maps)
 	must(t, err)
 	d, err := dataplane.New(set, 0, 1)

@@ -34,7 +34,7 @@ func TestMain(m *testing.M) {
 func enterNamespace() error {
 	pid := strconv.Itoa(os.Getpid())
 	if os.Getenv(inNamespace) == pid {
-		return errors.Join(addLinks(), track(connections))
+		return errors.Join(addLinks(), track(connections), track(connectionsV6))
 	}
 	runtime.LockOSThread()
 	if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {

@@ -58,6 +58,7 @@ var sites = []site{
 	{topology.EncapNone, lab.V4, lab.V4, bothNetlink},
 	{topology.EncapNone, lab.V6, lab.V6, bothNetlink},
 	{topology.EncapVXLAN, lab.V4, lab.V4, mixed},
+	{topology.EncapVXLAN, lab.V6, lab.V6, mixed},
 }
 
 func (s site) String() string {

@@ -92,9 +92,8 @@ func etherTypeOf(version int) layers.EthernetType {
 	return layers.EthernetTypeIPv4
 }
 
-// machine is a node with two peers by the tunnel, and two containers of the inner family.
-func (tun tunnelV6) machine(t *testing.T) *machine {
-	t.Helper()
+// network is what the node knows by the tunnel: two peers.
+func (tun tunnelV6) network() (topology.State, dataplane.Network) {
 	network, bits := netip.MustParsePrefix("fd00:42::/48"), 64
 	subnets := []netip.Prefix{subnetV6, peerNetV6, thirdNetV6}
 	self := topology.Self{Node: nodeV6, Other: node1}
@@ -118,25 +117,44 @@ func (tun tunnelV6) machine(t *testing.T) *machine {
 			Path: topology.Path{Ifindex: int(uplink.ifindex), NextHop: node, MTU: 1500},
 		})
 	}
-	settings := dataplane.Settings(false, dataplane.Network{
+	return s, dataplane.Network{
 		Self: self, Prefix: network, SubnetLen: bits, Overlay: dataplane.Overlay{Ifindex: int(overlay.ifindex), MAC: overlay.mac},
-	})
+	}
+}
+
+// machine is a node with two peers by the tunnel, and two containers of the inner family.
+func (tun tunnelV6) machine(t *testing.T) *machine {
+	t.Helper()
+	return machineOf(t, tun)
+}
+
+// machineOf has a network of each, whose inner families differ: IPv4 first.
+func machineOf(t *testing.T, tunnels ...tunnelV6) *machine {
+	t.Helper()
+	var states []topology.State
+	var networks []dataplane.Network
+	var all []containers.Endpoint
+	for _, tun := range tunnels {
+		state, network := tun.network()
+		states, networks = append(states, state), append(networks, network)
+		all = append(all,
+			containers.Endpoint{Addr: tun.container(), Ifindex: int(link1.ifindex), MAC: c1MAC, Gateway: bridgeMAC},
+			containers.Endpoint{Addr: tun.pick(secondV6, c2), Ifindex: int(link2.ifindex), MAC: c2MAC, Gateway: bridgeMAC})
+	}
+	settings := dataplane.Settings(false, networks...)
 	settings.Conntrack = 1
 	m, err := emptyMachine(lab, &settings)
 	must(t, err)
 	t.Cleanup(func() { closeMachine(t, m) })
-	must(t, m.collection.Maps[bpf.DatapathMapNat].Put(uint32(0), tun.nat))
+	must(t, m.collection.Maps[bpf.DatapathMapNat].Put(uint32(0), tunnels[0].nat))
 	set, err := maps.NewSet(m.collection.Maps)
 	must(t, err)
 	d, err := dataplane.New(set, 0, 1)
 	must(t, err)
-	must(t, d.Apply(s))
+	must(t, d.Apply(states...))
 	endpoints, err := dataplane.NewEndpoints(set, 0)
 	must(t, err)
-	must(t, endpoints.Apply([]containers.Endpoint{
-		{Addr: tun.container(), Ifindex: int(link1.ifindex), MAC: c1MAC, Gateway: bridgeMAC},
-		{Addr: tun.pick(secondV6, c2), Ifindex: int(link2.ifindex), MAC: c2MAC, Gateway: bridgeMAC},
-	}))
+	must(t, endpoints.Apply(all))
 	return m
 }
 

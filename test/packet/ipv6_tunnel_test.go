@@ -290,3 +290,27 @@ func TestIPv6NotForUs(t *testing.T) {
 		tun.machine(t).checkAllV6(t, cases)
 	}
 }
+
+// TestDualStack: both families on one node, each in the other's tunnels, and neither in the other's way.
+func TestDualStack(t *testing.T) {
+	m := machineOf(t, fourIn6, sixIn4)
+	for _, tun := range []tunnelV6{fourIn6, sixIn4} {
+		spoofed := tun.datagram(tun.remote3(), tun.container(), 64, 0)
+		m.checkAllV6(t, []caseV6{
+			{
+				name: tun.name + "/sent", program: bpf.DatapathProgramPROGRAM_FROM_CONTAINER, reason: bpf.DatapathReasonFORWARD_ENCAPSULATED,
+				in:  fromContainerV6(tun.datagram(tun.container(), tun.remote(), 64, 0)),
+				out: tun.sent(0, 63, tun.datagram(tun.container(), tun.remote(), 63, 0)),
+			},
+			{
+				name: tun.name + "/received", program: bpf.DatapathProgramPROGRAM_FROM_NETWORK, reason: bpf.DatapathReasonFORWARD_DELIVERED,
+				in:  tun.arrives(tun.wrap(tun.node, 0, tun.datagram(tun.remote(), tun.container(), 64, 0))),
+				out: etherType(c1MAC, bridgeMAC, tun.etherType(), tun.datagram(tun.remote(), tun.container(), 63, 0)),
+			},
+			{
+				name: tun.name + "/spoofed", program: bpf.DatapathProgramPROGRAM_FROM_NETWORK, reason: bpf.DatapathReasonDROP_SPOOFED_SOURCE,
+				in: tun.arrives(tun.wrap(tun.node, 0, spoofed)), event: dropEvent{tun.node, tun.remote3(), tun.container()},
+			},
+		})
+	}
+}

@@ -29,7 +29,7 @@ func TestDaemonsMaps(t *testing.T) {
 		{topology.EncapNone, 0, node5},
 	} {
 		t.Run(string(c.encap), func(t *testing.T) {
-			m := daemonsMachine(t, daemonsState(c.encap, c.port, c.node))
+			m := daemonsMachine(t, daemonsState(c.encap, c.port, c.node), c1)
 			out := datagram{src: c1, dst: remote2}
 			in := fromC1(out)
 			handed := handedOn(in.frame, c.node, out.hop(1).bytes())
@@ -66,11 +66,12 @@ func daemonsState(encap topology.Encap, port uint16, node netip.Addr) topology.S
 	}
 }
 
-// daemonsMachine is a machine whose settings and maps the daemon's code has filled from the state.
-func daemonsMachine(t *testing.T, s topology.State) *machine {
+// daemonsMachine is a machine whose settings and maps the daemon's code has filled from the state, with
+// the first container at that address.
+func daemonsMachine(t *testing.T, s topology.State, container netip.Addr) *machine {
 	t.Helper()
 	settings := dataplane.Settings(false, dataplane.Network{
-		Self: s.Self, Prefix: s.Network, SubnetLen: 24,
+		Self: s.Self, Prefix: s.Network, SubnetLen: s.Self.Subnet.Bits(),
 		Overlay: dataplane.Overlay{Ifindex: int(overlay.ifindex), MAC: overlay.mac},
 	})
 	m, err := emptyMachine(lab, &settings)
@@ -83,7 +84,7 @@ func daemonsMachine(t *testing.T, s topology.State) *machine {
 	must(t, d.Apply(s))
 	endpoints, err := dataplane.NewEndpoints(set, 0)
 	must(t, err)
-	must(t, endpoints.Apply([]containers.Endpoint{{Addr: c1, Ifindex: int(link1.ifindex), MAC: c1MAC, Gateway: bridgeMAC}}))
+	must(t, endpoints.Apply([]containers.Endpoint{{Addr: container, Ifindex: int(link1.ifindex), MAC: c1MAC, Gateway: bridgeMAC}}))
 	return m
 }
 

@@ -13,10 +13,7 @@ import (
 	"github.com/gopacket/gopacket/layers"
 
 	"github.com/bpfnet/bpfnet/bpf"
-	"github.com/bpfnet/bpfnet/controlplane/containers"
-	dataplane "github.com/bpfnet/bpfnet/controlplane/dataplane/ebpf"
 	"github.com/bpfnet/bpfnet/controlplane/topology"
-	"github.com/bpfnet/bpfnet/maps"
 )
 
 var (
@@ -41,21 +38,7 @@ func ipv6Machine(t *testing.T, encap topology.Encap, peer netip.Addr) *machine {
 			Path: topology.Path{Ifindex: int(uplink.ifindex), NextHop: peer, MTU: 1500},
 		}},
 	}
-	settings := dataplane.Settings(false, dataplane.Network{
-		Self: s.Self, Prefix: s.Network, SubnetLen: 64, Overlay: dataplane.Overlay{Ifindex: int(overlay.ifindex), MAC: overlay.mac},
-	})
-	m, err := emptyMachine(lab, &settings)
-	must(t, err)
-	t.Cleanup(func() { closeMachine(t, m) })
-	set, err := maps.NewSet(m.collection.Maps)
-	must(t, err)
-	d, err := dataplane.New(set, 0, 1)
-	must(t, err)
-	must(t, d.Apply(s))
-	endpoints, err := dataplane.NewEndpoints(set, 0)
-	must(t, err)
-	must(t, endpoints.Apply([]containers.Endpoint{{Addr: containerV6, Ifindex: int(link1.ifindex), MAC: c1MAC, Gateway: bridgeMAC}}))
-	return m
+	return daemonsMachine(t, s, containerV6)
 }
 
 func udpV6(src, dst netip.Addr, hopLimit uint8) []byte {

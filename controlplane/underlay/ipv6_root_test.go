@@ -222,13 +222,7 @@ func TestCheckIPv6(t *testing.T) {
 
 func TestPathToIPv6(t *testing.T) {
 	addr := netip.MustParseAddr
-	for name, tc := range map[string]struct {
-		setup []string
-		node  string
-		iface string
-		want  topology.Path // without Ifindex
-		err   string
-	}{
+	checkPaths(t, dualNode, map[string]pathCase{
 		"on the link": {node: "2001:db8:1::246", iface: "eth0", want: topology.Path{NextHop: addr("2001:db8:1::246"), MTU: 1500}},
 		"by a link-local router": {setup: []string{"ip route add default via fe80::99 dev eth2"}, node: "2001:db8:7::1", iface: "eth2",
 			want: topology.Path{NextHop: addr("fe80::99"), MTU: 1500}},
@@ -237,31 +231,10 @@ func TestPathToIPv6(t *testing.T) {
 		"narrow route": {setup: []string{"ip route add 2001:db8:7::/48 via fe80::99 dev eth0 mtu 1400"}, node: "2001:db8:7::1", iface: "eth0",
 			want: topology.Path{NextHop: addr("fe80::99"), MTU: 1400}},
 		"itself":      {node: "2001:db8:1::245", err: "2001:db8:1::245 is an address of this node itself"},
-		"multicast":   {node: "ff0e::1", err: "ff0e::1 is not the address of a node"},
+		"multicast":   {node: "ff0e::1", err: "ff0e::1 is not the address of a node: its route is of type 5"},
 		"unreachable": {node: "2001:db8:7::1", err: "look up route to 2001:db8:7::1: network is unreachable"},
-		"blackhole":   {setup: []string{"ip route add blackhole 2001:db8:7::/48"}, node: "2001:db8:7::1", err: "look up route to 2001:db8:7::1"},
-	} {
-		t.Run(name, func(t *testing.T) {
-			dualNode(t)
-			for _, c := range tc.setup {
-				run(t, c)
-			}
-			got, err := PathTo(addr(tc.node))
-			if tc.err != "" {
-				if err == nil || !strings.HasPrefix(err.Error(), tc.err) {
-					t.Errorf("got %+v, error %v, want error %s", got, err, tc.err)
-				}
-				return
-			}
-			if err != nil {
-				t.Fatal(err)
-			}
-			tc.want.Ifindex = nstest.Link(t, tc.iface).Attrs().Index
-			if diff := cmp.Diff(tc.want, got, cmp.Comparer(func(a, b netip.Addr) bool { return a == b })); diff != "" {
-				t.Errorf("path (-want +got):\n%s", diff)
-			}
-		})
-	}
+		"blackhole":   {setup: []string{"ip route add blackhole 2001:db8:7::/48"}, node: "2001:db8:7::1", err: "look up route to 2001:db8:7::1: invalid argument"},
+	})
 }
 
 // TestWatchPathMTUOverIPv6: a router says of each tunnel's packet that it was

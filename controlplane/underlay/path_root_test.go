@@ -24,15 +24,45 @@ func run(t *testing.T, command string) {
 	}
 }
 
+// pathCase is a way that is asked for, and the answer.
+type pathCase struct {
+	setup []string
+	node  string
+	iface string
+	want  topology.Path // without Ifindex
+	err   string
+}
+
+// checkPaths runs each case in a namespace that enter makes.
+func checkPaths(t *testing.T, enter func(*testing.T), cases map[string]pathCase) {
+	t.Helper()
+	for name, tc := range cases {
+		t.Run(name, func(t *testing.T) {
+			enter(t)
+			for _, c := range tc.setup {
+				run(t, c)
+			}
+			got, err := PathTo(netip.MustParseAddr(tc.node))
+			if tc.err != "" {
+				if err == nil || err.Error() != tc.err {
+					t.Errorf("got %+v, error %v, want error %s", got, err, tc.err)
+				}
+				return
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			tc.want.Ifindex = nstest.Link(t, tc.iface).Attrs().Index
+			if diff := cmp.Diff(tc.want, got, cmp.Comparer(func(a, b netip.Addr) bool { return a == b })); diff != "" {
+				t.Errorf("path (-want +got):\n%s", diff)
+			}
+		})
+	}
+}
+
 func TestPathTo(t *testing.T) {
 	addr := netip.MustParseAddr
-	for name, tc := range map[string]struct {
-		setup []string
-		node  string
-		iface string
-		want  topology.Path // without Ifindex
-		err   string
-	}{
+	checkPaths(t, node, map[string]pathCase{
 		"on the link": {node: "192.168.32.246", iface: "eth0", want: topology.Path{NextHop: addr("192.168.32.246"), MTU: 1500}},
 		"by a router": {node: "10.7.0.9", iface: "eth0", want: topology.Path{NextHop: addr("192.168.32.1"), MTU: 1500}},
 		"jumbo link":  {node: "10.0.0.6", iface: "eth1", want: topology.Path{NextHop: addr("10.0.0.6"), MTU: 9000}},
@@ -55,28 +85,7 @@ func TestPathTo(t *testing.T) {
 			err: "look up route to 10.10.0.1: invalid argument"},
 		"through the overlay": {setup: []string{"ip route add 172.246.0.0/24 dev bpfnet0"}, node: "172.246.0.1",
 			err: "the route to 172.246.0.1 leads into the overlay bpfnet0: a node's address must not lie in a container subnet"},
-	} {
-		t.Run(name, func(t *testing.T) {
-			node(t)
-			for _, c := range tc.setup {
-				run(t, c)
-			}
-			got, err := PathTo(addr(tc.node))
-			if tc.err != "" {
-				if err == nil || err.Error() != tc.err {
-					t.Errorf("got %+v, error %v, want error %s", got, err, tc.err)
-				}
-				return
-			}
-			if err != nil {
-				t.Fatal(err)
-			}
-			tc.want.Ifindex = nstest.Link(t, tc.iface).Attrs().Index
-			if diff := cmp.Diff(tc.want, got, cmp.Comparer(func(a, b netip.Addr) bool { return a == b })); diff != "" {
-				t.Errorf("path (-want +got):\n%s", diff)
-			}
-		})
-	}
+	})
 }
 
 func BenchmarkResolver(b *testing.B) {

@@ -8,7 +8,6 @@ import (
 	"context"
 	"encoding/binary"
 	"fmt"
-	"net"
 	"net/netip"
 	"slices"
 	"testing"
@@ -31,27 +30,6 @@ func headerKinds() (all []kind) {
 		all = append(all, kind{name: fmt.Sprint("TTL ", ttl), ttl: ttl, run: rawDatagram})
 	}
 	return append(all, kind{name: "DF", df: true, run: rawDatagram})
-}
-
-// rawDatagram sends one datagram by a raw socket.
-func rawDatagram(ctx context.Context, r *row) error {
-	in, out, err := r.sockets()
-	if err != nil {
-		return err
-	}
-	defer in.Close()
-	defer out.Close()
-	send, stop, err := r.raw()
-	if err != nil {
-		return err
-	}
-	defer stop()
-	payload := randomBytes(99)
-	datagram := r.udp(out.LocalAddr().(*net.UDPAddr).AddrPort().Port(), localPort(in), payload)
-	if err := send(r.ip(17, datagram, 0, 0, false)); err != nil {
-		return err
-	}
-	return expect(ctx, in, payload)
 }
 
 // testHeaders sends every sort of header on every way.

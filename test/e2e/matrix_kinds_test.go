@@ -7,11 +7,9 @@ package e2e
 import (
 	"bytes"
 	"context"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
-	"math/rand/v2"
 	"net"
 	"net/netip"
 	"slices"
@@ -277,75 +275,6 @@ func (r *row) expectAll(ctx context.Context, in net.PacketConn, want [][]byte) e
 	return nil
 }
 
-// shuffledFragments sends the fragments of datagrams in orders that no kernel
-// sends them in, and as short as fragments can be.
-func shuffledFragments(ctx context.Context, r *row) error {
-	in, out, err := r.sockets()
-	if err != nil {
-		return err
-	}
-	defer in.Close()
-	defer out.Close()
-	from, to := out.LocalAddr().(*net.UDPAddr).AddrPort().Port(), localPort(in)
-	send, stop, err := r.raw()
-	if err != nil {
-		return err
-	}
-	defer stop()
-	random := rand.New(rand.NewPCG(1, 2))
-	for id, s := range []struct{ size, fragment int }{{4000, 1024}, {100, 8}, {3000, 1376}} {
-		payload := randomBytes(s.size)
-		fragments := r.fragments(uint32(id+1), r.udp(from, to, payload), s.fragment)
-		if id == 0 {
-			for i, j := 0, len(fragments)-1; i < j; i, j = i+1, j-1 {
-				fragments[i], fragments[j] = fragments[j], fragments[i]
-			}
-		} else {
-			random.Shuffle(len(fragments), func(i, j int) { fragments[i], fragments[j] = fragments[j], fragments[i] })
-		}
-		for _, f := range fragments {
-			if err := send(f); err != nil {
-				return err
-			}
-		}
-		if err := expect(ctx, in, payload); err != nil {
-			return fmt.Errorf("fragments of %d bytes: %w", s.fragment, err)
-		}
-	}
-	return nil
-}
-
-// corrupted sends datagrams with wrong checksums, which nobody but the receiver
-// itself looks at: it drops them, however many checksums on the way were right.
-func corrupted(ctx context.Context, r *row) error {
-	in, out, err := r.sockets()
-	if err != nil {
-		return err
-	}
-	defer in.Close()
-	defer out.Close()
-	from, to := out.LocalAddr().(*net.UDPAddr).AddrPort().Port(), localPort(in)
-	send, stop, err := r.raw()
-	if err != nil {
-		return err
-	}
-	defer stop()
-	for _, size := range []int{1, 100, 1000} {
-		payload := randomBytes(size)
-		damaged, intact := r.udp(from, to, payload), r.udp(from, to, payload)
-		damaged[len(damaged)-1] ^= 0x10
-		for _, datagram := range [][]byte{damaged, damaged, intact} {
-			if err := send(r.ip(unix.IPPROTO_UDP, datagram, 0, 0, false)); err != nil {
-				return err
-			}
-		}
-		if err := expect(ctx, in, payload); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
 // pings asks for answers of all sizes, with fragments both ways.
 func pings(ctx context.Context, r *row) error {
 	mtu := r.Options.ContainerMTU()
@@ -362,51 +291,4 @@ func pings(ctx context.Context, r *row) error {
 		}
 	}
 	return nil
-}
-
-// sctp sends DATA chunks (RFC 9260, 3.3.1) to a receiver that knows no SCTP: what
-// matters is that they arrive as they are, with the checksum that they have.
-func sctp(ctx context.Context, r *row) error {
-	network, local := "ip4:132", "0.0.0.0"
-	if r.family == lab.V6 {
-		network, local = "ip6:132", "::"
-	}
-	var in net.PacketConn
-	err := r.to.ns.Do(func() (err error) {
-		in, err = new(net.ListenConfig).ListenPacket(ctx, network, local)
-		return err
-	})
-	if err != nil {
-		return err
-	}
-	defer in.Close()
-	send, stop, err := r.raw()
-	if err != nil {
-		return err
-	}
-	defer stop()
-	for tsn, size := range []int{1, 100, 1001, (r.Options.ContainerMTU()-r.ipHeader())&^3 - 28} {
-		packet := sctpData(uint32(tsn), randomBytes(size))
-		if err := send(r.ip(unix.IPPROTO_SCTP, packet, 0, 0, false)); err != nil {
-			return err
-		}
-		if err := expect(ctx, in, packet); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// sctpData is an SCTP packet with one DATA chunk, padded to 4 bytes.
-func sctpData(tsn uint32, payload []byte) []byte {
-	b := []byte{0x9c, 0x40, 0x9c, 0x41, 0, 0, 0, 7, 0, 0, 0, 0, 0, 3}
-	b = binary.BigEndian.AppendUint16(b, uint16(16+len(payload)))
-	b = binary.BigEndian.AppendUint32(b, tsn)
-	b = append(b, 0, 0, 0, 0, 0, 0, 0, 0)
-	b = append(b, payload...)
-	for len(b)%4 != 0 {
-		b = append(b, 0)
-	}
-	binary.LittleEndian.PutUint32(b[8:], crc32c(b))
-	return b
 }

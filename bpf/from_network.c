@@ -4,7 +4,6 @@
 /* tc ingress on the uplink: what other nodes send. */
 #include "include/decap.h"
 #include "include/nat.h"
-#include "include/wire.h"
 
 /* VLAN 0 is a priority, and no VLAN, to the kernel too. */
 static __always_inline int vlan_tagged(const struct __sk_buff *skb)
@@ -69,15 +68,16 @@ static __always_inline enum reason decapsulate(struct walk *w, struct tunnel *t)
 /* What from_wire has taken out of its tunnel: it has no tunnel any more to be left to the kernel in. */
 static __always_inline enum reason decapsulated(struct walk *w, struct ethhdr *eth, struct cursor c)
 {
-	struct iphdr *ip = take_ipv4(&c, w->len - ETH_HLEN);
+	enum version v = w->version;
+	void *ip = take_ip(v, &c, w->len - ETH_HLEN);
 	struct endpoint *to;
 
 	/* from_wire cannot see a tag that the NIC has taken off. */
 	if (!ip || vlan_tagged(w->skb))
 		return DROP_TUNNEL_MALFORMED;
-	see(IPV4, &w->src, &ip->saddr);
-	see(IPV4, &w->dst, &ip->daddr);
-	to = receiver(IPV4, ip);
+	see(v, &w->src, ip_src(v, ip));
+	see(v, &w->dst, ip_dst(v, ip));
+	to = receiver(v, ip);
 	if (to && nat_check(w, ip, c) != ONWARD)
 		to = NULL;
 	mac_copy(eth->h_source, config.uplink_mac.byte);
@@ -140,7 +140,7 @@ static __always_inline enum reason walk_from_network(struct walk *w)
 
 	if (!eth)
 		return PASS_MALFORMED;
-	if (outer == IPV4 && w->version == IPV4 && is_wire_mac(eth->h_source))
+	if (w->version == outer && is_wire_mac(eth->h_source))
 		return decapsulated(w, eth, c);
 	if (eth->h_proto != ethertype(outer) || vlan_tagged(w->skb))
 		return PASS_PROTOCOL;
@@ -154,23 +154,6 @@ static __always_inline enum reason walk_from_network(struct walk *w)
 	if (reason == ONWARD)
 		return decapsulate(w, &t);
 	return reason == PASS_NOT_OURS && w->version == outer ? plain(w, eth, t.outer, c) : reason;
-}
-
-/* The version of what IP in IP to this node has inside; of everything else the outer one. */
-static __always_inline enum version version_inside(struct __sk_buff *skb, enum version outer)
-{
-	struct cursor c = cursor_start(skb, ETH_HLEN + ip_header_len(outer));
-	void *ip = take(&c, ETH_HLEN) ? take(&c, ip_header_len(outer)) : NULL;
-
-	if (!ip || !addr_is(&family(outer)->node, outer, ip_dst(outer, ip)))
-		return outer;
-	switch (ip_protocol(outer, ip)) {
-	case IPPROTO_IPIP:
-		return IPV4;
-	case IPPROTO_IPV6:
-		return IPV6;
-	}
-	return outer;
 }
 
 static __always_inline int from_network_of(struct __sk_buff *skb, enum version outer, enum version v)
@@ -196,13 +179,19 @@ static __noinline int from_network_6in4(struct __sk_buff *skb)
 	return from_network_of(skb, IPV4, IPV6);
 }
 
+static __always_inline enum version inside(struct __sk_buff *skb, enum version outer)
+{
+	if (!config.ipip)
+		return outer;
+	return version_inside(cursor_start(skb, ETH_HLEN + ip_header_len(outer)), outer);
+}
+
 SEC("tc")
 int from_network(struct __sk_buff *skb)
 {
 	if (is_ipv6(skb))
-		return config.ipip && version_inside(skb, IPV6) == IPV4 ? from_network_4in6(skb)
-									: from_network_ipv6(skb);
-	if (config.ipip && config.ipv6.used && version_inside(skb, IPV4) == IPV6)
+		return inside(skb, IPV6) == IPV4 ? from_network_4in6(skb) : from_network_ipv6(skb);
+	if (config.ipv6.used && inside(skb, IPV4) == IPV6)
 		return from_network_6in4(skb);
 	return from_network_of(skb, IPV4, IPV4);
 }

@@ -10,12 +10,34 @@
 #define BPFNET_DECAP_H
 
 #include "deliver.h"
+#include "wire.h"
 
 /* Up to and with the inner UDP header, of the longest encapsulation. */
 static __always_inline __u32 network_headers(const struct walk *w)
 {
 	return 2 * ETH_HLEN + ip_header_len(w->outer_version) + ip_header_len(w->version) +
 	       2 * sizeof(struct udphdr) + sizeof(struct vxlanhdr);
+}
+
+/*
+ * The version of what IP in IP to this node has inside; of everything else the outer one, and of what
+ * from_wire has taken out of its tunnel: one tunnel is taken off a packet, not two. c is at the Ethernet header.
+ */
+static __always_inline enum version version_inside(struct cursor c, enum version outer)
+{
+	const struct ethhdr *eth = take(&c, ETH_HLEN);
+	const void *ip = eth ? take(&c, ip_header_len(outer)) : NULL;
+
+	if (!ip || is_wire_mac(eth->h_source) ||
+	    !addr_is(&family(outer)->node, outer, ip_dst(outer, ip)))
+		return outer;
+	switch (ip_protocol(outer, ip)) {
+	case IPPROTO_IPIP:
+		return IPV4;
+	case IPPROTO_IPV6:
+		return IPV6;
+	}
+	return outer;
 }
 
 /* A tunnel packet, its headers valid until it is changed. */
@@ -176,8 +198,8 @@ static __always_inline int tunnel_read(struct walk *w, struct tunnel *t)
 /*
  * ONWARD where a tunnel's UDP checksum is right, if the inner packet's is, which the receiver of that
  * will see. What takes reading all of the packet, or is wrong, is left to the kernel's device; flannel's udp
- * backend has none, and there the inner packet's own checksum has to do. A virtual wire carries packets
- * with the pseudo header's sum alone (CHECKSUM_PARTIAL of include/linux/skbuff.h).
+ * backend has none, and there the inner packet's own checksum has to do. PASS_CHECKED for the pseudo header's
+ * sum alone, as a virtual wire carries it (CHECKSUM_PARTIAL of include/linux/skbuff.h).
  */
 static __always_inline int udp_checksum(enum version v, const void *outer, const struct udphdr *udp,
 					void *ip, void *end, int vxlan)
@@ -187,7 +209,7 @@ static __always_inline int udp_checksum(enum version v, const void *outer, const
 
 	sum += csum_words(ip_src(v, outer), v == IPV4 ? 4 : 16);
 	if (udp->check == csum_fold(sum))
-		return ONWARD;
+		return PASS_CHECKED;
 	if (!has_checksum(v, ip, c))
 		return vxlan ? PASS_UDP_CHECKSUM : ONWARD;
 	sum += packet_sum(v, ip) + csum_words(udp, sizeof(*udp) / 2);
@@ -213,20 +235,22 @@ static __noinline int udp_checksum_ipv6(const void *outer, const struct udphdr *
 
 /*
  * Zero is no checksum: RFC 768, and RFC 6935 for tunnels over IPv6. A superpacket's was verified when it
- * was put together, or is to be made yet.
+ * was put together, or is to be made yet. Of one that is to be made yet, from_wire leaves the packet to tc, where the
+ * skb's note of where to put it goes with the header (skb_postpull_rcsum()).
  */
 static __always_inline int check_udp(struct walk *w, const struct tunnel *t, void *ip)
 {
 	const struct udphdr *udp = t->outer + t->header_len;
-	int vxlan = t->inner_eth != NULL;
+	int vxlan = t->inner_eth != NULL, reason;
 
 	if (w->version != w->outer_version || t->protocol != IPPROTO_UDP || likely(!udp->check) ||
 	    (w->skb && w->skb->gso_size))
 		return ONWARD;
 	if (ip_len(w->version, ip) != t->room) /* more is summed than the inner packet */
 		return vxlan ? PASS_UDP_CHECKSUM : ONWARD;
-	return w->version == IPV4 ? udp_checksum_ipv4(t->outer, udp, ip, t->cursor.end, vxlan)
-				  : udp_checksum_ipv6(t->outer, udp, ip, t->cursor.end, vxlan);
+	reason = w->version == IPV4 ? udp_checksum_ipv4(t->outer, udp, ip, t->cursor.end, vxlan)
+				    : udp_checksum_ipv6(t->outer, udp, ip, t->cursor.end, vxlan);
+	return reason == PASS_CHECKED && w->skb ? ONWARD : reason;
 }
 
 /*

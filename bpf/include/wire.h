@@ -12,7 +12,6 @@
 #define BPFNET_WIRE_H
 
 #include "parse.h"
-#include "maps.h"
 
 /* It is locally administered, and so not 0 where it is in use (IEEE 802, 8.2). */
 static __always_inline int is_wire_mac(const __u8 *mac)

@@ -9,6 +9,7 @@ type udpSum int
 
 const (
 	sumRight   udpSum = iota // or there is none
+	sumPending               // not made yet: the pseudo header's alone
 	sumUnknown               // only reading all of the packet would tell
 	sumWrong                 // or the inner packet's is
 )
@@ -21,13 +22,16 @@ func (t tunnel) udpSum(inner ipv4Header) udpSum {
 	if t.outer.protocol() != protocolUDP || binary.BigEndian.Uint16(payload[6:]) == 0 {
 		return sumRight
 	}
+	if inner.totalLen() != len(t.inner) {
+		return sumUnknown
+	}
 	// RFC 768; CHECKSUM_PARTIAL, where no NIC has summed yet, has it with nothing behind it.
 	pseudo := join(t.outer[12:20], []byte{0, protocolUDP}, payload[4:6])
 	if binary.BigEndian.Uint16(payload[6:]) == internetSum(pseudo) {
-		return sumRight
+		return sumPending
 	}
 	covered := inner.covered()
-	if covered == nil || inner.totalLen() != len(t.inner) {
+	if covered == nil {
 		return sumUnknown
 	}
 	headers := payload[:len(payload)-inner.totalLen()]

@@ -180,7 +180,7 @@ func (w *world) decapsulate(a arrival, t tunnel) fate {
 		f.reason, f.checked = bpf.DatapathReasonPASS_UDP_SUPERPACKET, true
 	case a.gsoSize != 0 && inner.protocol() == protocolUDP && t.outer.protocol() == protocolUDP:
 		f.reason = bpf.DatapathReasonDROP_DECAPSULATE
-	case a.gsoSize == 0 && t.frame != nil && sum != sumRight: // the kernel's device judges
+	case a.gsoSize == 0 && t.frame != nil && sum > sumPending: // the kernel's device judges
 		f.reason, f.checked = bpf.DatapathReasonPASS_UDP_CHECKSUM, true
 	case a.gsoSize == 0 && sum == sumWrong:
 		f.reason = bpf.DatapathReasonDROP_TUNNEL_MALFORMED

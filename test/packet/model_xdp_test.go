@@ -52,7 +52,7 @@ func (w *world) fromWire(a arrival) fate {
 	case refused || !whole:
 	case w.spread && t.outer.protocol() == protocolIPIP:
 		f.reason, f.frame = bpf.DatapathReasonFORWARD_SPREAD, a.frame
-	case w.wireMAC == (topology.MAC{}):
+	case w.wireMAC == (topology.MAC{}), t.udpSum(ipv4Header(t.inner)) == sumPending: // the skb knows where it is to go
 		f.reason, f.frame = bpf.DatapathReasonPASS_CHECKED, a.frame
 	case !congested:
 		f.reason, f.frame = bpf.DatapathReasonFORWARD_DECAPSULATED, w.unwrapped(t)

@@ -35,6 +35,8 @@ func Settings(direct bool, networks ...Network) bpf.DatapathSettings {
 		inner := family(&s, n.Prefix.Addr())
 		inner.Used = 1
 		indexWindow(n, s.Ipv4.IndexCount).Encode(inner)
+		// The outer family's, but for what from_wire has taken out of its tunnel.
+		inner.OverlayIfindex, inner.OverlayMac.Byte = uint32(n.Overlay.Ifindex), n.Overlay.MAC
 		for _, node := range []netip.Addr{n.Self.Other, n.Self.Node} {
 			if node.IsValid() {
 				outer := family(&s, node)

@@ -3,6 +3,7 @@
 package bench
 
 import (
+	"maps"
 	"time"
 
 	"github.com/bpfnet/bpfnet/test/bench/traffic"
@@ -16,6 +17,7 @@ type Load struct {
 	Unit    unit
 	OneCore bool            // both ends on one core
 	Uplink  map[string]bool // features of both uplinks, by the kernel's names, while it runs
+	Wire    map[string]bool // likewise of the wire's end of each
 }
 
 // unit is what a load's rate counts.
@@ -60,14 +62,18 @@ var (
 	gro = "rx-gro"
 )
 
-// noSegmentation has the kernel cut TCP's superpackets before the uplink, with
-// or without GRO to put them together again behind it.
-func noSegmentation(withGRO bool) map[string]bool {
-	f := map[string]bool{gro: withGRO}
+// segments has the kernel cut TCP's superpackets before they leave a host, with or
+// without GRO to put them together again on the next. The wire's ends have no TSO
+// either: a veth does not receive by NAPI, and so merges nothing, what comes from one
+// that has it (veth_skb_is_eligible_for_gro() in drivers/net/veth.c).
+func segments(l Load, withGRO bool) Load {
+	l.Wire = map[string]bool{}
 	for _, name := range segmentation {
-		f[name] = false
+		l.Wire[name] = false
 	}
-	return f
+	l.Uplink = maps.Clone(l.Wire)
+	l.Uplink[gro] = withGRO
+	return l
 }
 
 // The loads. Where two ends take turns they share a core: on two, most of what is
@@ -86,14 +92,14 @@ var loads = []Load{
 		Name: "tcp_stream_8", Title: "TCP stream, 8 flows", Unit: bits,
 		Spec: traffic.Spec{Kind: traffic.TCPStream, Flows: 8, Size: write},
 	},
-	{
+	segments(Load{
 		Name: "tcp_stream_notso", Title: "TCP stream, uplinks without TSO, GSO and GRO", Unit: bits,
-		Spec: traffic.Spec{Kind: traffic.TCPStream, Flows: 1, Size: write}, Uplink: noSegmentation(false),
-	},
-	{
+		Spec: traffic.Spec{Kind: traffic.TCPStream, Flows: 1, Size: write},
+	}, false),
+	segments(Load{
 		Name: "tcp_stream_notso_gro", Title: "TCP stream, uplinks without TSO and GSO, with GRO", Unit: bits,
-		Spec: traffic.Spec{Kind: traffic.TCPStream, Flows: 1, Size: write}, Uplink: noSegmentation(true),
-	},
+		Spec: traffic.Spec{Kind: traffic.TCPStream, Flows: 1, Size: write},
+	}, true),
 	{
 		Name: "tcp_rr", Title: "TCP request and answer, 1 byte each", Unit: transactions, OneCore: true,
 		Spec: traffic.Spec{Kind: traffic.TCPRR, Flows: 1, Size: 1},

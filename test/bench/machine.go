@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"time"
 
@@ -70,7 +71,7 @@ func (s *site) describe(m *Machine) (err error) {
 		return nil
 	})
 	if err == nil {
-		m.Offloads, err = features(h, reported)
+		m.Offloads, err = uplink(h).features(slices.Values(reported))
 	}
 	return err
 }

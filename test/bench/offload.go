@@ -5,6 +5,7 @@ package bench
 import (
 	"errors"
 	"fmt"
+	"iter"
 	"maps"
 
 	"github.com/safchain/ethtool"
@@ -15,12 +16,20 @@ import (
 // reported are the features of an uplink that a report tells of.
 var reported = append([]string{gro, "tx-checksum-ip-generic", "tx-udp-segmentation", "tx-udp_tnl-segmentation"}, segmentation...)
 
-// features are those of a host's uplink, of the names given.
-func features(h *lab.Host, names []string) (map[string]bool, error) {
+// nic is an interface, and the namespace it is in.
+type nic struct {
+	in   lab.Namespace
+	name string
+}
+
+func uplink(h *lab.Host) nic { return nic{h.NS, lab.Uplink} }
+
+// features are those of the names given that the interface has.
+func (n nic) features(names iter.Seq[string]) (map[string]bool, error) {
 	have := map[string]bool{}
-	err := onUplink(h, func(e *ethtool.Ethtool) error {
-		all, err := e.Features(lab.Uplink)
-		for _, name := range names {
+	err := n.do(func(e *ethtool.Ethtool) error {
+		all, err := e.Features(n.name)
+		for name := range names {
 			if value, ok := all[name]; ok {
 				have[name] = value
 			}
@@ -30,28 +39,23 @@ func features(h *lab.Host, names []string) (map[string]bool, error) {
 	return have, err
 }
 
-// setFeatures changes features of a host's uplink and sees to it that they have changed.
-func setFeatures(h *lab.Host, want map[string]bool) error {
+// setFeatures changes features and sees to it that they have changed.
+func (n nic) setFeatures(want map[string]bool) error {
 	if len(want) == 0 {
 		return nil
 	}
-	err := onUplink(h, func(e *ethtool.Ethtool) error { return e.Change(lab.Uplink, want) })
-	if err != nil {
+	if err := n.do(func(e *ethtool.Ethtool) error { return e.Change(n.name, want) }); err != nil {
 		return err
 	}
-	var names []string
-	for name := range want {
-		names = append(names, name)
-	}
-	have, err := features(h, names)
+	have, err := n.features(maps.Keys(want))
 	if err == nil && !maps.Equal(have, want) {
-		err = fmt.Errorf("set offloads of %s on %s: have %v, want %v", lab.Uplink, h.Name, have, want)
+		err = fmt.Errorf("set offloads of %s in %s: have %v, want %v", n.name, n.in, have, want)
 	}
 	return err
 }
 
-func onUplink(h *lab.Host, f func(*ethtool.Ethtool) error) error {
-	err := h.NS.Do(func() error {
+func (n nic) do(f func(*ethtool.Ethtool) error) error {
+	err := n.in.Do(func() error {
 		e, err := ethtool.NewEthtool()
 		if err != nil {
 			return err
@@ -60,14 +64,14 @@ func onUplink(h *lab.Host, f func(*ethtool.Ethtool) error) error {
 		return f(e)
 	})
 	if err != nil {
-		return fmt.Errorf("offloads of %s on %s: %w", lab.Uplink, h.Name, err)
+		return fmt.Errorf("offloads of %s in %s: %w", n.name, n.in, err)
 	}
 	return nil
 }
 
-// withFeatures changes features of both uplinks of a site. What it returns sets
-// them back.
-func (s *site) withFeatures(want map[string]bool) (restore func() error, err error) {
+// withFeatures changes features of both uplinks of a site, and of the wire's ends
+// of them. What it returns sets them back.
+func (s *site) withFeatures(ofUplinks, ofWire map[string]bool) (restore func() error, err error) {
 	var undo []func() error
 	restore = func() (err error) {
 		for _, f := range undo {
@@ -75,19 +79,19 @@ func (s *site) withFeatures(want map[string]bool) (restore func() error, err err
 		}
 		return err
 	}
-	var names []string
-	for name := range want {
-		names = append(names, name)
+	set := func(n nic, want map[string]bool) error {
+		before, err := n.features(maps.Keys(want))
+		if err != nil {
+			return err
+		}
+		undo = append(undo, func() error { return n.setFeatures(before) })
+		return n.setFeatures(want)
 	}
 	for _, h := range s.lab.Hosts {
-		before, err := features(h, names)
-		if err == nil {
-			undo = append(undo, func() error { return setFeatures(h, before) })
-			err = setFeatures(h, want)
-		}
-		if err != nil {
-			return nil, errors.Join(err, restore())
-		}
+		err = errors.Join(err, set(uplink(h), ofUplinks), set(nic{s.lab.Wire(), h.Name}, ofWire))
+	}
+	if err != nil {
+		return nil, errors.Join(err, restore())
 	}
 	return restore, nil
 }

@@ -67,7 +67,7 @@ func Run(ctx context.Context, o Options) (r *Report, err error) {
 	for _, s := range sites {
 		ways = append(ways, way{s.mode.Name, s.client, s.server, s.addr})
 	}
-	p := &plan{Options: o, ways: ways, prepare: func(i int, l Load) (func() error, error) { return sites[i].withFeatures(l.Uplink) }}
+	p := &plan{Options: o, ways: ways, prepare: func(i int, l Load) (func() error, error) { return sites[i].withFeatures(l.Uplink, l.Wire) }}
 	before, err := tallies(sites)
 	if err != nil {
 		return nil, err

@@ -78,7 +78,7 @@ func (s *session) retireOthers() error {
 	}
 	var overlays []netlink.Device
 	for _, f := range s.families {
-		overlays = append(overlays, f.overlay)
+		overlays = append(overlays, f.overlay, f.kernel.Across())
 	}
 	s.retireFamily()
 	return netlink.RemoveOthers(overlays...)

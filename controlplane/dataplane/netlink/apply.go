@@ -19,7 +19,12 @@ type View struct {
 	have    *tables         // nil before they are listed
 	dev     Device          // for which they were
 	applied *topology.State // what they serve; nil where that is not known
+	across  Device
 }
+
+// Across is a second device beside dev of the last Apply; the zero Device for none. By it go
+// the packets of ipip by the kernel to peers that have an address of the other family alone.
+func (v *View) Across() Device { return v.across }
 
 // Doubt has the tables listed again by the next Apply: others may have written to them.
 func (v *View) Doubt() { *v = View{} }
@@ -47,7 +52,7 @@ func (v *View) Apply(s topology.State, dev Device) ([]topology.Problem, error) {
 			return nil, err
 		}
 	}
-	w := writer{kernel: k, family: f, self: s.Self, dev: dev, have: v.have, had: v.have, want: newTables()}
+	w := writer{kernel: k, family: f, self: s.Self, dev: dev, across: v.across, have: v.have, had: v.have, want: newTables()}
 	peers := s.Peers
 	if v.applied != nil && v.applied.Self == s.Self {
 		var was []topology.Peer
@@ -55,6 +60,7 @@ func (v *View) Apply(s topology.State, dev Device) ([]topology.Problem, error) {
 		w.had = w.of(was)
 	}
 	problems := w.apply(peers)
+	v.across = w.across
 	err = w.prune()
 	if v.applied == nil {
 		err = errors.Join(err, w.removeUnused())
@@ -71,9 +77,12 @@ type writer struct {
 	family family
 	self   topology.Self
 	dev    Device
-	have   *tables // what the kernel holds
-	had    *tables // of that, what goes unless it is wanted: all, or what those peers had that differ
-	want   *tables // by the peers that are looked at
+	across Device // see device
+	// acrossErr is why there is none.
+	acrossErr error
+	have      *tables // what the kernel holds
+	had       *tables // of that, what goes unless it is wanted: all, or what those peers had that differ
+	want      *tables // by the peers that are looked at
 }
 
 // of is what the kernel holds of some peers.
@@ -96,6 +105,7 @@ func add[K comparable, V any](to, from map[K]V, k K) {
 }
 
 func (w *writer) apply(peers []topology.Peer) (problems []topology.Problem) {
+	w.ensureAcross(peers)
 	for _, p := range peers {
 		w.claim(p)
 	}
@@ -113,10 +123,10 @@ func (w *writer) apply(peers []topology.Peer) (problems []topology.Problem) {
 // eBPF programs tell them apart by their subnets.
 func (w *writer) claim(p topology.Peer) {
 	mac := p.VTEP.MAC
-	if p.Encap == topology.EncapVXLAN && !unicast(mac) {
+	if p.Encap == topology.EncapVXLAN && !unicast(mac) || p.Encap != topology.EncapNone && w.device(p) == (Device{}) {
 		return
 	}
-	w.want.routes[w.route(p)] = attrs{mtu: w.mtu(p)}
+	w.want.routes[w.route(p)] = w.attrs(p)
 	w.takeOver(p)
 	if p.Encap != topology.EncapVXLAN {
 		return
@@ -128,16 +138,27 @@ func (w *writer) claim(p topology.Peer) {
 }
 
 func (w *writer) route(p topology.Peer) route {
-	r := route{p.Subnet, p.Node, w.dev.Ifindex, w.family.metric, RouteProtocol}
+	dev := w.device(p)
+	r := route{p.Subnet, p.Node, dev.Ifindex, w.family.metric, RouteProtocol}
 	switch {
 	case p.Encap == topology.EncapNone:
 		r.ifindex = p.Path.Ifindex
 	case p.Encap == topology.EncapVXLAN:
 		r.gateway = p.VTEP.Addr
+	case dev.Name == SITName:
+		r.gateway = compatible(p.Node)
 	case p.Subnet.Addr().Is6() || p.Node.Is6():
 		r.gateway = p.Subnet.Addr() // only to be shown, as is the node; but that is behind another device
 	}
 	return r
+}
+
+func (w *writer) attrs(p topology.Peer) attrs {
+	a := attrs{mtu: w.mtu(p)}
+	if p.Encap != topology.EncapNone && w.device(p).Name == IP6Name {
+		a.ends = ends{w.self.Source(p.Node), p.Node}
+	}
+	return a
 }
 
 // mtu is that of the route to a peer where the path carries less than the
@@ -165,8 +186,8 @@ func (w *writer) serve(p topology.Peer) error {
 			return err
 		}
 	}
-	if w.dev.Name == IPIPName && p.Encap == topology.EncapIPIP && !p.Node.Is4() {
-		return fmt.Errorf("node %s has no IPv4 address, and the kernel's ipip device carries IPv4 in IPv4 alone: choose the dataplane ebpf", p.Node)
+	if p.Encap != topology.EncapNone && w.device(p) == (Device{}) {
+		return fmt.Errorf("node %s has an address of the other family alone: %w", p.Node, w.acrossErr)
 	}
 	return w.setRoute(w.route(p))
 }
@@ -231,13 +252,13 @@ func (w *writer) setNeighbour(v topology.VTEP) error {
 	return nil
 }
 
-// setRoute changes the MTU of a route in place, and puts a missing route in front of any other to the same destination.
+// setRoute changes the attributes of a route in place, and puts a missing route in front of any other to the same destination.
 // So it is in force at once, and one that is not ours, such as flannel's, is
 // back in force when ours goes.
 func (w *writer) setRoute(r route) error {
 	has, there := w.have.routes[r]
 	wants := w.want.routes[r]
-	if there && has.mtu == wants.mtu {
+	if there && has.mtu == wants.mtu && has.ends == wants.ends {
 		return nil
 	}
 	if ifindex, own := w.have.connected[r.dst]; own {
@@ -254,7 +275,7 @@ func (w *writer) putRoute(r route, has attrs, there bool, wants attrs) (err erro
 	if there {
 		wants.nexthop = has.nexthop
 		err = w.family.change(w.kernel, r, wants)
-	} else if wants.nexthop, err = w.nexthopFor(r); err == nil {
+	} else if wants.nexthop, err = w.nexthopFor(r, wants); err == nil {
 		err = w.family.add(w.kernel, r, wants)
 	}
 	if err != nil {
@@ -297,7 +318,7 @@ func prune[K comparable, V any](had, want, have map[K]V, remove func(K, V) error
 }
 
 func (k kernel) delRoute(r route, a attrs) error {
-	a.mtu = 0 // of any
+	a.mtu, a.ends = 0, ends{} // of any
 	return removal("route", r, k.writeRoute(unix.RTM_DELROUTE, 0, r, a))
 }
 

@@ -16,7 +16,9 @@ const (
 	OverlayName     = "bpfnet0"     // a vxlan device; a veth in the modes that the programs alone carry
 	OverlayPeerName = "bpfnet0p"    // the veth's other end
 	Overlay6Name    = "bpfnet0-v6"  // the vxlan device of an IPv6 network, over IPv6
-	IPIPName        = "bpfnet-ipip" // the kernel's ipip device: IPv4 in IPv4
+	IPIPName        = "bpfnet-ipip" // the kernel's tunnel devices (ipip.go): IPv4 in IPv4,
+	SITName         = "bpfnet-sit"  // IPv6 in IPv4,
+	IP6Name         = "bpfnet-ip6"  // either in IPv6; of both networks of a dual-stack node
 	TUNName         = udptun.DeviceName
 )
 
@@ -26,6 +28,8 @@ var devices = map[string][]string{
 	OverlayName:  {"vxlan", "veth"},
 	Overlay6Name: {"vxlan"},
 	IPIPName:     {"ipip"},
+	SITName:      {"sit"},
+	IP6Name:      {"ip6tnl"},
 	TUNName:      {"tuntap"},
 }
 
@@ -37,7 +41,7 @@ func overlayName(s topology.Self, c Carrier) string {
 	case s.Encap == topology.EncapVXLAN && s.Subnet.Addr().Is6():
 		return Overlay6Name
 	case c == Kernel && s.Encap == topology.EncapIPIP:
-		return IPIPName
+		return ipipName(s.Subnet.Addr(), outer(s))
 	case c == Kernel && s.Encap == topology.EncapUDP:
 		return TUNName
 	}

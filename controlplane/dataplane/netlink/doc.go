@@ -20,13 +20,12 @@
 //
 //	            ebpf                 netlink
 //	vxlan       bpfnet0, vxlan       bpfnet0, vxlan
-//	ipip        bpfnet0, veth        bpfnet-ipip, ipip
+//	ipip        bpfnet0, veth        bpfnet-ipip, ipip; with IPv6: ipip.go
 //	udp         bpfnet0, veth        bpfnet-tun, TUN (package udptun makes it)
 //	host-gw     none                 none
 //
 // That is for an IPv4 network. An IPv6 one has a vxlan device of its own,
-// bpfnet0-v6, and in ipip shares the programs' veth; ipip by the kernel and
-// udp it has not.
+// bpfnet0-v6, and in ipip shares the programs' veth; udp it has not.
 //
 // A vxlan or ipip device that flanneld has left is taken over by renaming it, so
 // that migrating from flanneld loses no packet.

@@ -350,12 +350,10 @@ func TestOverlay6Refusals(t *testing.T) {
 	}{
 		"udp": {Programs, func(_ *testing.T, s *topology.Self) { s.Encap = topology.EncapUDP },
 			"the backend udp carries IPv4 only, as flannel's does: choose vxlan, ipip or host-gw for an IPv6 network"},
-		"ipip by the kernel": {Kernel, func(_ *testing.T, s *topology.Self) { s.Encap = topology.EncapIPIP },
-			"the kernel's ipip device carries IPv4 in IPv4 alone: choose the dataplane ebpf, or another backend type"},
-		"ipip of IPv4 over IPv6 by the kernel": {Kernel, func(_ *testing.T, s *topology.Self) {
-			s.Encap, s.Subnet = topology.EncapIPIP, netip.MustParsePrefix("172.245.0.0/24")
-			s.Node, s.Other = netip.Addr{}, s.Node
-		}, "the kernel's ipip device carries IPv4 in IPv4 alone: choose the dataplane ebpf, or another backend type"},
+		"6to4 by the kernel": {Kernel, func(_ *testing.T, s *topology.Self) {
+			s.Encap, s.Subnet = topology.EncapIPIP, netip.MustParsePrefix("2002:c000:201:1::/64")
+			s.Node, s.Other = netip.Addr{}, netip.MustParseAddr("192.168.32.245")
+		}, "the kernel's sit device takes 2002:c000:201:1::/64 for 6to4 addresses: choose the dataplane ebpf, or another network"},
 		"MTU": {Programs, func(_ *testing.T, s *topology.Self) { s.MTU = 1279 },
 			"packets of 1279 bytes are too small for 2001:db8:42:1::/64, which needs 1280: raise the uplink's MTU"},
 		"another holds the VNI": {Kernel, func(t *testing.T, _ *topology.Self) {

@@ -89,6 +89,9 @@ func (k kernel) writeRoute(kind, flags uint16, r route, a attrs) error {
 			request.Attr(unix.RTA_GATEWAY, r.gateway.AsSlice()...)
 		}
 	}
+	if a.ends.valid() {
+		request.Attr(unix.RTA_ENCAP, a.ends.encap()...).Attr(unix.RTA_ENCAP_TYPE, native.AppendUint16(nil, rtnl.TunnelIP6)...)
+	}
 	if r.metric != 0 {
 		request.Uint32(unix.RTA_PRIORITY, uint32(r.metric))
 	}
@@ -103,4 +106,17 @@ func (k kernel) writeRoute(kind, flags uint16, r route, a attrs) error {
 		request.Attr(unix.RTA_METRICS, metrics...)
 	}
 	return request.Do()
+}
+
+// encap are the attributes of a route's encapsulation. The hop limit, not given, is the
+// packet's own (ip6_tnl_xmit(), net/ipv6/ip6_tunnel.c), as is the ECN field.
+func (e ends) encap() (b []byte) {
+	for _, a := range []struct {
+		kind uint16
+		addr netip.Addr
+	}{{rtnl.TunnelIP6Dst, e.remote}, {rtnl.TunnelIP6Src, e.local}} {
+		b = native.AppendUint16(native.AppendUint16(b, unix.SizeofNlAttr+16), a.kind)
+		b = append(b, a.addr.AsSlice()...)
+	}
+	return b
 }

@@ -41,9 +41,10 @@ type nexthop struct {
 // small, or a small number behind that of a routing protocol.
 const firstNexthop = RouteProtocol << 24
 
-// nexthopFor is the id that a new route is to name; 0 for none.
-func (w *writer) nexthopFor(r route) (uint32, error) {
-	if w.have.nexthops == nil || r.protocol != RouteProtocol {
+// nexthopFor is the id that a new route is to name; 0 for none, as for the few that
+// are of IPv4 and lead into a tunnel over IPv6.
+func (w *writer) nexthopFor(r route, a attrs) (uint32, error) {
+	if w.have.nexthops == nil || r.protocol != RouteProtocol || a.ends.valid() {
 		return 0, nil
 	}
 	h := r.hop()

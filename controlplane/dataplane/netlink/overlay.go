@@ -6,6 +6,7 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"net"
 	"net/netip"
 	"slices"
 
@@ -57,11 +58,15 @@ func EnsureOverlay(s topology.Self, c Carrier) (Device, error) {
 		return Device{}, err
 	}
 	defer k.Close()
+	return k.ensureOverlay(s, c)
+}
+
+func (k kernel) ensureOverlay(s topology.Self, c Carrier) (Device, error) {
 	name := overlayName(s, c)
 	if name == "" {
 		return Device{}, nil
 	}
-	if err = carries(s, c); err != nil {
+	if err := carries(s, c); err != nil {
 		return Device{}, err
 	}
 	old, err := k.overlayLink(name)
@@ -91,6 +96,9 @@ func EnsureOverlay(s topology.Self, c Carrier) (Device, error) {
 	return k.configure(want, s)
 }
 
+// sixToFour is RFC 3056's, which sit sends to the IPv4 address in it (check_6rd(), net/ipv6/sit.c).
+var sixToFour = netip.MustParsePrefix("2002::/16")
+
 // carries refuses what no device of ours can carry.
 func carries(s topology.Self, c Carrier) error {
 	f := familyOf(s.Subnet.Addr())
@@ -98,8 +106,8 @@ func carries(s topology.Self, c Carrier) error {
 	switch {
 	case v6 && s.Encap == topology.EncapUDP:
 		return errors.New("the backend udp carries IPv4 only, as flannel's does: choose vxlan, ipip or host-gw for an IPv6 network")
-	case c == Kernel && s.Encap == topology.EncapIPIP && (v6 || !s.Node.Is4()):
-		return errors.New("the kernel's ipip device carries IPv4 in IPv4 alone: choose the dataplane ebpf, or another backend type")
+	case overlayName(s, c) == SITName && sixToFour.Overlaps(s.Subnet):
+		return fmt.Errorf("the kernel's sit device takes %s for 6to4 addresses: choose the dataplane ebpf, or another network", s.Subnet)
 	case s.MTU < f.minMTU:
 		return fmt.Errorf("packets of %d bytes are too small for %s, which needs %d: raise the uplink's MTU", s.MTU, s.Subnet, f.minMTU)
 	}
@@ -223,9 +231,7 @@ func overlayWanted(s topology.Self, c Carrier, old netlink.Link) (netlink.Link, 
 		attrs.HardwareAddr = hardwareAddr(overlayMAC(s, old))
 		return &netlink.Veth{LinkAttrs: attrs, PeerName: OverlayPeerName, PeerHardwareAddr: hardwareAddr(randomMAC())}, nil
 	case s.Encap == topology.EncapIPIP:
-		// Without a remote: each route says by its gateway where to. Without pmtudisc, as flanneld has it: the
-		// outer DF is the inner one (ip_tunnel_xmit of net/ipv4/ip_tunnel.c), as it is from our programs.
-		return &netlink.Iptun{LinkAttrs: attrs, Local: s.Node.AsSlice()}, nil
+		return ipipWanted(attrs, outer(s)), nil
 	case s.Encap == topology.EncapUDP:
 		return &netlink.Tuntap{LinkAttrs: attrs, Mode: netlink.TUNTAP_MODE_TUN}, nil
 	}
@@ -264,7 +270,13 @@ func (k kernel) sameOverlay(want, have netlink.Link) bool {
 		return have.Type() == "veth" && err == nil && peer.Attrs().ParentIndex == have.Attrs().Index
 	case *netlink.Iptun:
 		h, ok := have.(*netlink.Iptun)
-		return ok && h.Local.Equal(w.Local) && anyRemote(h) && h.PMtuDisc == w.PMtuDisc && !h.FlowBased
+		return ok && h.Local.Equal(w.Local) && anyRemote(h.Remote) && h.PMtuDisc == w.PMtuDisc && !h.FlowBased
+	case *netlink.Sittun:
+		h, ok := have.(*netlink.Sittun)
+		return ok && h.Local.Equal(w.Local) && anyRemote(h.Remote) && h.PMtuDisc == w.PMtuDisc && h.Proto == w.Proto
+	case *netlink.Ip6tnl:
+		h, ok := have.(*netlink.Ip6tnl)
+		return ok && h.FlowBased && h.Proto == w.Proto
 	case *netlink.Tuntap:
 		h, ok := have.(*netlink.Tuntap)
 		return ok && h.Mode == w.Mode
@@ -292,7 +304,8 @@ func (k kernel) create(want netlink.Link) error {
 
 // orPrograms is advice where our programs need no such device.
 func orPrograms(want netlink.Link) string {
-	if _, ipip := want.(*netlink.Iptun); ipip {
+	switch want.(type) {
+	case *netlink.Iptun, *netlink.Sittun, *netlink.Ip6tnl:
 		return ", or the dataplane ebpf, which needs none"
 	}
 	return ""
@@ -300,7 +313,7 @@ func orPrograms(want netlink.Link) string {
 
 // conflict says who is in the way of a device that the kernel refuses with
 // EEXIST: a VNI and port are held by one device in a namespace, as are the ends
-// of an IPIP tunnel.
+// of an IPIP tunnel, and there is one ip6tnl device that takes what is for no other.
 func (k kernel) conflict(want netlink.Link) string {
 	if _, veth := want.(*netlink.Veth); veth {
 		return "a device " + OverlayPeerName + " exists that bpfnet did not make: rename or remove it"
@@ -323,8 +336,16 @@ func inTheWay(want, other netlink.Link) string {
 			return fmt.Sprintf("VNI %d on port %d", w.VxlanId, w.Port)
 		}
 	case *netlink.Iptun:
-		if o, ok := other.(*netlink.Iptun); ok && o.Local.Equal(w.Local) && anyRemote(o) {
+		if o, ok := other.(*netlink.Iptun); ok && o.Local.Equal(w.Local) && anyRemote(o.Remote) {
 			return "the local address " + w.Local.String()
+		}
+	case *netlink.Sittun:
+		if o, ok := other.(*netlink.Sittun); ok && o.Local.Equal(w.Local) && anyRemote(o.Remote) {
+			return "the local address " + w.Local.String()
+		}
+	case *netlink.Ip6tnl:
+		if o, ok := other.(*netlink.Ip6tnl); ok && o.FlowBased {
+			return "all tunnels over IPv6 that are no other device's (external)"
 		}
 	}
 	return ""
@@ -334,8 +355,8 @@ func inTheWay(want, other netlink.Link) string {
 // beside one of IPv4 with the same VNI and port (vxlan_vni_in_use, drivers/net/vxlan/vxlan_core.c).
 func over6(v *netlink.Vxlan) bool { return rtnl.Addr(v.SrcAddr).Is6() || rtnl.Addr(v.Group).Is6() }
 
-// anyRemote reports whether an ipip device has no remote: the kernel then says 0.0.0.0.
-func anyRemote(t *netlink.Iptun) bool { return t.Remote == nil || t.Remote.IsUnspecified() }
+// anyRemote reports whether a tunnel device has no remote: the kernel then says 0.0.0.0.
+func anyRemote(remote net.IP) bool { return remote == nil || remote.IsUnspecified() }
 
 func orOther(want netlink.Link) string {
 	if _, vxlan := want.(*netlink.Vxlan); vxlan {

@@ -35,6 +35,7 @@ func (r route) String() string { return fmt.Sprintf("%s via %s", r.dst, r.gatewa
 type attrs struct {
 	mtu     int    // 0 where it is the device's
 	nexthop uint32 // by whose id the route names its gateway and device; 0 where it does so itself
+	ends    ends
 }
 
 // tables is what the kernel holds, or has to hold, for all peers.
@@ -108,7 +109,7 @@ func (k kernel) listRoutes(f family, overlay int, t *tables) error {
 		}
 		switch {
 		case r.protocol == RouteProtocol, byHand(r) && overlay != 0 && r.ifindex == overlay:
-			if t.routes[r] = (attrs{told.MTU, told.Nexthop}); known {
+			if t.routes[r] = (attrs{told.MTU, told.Nexthop, ends{told.TunnelSrc, told.TunnelDst}}); known {
 				t.count(h, +1)
 			}
 		case byHand(r):

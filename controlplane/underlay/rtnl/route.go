@@ -11,22 +11,32 @@ import (
 
 // Route is what the kernel tells of a route.
 type Route struct {
-	Dst      netip.Prefix
-	Gateway  netip.Addr // of either family (RTA_VIA); the zero Addr for none
-	Src      netip.Addr // of this node, preferred; the zero Addr for none
-	Ifindex  int
-	Metric   int
-	MTU      int    // configured or learnt, bytes; 0 where it is the device's
-	Nexthop  uint32 // id of the nexthop object that it is by; 0 for none
-	Protocol byte
-	Table    byte
-	Type     byte
-	Flags    uint32
+	Dst     netip.Prefix
+	Gateway netip.Addr // of either family (RTA_VIA); the zero Addr for none
+	Src     netip.Addr // of this node, preferred; the zero Addr for none
+	Ifindex int
+	Metric  int
+	MTU     int    // configured or learnt, bytes; 0 where it is the device's
+	Nexthop uint32 // id of the nexthop object that it is by; 0 for none
+	// TunnelSrc and TunnelDst are the outer addresses of a route into a tunnel over IPv6 (TunnelIP6); zero for none.
+	TunnelSrc, TunnelDst netip.Addr
+	Protocol             byte
+	Table                byte
+	Type                 byte
+	Flags                uint32
 }
 
 // NexthopID is the attribute of a route with its nexthop object's id: RTA_NH_ID of
 // include/uapi/linux/rtnetlink.h.
 const NexthopID = 30
+
+// LWTUNNEL_ENCAP_IP6 and, of enum lwtunnel_ip6_t, the attributes with the outer
+// addresses: include/uapi/linux/lwtunnel.h.
+const (
+	TunnelIP6    = 4
+	TunnelIP6Dst = 2
+	TunnelIP6Src = 3
+)
 
 // ParseRoute reads an RTM_NEWROUTE, as far as it can be read; ok is whether it is one.
 func ParseRoute(msg []byte) (r Route, ok bool) {
@@ -54,6 +64,16 @@ func ParseRoute(msg []byte) (r Route, ok bool) {
 			Attributes(data, 0, func(kind uint16, data []byte) {
 				if kind == unix.RTAX_MTU && len(data) == 4 {
 					r.MTU = int(binary.NativeEndian.Uint32(data))
+				}
+			})
+		case kind == unix.RTA_ENCAP:
+			Attributes(data, 0, func(kind uint16, data []byte) {
+				switch {
+				case len(data) != 16: // another kind of tunnel, whose attributes have other meanings
+				case kind == TunnelIP6Dst:
+					r.TunnelDst = Addr(data)
+				case kind == TunnelIP6Src:
+					r.TunnelSrc = Addr(data)
 				}
 			})
 		case len(data) != 4:

@@ -38,9 +38,9 @@ func run() error {
 	if err = useModules(parameters["bpfnet.kernel"]); err != nil {
 		return err
 	}
-	// Elsewhere udev makes the node of the TUN device, by which a program then gets it loaded. ipip
-	// adds a link to every namespace that there is: not while a test looks for what it left.
-	if err = exec.Command("/sbin/modprobe", "--all", "tun", "ipip").Run(); err != nil {
+	// Elsewhere udev makes the node of the TUN device, by which a program then gets it loaded. Those of
+	// IP in IP add a link to every namespace that there is: not while a test looks for what it left.
+	if err = exec.Command("/sbin/modprobe", "--all", "tun", "ipip", "ip6_tunnel", "sit").Run(); err != nil {
 		return fmt.Errorf("load modules: %w", err)
 	}
 	ports, err := openPorts()

@@ -110,6 +110,9 @@ func (f *daemonFlags) register(flags *pflag.FlagSet) {
 	flags.StringVar(&f.xdpCPUs, "xdp-cpus", "", "with --xdp, spread received IPIP packets over these CPUs by their inner flow, as 0-3,8")
 	flags.BoolVar(&o.FastPath, "fast-path", true,
 		"take containers' packets past the host's FORWARD chain and conntrack; false sends all through the kernel's path")
+	flags.BoolVar(&o.UDP6ZeroChecksum, "udp6-zero-checksum", true,
+		"have other nodes of ours send this one VXLAN over IPv6 without UDP checksums (RFC 6935), all of it by the fast path; "+
+			"false where something on the way drops such packets")
 	flags.Uint32Var(&f.sizes.Routes, "max-routes", 65536, "capacity for subnets of other lengths than the network's SubnetLen")
 	flags.Uint32Var(&f.sizes.Hosts, "max-hosts", 16384, "capacity for nodes")
 	flags.Uint32Var(&f.sizes.Neighbours, "max-neighbours", 65536, "capacity for VTEP and neighbour addresses")

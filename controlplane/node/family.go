@@ -90,6 +90,7 @@ func topologyLease(s store.Lease, v6 bool) topology.Lease {
 	}
 	if v6 {
 		t.Subnet, t.Node, t.Other, t.MAC = s.Subnet6, s.PublicIPv6, s.PublicIP, s.MACv6
+		t.ZeroChecksum = s.ZeroChecksum6
 	}
 	return t
 }

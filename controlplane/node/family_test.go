@@ -65,7 +65,7 @@ func TestInputsOfBothFamilies(t *testing.T) {
 	l, _ := testLoop(t, dualConfig)
 	lease := storeLease("172.246.0.0-24&fc00:0:0:2::-64", "10.0.0.1", 7)
 	lease.Subnet6, lease.PublicIPv6 = netip.MustParsePrefix("fc00:0:0:2::/64"), netip.MustParseAddr("2001:db8::1")
-	lease.MACv6 = topology.MAC{2, 0, 0, 0, 0, 6}
+	lease.MACv6, lease.ZeroChecksum6 = topology.MAC{2, 0, 0, 0, 0, 6}, true
 	if err := l.update(store.Update{Full: true, Put: []store.Lease{lease}}); err != nil {
 		t.Fatal(err)
 	}
@@ -76,6 +76,7 @@ func TestInputsOfBothFamilies(t *testing.T) {
 	}
 	six := four
 	six.Subnet, six.Node, six.Other, six.MAC = lease.Subnet6, lease.PublicIPv6, lease.PublicIP, lease.MACv6
+	six.ZeroChecksum = true
 	if len(inputs) != 2 || inputs[0].Leases[0] != four || inputs[1].Leases[0] != six ||
 		inputs[0].Network != l.config.Network || inputs[1].Network != l.config.IPv6Network {
 		t.Errorf("inputs %+v", inputs)

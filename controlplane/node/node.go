@@ -57,7 +57,9 @@ type Options struct {
 	// FastPath off: containers' packets all take the kernel's path (FORWARD
 	// chain, conntrack), only tunnelling is eBPF's.
 	FastPath bool
-	Firewall Firewall
+	// UDP6ZeroChecksum has other nodes told that this one takes vxlan over IPv6 without a UDP checksum.
+	UDP6ZeroChecksum bool
+	Firewall         Firewall
 	// Blackhole drops what is for an address of this node's subnet that nothing has.
 	Blackhole bool
 	// Healthz is where GET /healthz is answered; nowhere where its port is 0.

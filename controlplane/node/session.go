@@ -136,7 +136,7 @@ func (s *session) acquire(ctx context.Context) error {
 	s.held, err = s.store.Acquire(ctx, s.config, store.Want{
 		PublicIP: s.uplink.PublicIP, PublicIPv6: s.uplink.PublicIPv6, Backend: b.Type, VNI: b.VNI,
 		MAC: vtepMAC(s.uplink.Addr, b.VNI), MACv6: vtepMAC(s.uplink.Addr6, b.VNI),
-		Prefer: env.Subnet, Prefer6: env.IPv6Subnet, Had: s.had,
+		Prefer: env.Subnet, Prefer6: env.IPv6Subnet, Had: s.had, ZeroChecksum6: s.takesZeroChecksum(),
 	})
 	if err != nil {
 		return err
@@ -149,6 +149,25 @@ func (s *session) acquire(ctx context.Context) error {
 	s.log.Info("lease acquired", "subnets", s.subnets(), "node", s.uplink.Addrs(), "uplink", s.uplink.Name,
 		"backend", s.encap(), "mtu", s.mtu())
 	return nil
+}
+
+// takesZeroChecksum reports whether this node may tell others that it takes
+// vxlan over IPv6 without a UDP checksum.
+func (s *session) takesZeroChecksum() bool {
+	b := s.config.Backend
+	if b.Type != topology.EncapVXLAN || !s.config.EnableIPv6 || !s.UDP6ZeroChecksum {
+		return false
+	}
+	takes, err := netlink.TakesZeroChecksum(b.VNI)
+	switch {
+	case err != nil:
+		s.log.Warn("others send this node UDP checksums over IPv6, and superpackets by the kernel's device: "+
+			"whether that takes packets without is unknown", "error", err)
+	case !takes:
+		s.log.Info("others send this node UDP checksums over IPv6, and superpackets by the kernel's device: flanneld's device, " +
+			"taken over while in use, takes no packets without; a reboot ends that, or a moment without packets: ip link delete " + netlink.Overlay6Name)
+	}
+	return takes
 }
 
 // containerMTU is what the underlay carries less the outer headers of packets from node. With vxlan

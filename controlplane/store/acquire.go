@@ -37,9 +37,11 @@ type Want struct {
 	VNI        uint32       // vxlan only
 	MAC        topology.MAC // vxlan only, for a lease that has none yet: see Held.Lease for what came of it
 	MACv6      topology.MAC // likewise
-	Prefer     netip.Prefix // the subnet the node had before, from subnet.env; the zero Prefix if none
-	Prefer6    netip.Prefix // likewise of IPv6
-	Had        Lease        // what this process held until now, perhaps by another PublicIP; the zero Lease if nothing
+	// ZeroChecksum6 is the lease's; vxlan of an IPv6 network only.
+	ZeroChecksum6 bool
+	Prefer        netip.Prefix // the subnet the node had before, from subnet.env; the zero Prefix if none
+	Prefer6       netip.Prefix // likewise of IPv6
+	Had           Lease        // what this process held until now, perhaps by another PublicIP; the zero Lease if nothing
 }
 
 // Acquire leases a subnet of each of the network's families: that of Want.Had, else the one etcd has for the node, else
@@ -123,7 +125,7 @@ func (w Want) lease(c Config) Lease {
 			l.MAC = w.MAC
 		}
 		if c.EnableIPv6 {
-			l.MACv6 = w.MACv6
+			l.MACv6, l.ZeroChecksum6 = w.MACv6, w.ZeroChecksum6
 		}
 	}
 	return l

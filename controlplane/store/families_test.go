@@ -151,6 +151,28 @@ func TestAcquireDualResumes(t *testing.T) {
 	}
 }
 
+// TestAcquireZeroChecksum: what a node says of UDP checksums is what it takes now, whatever it said
+// before, and flannel's record but for that field.
+func TestAcquireZeroChecksum(t *testing.T) {
+	e := newEtcd(t)
+	s, w := e.open(Options{}), dualWant("245")
+	const key = "subnets/10.0.2.0-24&fc00:0:0:2::-64"
+	e.put(key, dualValue("245")) // of flanneld
+	saying := strings.Replace(dualValue("245"), `8f:66"`, `8f:66","UDP6ZeroChecksumRx":true`, 1)
+	for _, want := range []string{saying, dualValue("245"), saying} {
+		w.ZeroChecksum6 = want == saying
+		l := acquire(t, s, mustParseConfig(t, dualSubnets), w).Lease()
+		if value, _ := e.get(key); value != want || l.ZeroChecksum6 != w.ZeroChecksum6 {
+			t.Errorf("wants %t: holds %+v, etcd %s", w.ZeroChecksum6, l, value)
+		}
+		w.Had = l
+	}
+	w.Had = Lease{}
+	if l := acquire(t, s, mustParseConfig(t, fourSubnets), w).Lease(); l.ZeroChecksum6 {
+		t.Errorf("in a network of IPv4: %+v", l)
+	}
+}
+
 // TestAcquireKeepsBothMACs: flannel's nodes follow a changed MAC of neither family.
 func TestAcquireKeepsBothMACs(t *testing.T) {
 	e := newEtcd(t)

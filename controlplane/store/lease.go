@@ -26,6 +26,9 @@ type Lease struct {
 	VNI        uint32         // 24 bits; vxlan only
 	MAC        topology.MAC   // the node's VTEP; vxlan only
 	MACv6      topology.MAC   // flannel's second device, for IPv6; vxlan only
+	// ZeroChecksum6: the node takes vxlan over IPv6 without a UDP checksum (RFC 6935). flannel neither
+	// writes nor reads the field that says so; all else of a lease is as it writes it.
+	ZeroChecksum6 bool
 
 	CreateRevision int64 // of the key in etcd: the older of two overlapping leases is the valid one
 	ModRevision    int64 // of the key in etcd
@@ -53,6 +56,8 @@ func (l Lease) Node() netip.Addr {
 type vxlanData struct {
 	VNI     uint32
 	VtepMAC string
+	// UDP6ZeroChecksumRx is bpfnet's own, in BackendV6Data: ip-link(8) udp6zerocsumrx of the node's vxlan device.
+	UDP6ZeroChecksumRx bool `json:",omitempty"`
 }
 
 // leaseKey returns the key of a lease under PREFIX/subnets/; subnet6 may be
@@ -184,6 +189,7 @@ func (l *Lease) parseVXLAN(v leaseValue) error {
 		}
 		l.VNI, *d.mac = d.data.VNI, mac
 	}
+	l.ZeroChecksum6 = v.BackendV6Data != nil && v.BackendV6Data.UDP6ZeroChecksumRx
 	return nil
 }
 
@@ -221,7 +227,8 @@ func parsePublicIP(field, s string, subnet netip.Prefix, bits int) (netip.Addr, 
 	return a, nil
 }
 
-// Value returns the lease's value in etcd, byte for byte as flannel writes it.
+// Value returns the lease's value in etcd, byte for byte as flannel writes it
+// where ZeroChecksum6 is not set.
 func (l Lease) Value() ([]byte, error) {
 	if _, known := defaultPorts[l.Backend]; !known && l.Backend != pending {
 		return nil, fmt.Errorf("encode lease %s: backend %q is not supported", l.Key, l.Backend)
@@ -242,7 +249,9 @@ func (l Lease) Value() ([]byte, error) {
 			return nil, fmt.Errorf("encode lease %s: a vxlan lease needs a VTEP MAC", l.Key)
 		}
 		v.BackendData = l.vxlanData(l.MAC)
-		v.BackendV6Data = l.vxlanData(l.MACv6)
+		if v.BackendV6Data = l.vxlanData(l.MACv6); v.BackendV6Data != nil {
+			v.BackendV6Data.UDP6ZeroChecksumRx = l.ZeroChecksum6
+		}
 	}
 	b, err := json.Marshal(v)
 	if err != nil {

@@ -32,6 +32,9 @@ func TestLeaseCodec(t *testing.T) {
 		{"vxlan, IPv6 alone", "0.0.0.0-0&2001:db8:42:1::-64",
 			`{"PublicIP":"0.0.0.0","PublicIPv6":"2001:db8::3","BackendType":"vxlan","BackendV6Data":{"VNI":1,"VtepMAC":"c6:d2:32:6f:8f:44"}}`,
 			Lease{Subnet6: prefix("2001:db8:42:1::/64"), PublicIPv6: v6, Backend: topology.EncapVXLAN, VNI: 1, MACv6: mac1}},
+		{"vxlan, IPv6 without UDP checksums", "0.0.0.0-0&2001:db8:42:1::-64", // bpfnet's own
+			`{"PublicIP":"0.0.0.0","PublicIPv6":"2001:db8::3","BackendType":"vxlan","BackendV6Data":{"VNI":1,"VtepMAC":"c6:d2:32:6f:8f:44","UDP6ZeroChecksumRx":true}}`,
+			Lease{Subnet6: prefix("2001:db8:42:1::/64"), PublicIPv6: v6, Backend: topology.EncapVXLAN, VNI: 1, MACv6: mac1, ZeroChecksum6: true}},
 		{"ipip, IPv4 over IPv6", "172.245.0.0-24", `{"PublicIP":"0.0.0.0","PublicIPv6":"2001:db8::3","BackendType":"ipip"}`,
 			Lease{Subnet: prefix("172.245.0.0/24"), PublicIPv6: v6, Backend: topology.EncapIPIP}},
 		{"ipip, IPv6 over IPv4", "0.0.0.0-0&2001:db8:42:1::-64", `{"PublicIP":"192.168.64.3","PublicIPv6":null,"BackendType":"ipip"}`,

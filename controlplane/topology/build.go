@@ -12,15 +12,17 @@ import (
 
 // Lease is what a node's record in etcd says of one family, decoded.
 type Lease struct {
-	Key      string       // "172.246.0.0-24", dual stack "172.246.0.0-24&2001:db8::-64"
-	Subnet   netip.Prefix // the zero Prefix where the record has none of this family
-	Node     netip.Addr   // flannel's PublicIP or PublicIPv6; the zero Addr where it is missing
-	Other    netip.Addr   // of the other family, likewise
-	Encap    Encap        // flannel's BackendType
-	MAC      MAC          // VtepMAC, in BackendData or BackendV6Data; zero where it is missing
-	VNI      uint32       // 0 where the record carries none
-	Created  int64        // etcd revisions
-	Modified int64
+	Key    string       // "172.246.0.0-24", dual stack "172.246.0.0-24&2001:db8::-64"
+	Subnet netip.Prefix // the zero Prefix where the record has none of this family
+	Node   netip.Addr   // flannel's PublicIP or PublicIPv6; the zero Addr where it is missing
+	Other  netip.Addr   // of the other family, likewise
+	Encap  Encap        // flannel's BackendType
+	MAC    MAC          // VtepMAC, in BackendData or BackendV6Data; zero where it is missing
+	VNI    uint32       // 0 where the record carries none
+	// ZeroChecksum: the node takes vxlan of this family without a UDP checksum. Of IPv4 each does (RFC 7348 section 5).
+	ZeroChecksum bool
+	Created      int64 // etcd revisions
+	Modified     int64
 }
 
 // Input is all that Build looks at.
@@ -130,7 +132,7 @@ func (b *builder) peer(l Lease) (Peer, error) {
 	case p.Encap == EncapVXLAN && l.VNI != 0 && l.VNI != b.in.Self.VNI:
 		return Peer{}, fmt.Errorf("has VNI %d, the network's is %d: restart that node", l.VNI, b.in.Self.VNI)
 	case p.Encap == EncapVXLAN:
-		p.VTEP = VTEP{MAC: l.MAC, Addr: l.Subnet.Addr()}
+		p.VTEP, p.ZeroChecksum = VTEP{MAC: l.MAC, Addr: l.Subnet.Addr()}, l.ZeroChecksum
 	}
 	return p, nil
 }

@@ -120,6 +120,21 @@ func TestBuildProblemsInIPv6(t *testing.T) {
 
 func subnet4(p netip.Prefix) func(*Lease) { return func(l *Lease) { l.Subnet = p } }
 
+// TestBuildZeroChecksum: whether a node takes vxlan without UDP checksums is its lease's to say, and a change of its peer.
+func TestBuildZeroChecksum(t *testing.T) {
+	takes := func(l *Lease) { l.ZeroChecksum = true }
+	a, b := lease("172.246.0.0/24 192.168.32.246", takes), lease("172.247.0.0/24 192.168.32.247", mac(macB))
+	before, _ := Build(inputTo6(input(a, b)))
+	if len(before.Peers) != 2 || !before.Peers[0].ZeroChecksum || before.Peers[1].ZeroChecksum {
+		t.Fatalf("peers %+v", before.Peers)
+	}
+	takes(&b)
+	after, _ := Build(inputTo6(input(a, b)))
+	if was, is := Changes(before.Peers, after.Peers); len(was) != 1 || len(is) != 1 || !is[0].ZeroChecksum {
+		t.Errorf("of %+v is changed: %+v to %+v", before.Peers, was, is)
+	}
+}
+
 // TestBuildOuter holds which address packets go to in an ipip network, by what
 // the two nodes have: the inner family's is taken where both have one.
 func TestBuildOuter(t *testing.T) {

@@ -69,6 +69,8 @@ type Peer struct {
 	Encap  Encap
 	VTEP   VTEP // set where Encap is EncapVXLAN
 	Path   Path
+	// ZeroChecksum: over IPv6 it takes vxlan without a UDP checksum (RFC 6935).
+	ZeroChecksum bool
 }
 
 // Self is what the dataplanes have to know of this node, in one family.

@@ -80,13 +80,13 @@ func isUnderlayARP(p lab.Packet) bool {
 
 func isEtcd(p lab.Packet) bool {
 	d := lab.Decode(p)
-	return len(d.TCP) == 1 && len(d.IPv4) == 1 && !inNetwork(d.IPv4[0].SrcIP) && !inNetwork(d.IPv4[0].DstIP) &&
+	return len(d.TCP) == 1 && len(d.IP) == 1 && !inNetwork(d.IP[0].Src.AsSlice()) && !inNetwork(d.IP[0].Dst.AsSlice()) &&
 		(d.TCP[0].SrcPort == 2379 || d.TCP[0].DstPort == 2379)
 }
 
 func inNetwork(addr []byte) bool {
 	a, ok := netip.AddrFromSlice(addr)
-	return ok && lab.Network.Contains(a.Unmap())
+	return ok && (lab.Network.Contains(a.Unmap()) || lab.Network6.Contains(a))
 }
 
 // verify checks every checksum, and tells of the first packet with a wrong one.

@@ -39,7 +39,7 @@ func (r *row) checkCounters() (err error) {
 			}
 			if key.Program == "from_host" && r.cutBehind() {
 				least = min(least, 1) // a superpacket there is many packets where we look
-				if r.outerChecked() {
+				if r.sums(i) {
 					least = 0 // and the kernel's device may have had it
 				}
 			}
@@ -80,7 +80,7 @@ func (r *row) wantCounters() []lab.Counters {
 			if r.device(i, r.family) != "" {
 				want[i][counterKey(overlayChecked)] += uint64(len(r.at(overlay(i), back)))
 			}
-			if r.outerChecked() {
+			if r.sums(i) {
 				want[i][counterKey(hostChecksum)] += uint64(len(r.at(kernels(i), back)))
 			}
 			if r.backend == topology.EncapUDP {
@@ -100,9 +100,9 @@ func (r *row) count(want []lab.Counters, s stage, p seen) {
 		return // counted where it crosses
 	case r.backend == topology.EncapUDP && s.counter == containerEncapsulated:
 		counters = []string{"from_container forward/to_overlay"}
-	case r.outerChecked() && p.kernelsToSend() && s.counter == hostEncapsulated:
+	case r.sums(s.host) && p.kernelsToSend() && s.counter == hostEncapsulated:
 		return // counted where it leaves by the overlay device
-	case r.outerChecked() && p.kernelsToSend() && s.counter == containerEncapsulated:
+	case r.sums(s.host) && p.kernelsToSend() && s.counter == containerEncapsulated:
 		counters = []string{"from_container pass/udp_checksum"}
 	case program == "from_network" && len(p.VXLAN) > 0 && p.GSOSize > 0 && p.inner.Protocol == layers.IPProtocolUDP:
 		counters = []string{"from_network pass/udp_superpacket"}
@@ -114,9 +114,9 @@ func (r *row) count(want []lab.Counters, s stage, p seen) {
 	}
 }
 
-// outerChecked says whether the programs make outer UDP checksums.
-func (r *row) outerChecked() bool {
-	return r.backend == topology.EncapVXLAN && r.Options.OuterOf(r.family) == lab.V6
+// sums says whether a host's programs make outer UDP checksums: over IPv6, for who takes nothing without.
+func (r *row) sums(host int) bool {
+	return r.backend == topology.EncapVXLAN && r.Options.OuterOf(r.family) == lab.V6 && !r.takesZeroChecksum(1-host)
 }
 
 // covered says whether the inner packet has a checksum over all of it, so that

@@ -69,7 +69,7 @@ func (r *row) checkOnWire(packets []seen, host int, outgoing bool) error {
 	}
 	// A flow's packets share a path, and so do its fragments, of which one alone has the ports. (The
 	// kernel's device takes the hash that the sender's socket gave its packets, which changes.)
-	kernelSent := r.outerChecked() && len(r.at(kernels(sender), false))+len(r.at(kernels(sender), true)) > 0
+	kernelSent := r.sums(sender) && len(r.at(kernels(sender), false))+len(r.at(kernels(sender), true)) > 0
 	if r.dataplanes[sender] == node.EBPF && !kernelSent && (len(ports[true]) > 1 || len(ports[false]) > 1) {
 		return fmt.Errorf("source ports %v", ports)
 	}
@@ -196,7 +196,7 @@ func (r *row) wantOuter(sender int, s seen) outer {
 	if o.Protocol == layers.IPProtocolUDP {
 		o.UDPLength, o.UDPChecksum = o.Length-20, r.mode(sender).outerChecksum()
 		if family == lab.V6 { // RFC 8200, 8.1
-			o.UDPLength, o.UDPChecksum = o.Length-40, true
+			o.UDPLength, o.UDPChecksum = o.Length-40, o.UDPChecksum || r.sums(sender)
 		}
 	}
 	return o

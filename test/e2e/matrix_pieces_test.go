@@ -106,5 +106,5 @@ func (r *row) checkPieces() (err error) {
 // before its receiver does: the outer one reckoned from it is wrong too, which the
 // kernel's device verifies.
 func (r *row) droppedOutside(from, to int) bool {
-	return r.kind.wrong() && r.way.wire >= 0 && r.outerChecked() && r.dataplanes[from] == node.EBPF && r.dataplanes[to] == node.Netlink
+	return r.kind.wrong() && r.way.wire >= 0 && r.sums(from) && r.dataplanes[from] == node.EBPF && r.dataplanes[to] == node.Netlink
 }

@@ -30,6 +30,9 @@ type superpacket struct {
 func testStream(t *testing.T, l *lab.Lab) {
 	h1, h2 := l.Hosts[0], l.Hosts[1]
 	from, to := h1.Containers[0], h2.Containers[1]
+	family := l.Options.Inner
+	// The MTU less IP's header, 20 bytes of TCP's and 12 of its timestamps.
+	segment := l.Options.ContainerMTU() - map[lab.Families]int{lab.V4: 20, lab.V6: 40}[family] - 32
 	for name, points := range map[string][]point{
 		"container to container": {{from.NS, "eth0", true}, {h1.NS, lab.Uplink, true}, {h2.NS, lab.Uplink, false}, {to.NS, "eth0", false}},
 		"host to container":      {{h1.NS, lab.Uplink, true}, {h2.NS, lab.Uplink, false}, {to.NS, "eth0", false}},
@@ -41,7 +44,7 @@ func testStream(t *testing.T, l *lab.Lab) {
 				captures = append(captures, capture(t, p.ns, p.iface))
 			}
 			sender := points[0].ns
-			noError(t, lab.TransferTCP(t.Context(), sender, to.NS, to.Addr, size))
+			noError(t, lab.TransferTCP(t.Context(), sender, to.NS, to.In(family), size))
 			var made []superpacket
 			for i, c := range captures {
 				packets := stop(t, c)
@@ -49,7 +52,7 @@ func testStream(t *testing.T, l *lab.Lab) {
 				seen := superpackets(packets, points[i].outgoing)
 				where := fmt.Sprintf("%s of %s", points[i].iface, points[i].ns)
 				if modeOf(l).cuts() && points[i].ns != from.NS {
-					checkCut(t, where, seen, size, l.Options.ContainerMTU()-52)
+					checkCut(t, where, seen, size, segment)
 					if points[i].ns != to.NS { // which has its own answers unfinished there
 						checkSummed(t, l, where, packets)
 					}
@@ -57,7 +60,7 @@ func testStream(t *testing.T, l *lab.Lab) {
 				}
 				if i == 0 {
 					made = seen
-					checkStream(t, seen, size, l.Options.ContainerMTU()-52)
+					checkStream(t, seen, size, segment)
 				}
 				equal(t, "skbs at "+where, made, seen)
 			}
@@ -72,8 +75,7 @@ type point struct {
 	outgoing bool
 }
 
-// checkStream holds a stream to its size and its skbs to the largest segment,
-// the MTU less 20 bytes of IP, 20 of TCP and 12 of TCP's timestamps.
+// checkStream holds a stream to its size and its skbs to the largest segment.
 func checkStream(t *testing.T, stream []superpacket, size, segment int) {
 	t.Helper()
 	total, large := 0, 0
@@ -125,8 +127,8 @@ func superpackets(packets []lab.Packet, outgoing bool) (all []superpacket) {
 		if p.Outgoing != outgoing || len(d.TCP) == 0 || isEtcd(p) {
 			continue
 		}
-		ip, tcp := d.IPv4[len(d.IPv4)-1], d.TCP[0]
-		if n := int(ip.Length) - 4*int(ip.IHL) - 4*int(tcp.DataOffset); n > 0 {
+		ip, tcp := d.IP[len(d.IP)-1], d.TCP[0]
+		if n := ip.PayloadLength() - 4*int(tcp.DataOffset); n > 0 {
 			all = append(all, superpacket{tcp.Seq, n, p.GSOSize})
 		}
 	}

@@ -8,13 +8,17 @@ import (
 	"os"
 	"regexp"
 	"slices"
+	"strings"
 	"testing"
+
+	"github.com/bpfnet/bpfnet/controlplane/topology"
+	"github.com/bpfnet/bpfnet/test/lab"
 )
 
 // TestRecords has flanneld and bpfnet take turns on one node. What they say of
 // it in etcd and in subnet.env has to be the same, byte for byte (SCENARIOS B1,
 // B4): a lease goes over to the other, its VTEP MAC too, and so does the subnet
-// of a lease that is gone.
+// of a lease that is gone. One field is bpfnet's own, of a node whose vxlan device over IPv6 is.
 func TestRecords(t *testing.T) {
 	for _, m := range slices.Concat(modes(), []mode{direct}, dualStack) {
 		for _, masquerade := range []string{"--ip-masq=true", "--ip-masq=false"} {
@@ -31,6 +35,15 @@ func testRecords(t *testing.T, m mode, masquerade string) {
 	n.cleanup(t)
 	c.remove(t, n)
 	ours := n.says(t, c, n.bpfnet, masquerade)
+	const own = `,"UDP6ZeroChecksumRx":true`
+	if m.backend == topology.EncapVXLAN && m.inner == lab.Dual {
+		i := len(ours.Records) - 1
+		whole := ours.Records[i].Value
+		ours.Records[i].Value = strings.Replace(whole, own, "", 1)
+		if whole == ours.Records[i].Value {
+			t.Errorf("bpfnet's record has no %s: %s", own, whole)
+		}
+	}
 	equal(t, "bpfnet without a lease", withoutMAC(flannels), withoutMAC(ours))
 	n.cleanup(t)
 	equal(t, "flanneld after bpfnet", withoutMAC(ours), withoutMAC(n.says(t, c, n.flanneld, masquerade)))

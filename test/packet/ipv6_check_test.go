@@ -57,14 +57,15 @@ type tunnelV6 struct {
 	node, third netip.Addr
 	self        netip.Addr // at which this node is reached
 	nat         bpf.DatapathNatMode
+	zero        bool // the peers take VXLAN without a UDP checksum
 }
 
 var (
-	vxlanV6  = tunnelV6{"vxlan", topology.EncapVXLAN, 6, peerV6, thirdV6, nodeV6, natNone}
-	sixInSix = tunnelV6{"6in6", topology.EncapIPIP, 6, peerV6, thirdV6, nodeV6, natNone}
-	sixIn4   = tunnelV6{"6in4", topology.EncapIPIP, 6, node2, node3, node1, natNone}
-	fourIn6  = tunnelV6{"4in6", topology.EncapIPIP, 4, peerV6, thirdV6, nodeV6, natNone}
-	directV6 = tunnelV6{"host-gw", topology.EncapNone, 6, peerV6, thirdV6, nodeV6, natNone}
+	vxlanV6  = tunnelV6{"vxlan", topology.EncapVXLAN, 6, peerV6, thirdV6, nodeV6, natNone, false}
+	sixInSix = tunnelV6{"6in6", topology.EncapIPIP, 6, peerV6, thirdV6, nodeV6, natNone, false}
+	sixIn4   = tunnelV6{"6in4", topology.EncapIPIP, 6, node2, node3, node1, natNone, false}
+	fourIn6  = tunnelV6{"4in6", topology.EncapIPIP, 4, peerV6, thirdV6, nodeV6, natNone, false}
+	directV6 = tunnelV6{"host-gw", topology.EncapNone, 6, peerV6, thirdV6, nodeV6, natNone, false}
 
 	tunnelsV6 = []tunnelV6{vxlanV6, sixInSix, sixIn4, fourIn6}
 )
@@ -113,8 +114,9 @@ func (tun tunnelV6) network() (topology.State, dataplane.Network) {
 	for i, node := range []netip.Addr{tun.node, tun.third} {
 		s.Peers = append(s.Peers, topology.Peer{
 			Key: node.String(), Subnet: subnets[i+1], Node: node, Encap: tun.encap,
-			VTEP: topology.VTEP{MAC: []topology.MAC{vtep2, vtep7}[i], Addr: subnets[i+1].Addr()},
-			Path: topology.Path{Ifindex: int(uplink.ifindex), NextHop: node, MTU: 1500},
+			VTEP:         topology.VTEP{MAC: []topology.MAC{vtep2, vtep7}[i], Addr: subnets[i+1].Addr()},
+			Path:         topology.Path{Ifindex: int(uplink.ifindex), NextHop: node, MTU: 1500},
+			ZeroChecksum: tun.zero,
 		})
 	}
 	return s, dataplane.Network{

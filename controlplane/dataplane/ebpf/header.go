@@ -113,6 +113,9 @@ func hostEntry(self topology.Self, p topology.Peer) (maps.Host, error) {
 	} else {
 		h.Adjust |= unix.BPF_F_ADJ_ROOM_ENCAP_L3_IPV6
 		h.Flags |= m.flags6 | bpf.DatapathHostFlagsHOST_IPV6
+		if p.ZeroChecksum {
+			h.Flags &^= bpf.DatapathHostFlagsHOST_CHECKSUM
+		}
 		ip = ipv6Header(protocol(p), m.ttl, from, p.Node)
 	}
 	if h.Flags&bpf.DatapathHostFlagsHOST_CHECKSUM != 0 {

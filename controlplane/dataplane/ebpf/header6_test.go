@@ -84,6 +84,23 @@ func TestHeaderOfFamilies(t *testing.T) {
 	}
 }
 
+// TestZeroChecksumOverIPv6: a peer that takes none gets none, and all else as the others.
+func TestZeroChecksumOverIPv6(t *testing.T) {
+	self := testSelf(topology.EncapVXLAN)
+	self.Node = netip.MustParseAddr(node6)
+	peer := peerOf(subnet6, peer6, topology.EncapVXLAN, peerMAC)
+	want, err := hostEntry(self, peer)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want.Flags &^= bpf.DatapathHostFlagsHOST_CHECKSUM
+	clear(want.Header[ipv6Len+6:][:2])
+	peer.ZeroChecksum = true
+	if got, err := hostEntry(self, peer); err != nil || got != want {
+		t.Errorf("entry %+v, error %v, want %+v", got, err, want)
+	}
+}
+
 // TestChecksumOverIPv6: the sum in the header plus that of what only the packet knows is the datagram's.
 func TestChecksumOverIPv6(t *testing.T) {
 	self := testSelf(topology.EncapVXLAN)

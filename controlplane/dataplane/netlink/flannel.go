@@ -18,7 +18,7 @@ func flannelName(want netlink.Link) string {
 	switch w := want.(type) {
 	case *netlink.Vxlan:
 		if over6(w) {
-			return fmt.Sprintf("flannel-v6.%d", w.VxlanId)
+			return flannel6Name(uint32(w.VxlanId))
 		}
 		return fmt.Sprintf("flannel.%d", w.VxlanId)
 	case *netlink.Iptun:
@@ -26,6 +26,8 @@ func flannelName(want netlink.Link) string {
 	}
 	return ""
 }
+
+func flannel6Name(vni uint32) string { return fmt.Sprintf("flannel-v6.%d", vni) }
 
 const flannelIPIP = "flannel.ipip"
 

@@ -97,6 +97,30 @@ func TestOverlay6VXLAN(t *testing.T) {
 	}
 }
 
+// Other nodes may be told that no UDP checksum is needed, but not while flanneld's device is in use.
+func TestTakesZeroChecksum(t *testing.T) {
+	renamesLive(t)
+	_, s := host1v6(t, topology.EncapVXLAN)
+	takes := func(when string, want bool) {
+		t.Helper()
+		if got, err := TakesZeroChecksum(s.VNI); err != nil || got != want {
+			t.Errorf("%s: %t, error %v; want %t", when, got, err, want)
+		}
+	}
+	takes("without a device", true)
+	flannelLeft6(t)
+	takes("before flanneld's is taken over", false)
+	ensure(t, s)
+	takes("once it is", false)
+	ip(t, "ip", "link", "del", Overlay6Name)
+	ensure(t, s)
+	takes("with ours", true)
+	if err := HandOver(); err != nil {
+		t.Fatal(err)
+	}
+	takes("with ours, handed over to flanneld", true)
+}
+
 // Its address can be used at once, and IPv6 is on whatever the host's default.
 func TestOverlay6AddressIsNotTentative(t *testing.T) {
 	for _, encap := range []topology.Encap{topology.EncapVXLAN, topology.EncapIPIP} {

@@ -130,8 +130,15 @@ func (tun tunnelV6) machine(t *testing.T) *machine {
 	return machineOf(t, tun)
 }
 
-// machineOf has a network of each, whose inner families differ: IPv4 first.
+// machineOf has a network of each, whose inner families differ: IPv4 first. XDP is native, which from_network does
+// not care about.
 func machineOf(t *testing.T, tunnels ...tunnelV6) *machine {
+	t.Helper()
+	return machineWith(t, native, tunnels...)
+}
+
+// machineWith has XDP as the world.
+func machineWith(t *testing.T, w *world, tunnels ...tunnelV6) *machine {
 	t.Helper()
 	var states []topology.State
 	var networks []dataplane.Network
@@ -145,10 +152,12 @@ func machineOf(t *testing.T, tunnels ...tunnelV6) *machine {
 	}
 	settings := dataplane.Settings(false, networks...)
 	settings.Conntrack = 1
+	w.setXDP(&settings)
 	m, err := emptyMachine(lab, &settings)
 	must(t, err)
 	t.Cleanup(func() { closeMachine(t, m) })
 	must(t, m.collection.Maps[bpf.DatapathMapNat].Put(uint32(0), tunnels[0].nat))
+	must(t, w.fillCPUs(m.collection.Maps))
 	set, err := maps.NewSet(m.collection.Maps)
 	must(t, err)
 	d, err := dataplane.New(set, 0, 1)
@@ -265,7 +274,12 @@ func (m *machine) checkV6(t *testing.T, c caseV6) {
 func (m *machine) checkAllV6(t *testing.T, cases []caseV6) {
 	t.Helper()
 	for _, c := range cases {
-		t.Run(c.name, func(t *testing.T) { m.checkV6(t, c) })
+		t.Run(c.name, func(t *testing.T) {
+			m.checkV6(t, c)
+			if c.program == bpf.DatapathProgramPROGRAM_FROM_NETWORK && c.in.gsoSize == 0 {
+				m.checkBehindXDP(t, c)
+			}
+		})
 	}
 }
 

@@ -29,14 +29,20 @@ func (w *world) settings() *bpf.DatapathSettings {
 	s.Ipv4.Node, s.Ipv4.OverlayIfindex = wire(w.node), w.overlay.ifindex
 	s.Ipv4.OverlayMac.Byte = w.overlay.mac
 	s.Ipv4.IndexCount = w.slotCount()
-	s.UplinkMac.Byte, s.WireMac.Byte = w.uplinkMAC, w.wireMAC
-	s.Spread = flag[uint8](w.spread, 1)
+	w.setXDP(s)
 	if w.slots.IsValid() {
 		base := w.slots.Addr().As4()
 		s.Ipv4.IndexBase[1] = uint64(binary.BigEndian.Uint32(base[:]))
 		s.Ipv4.IndexShift = uint32(32 - w.slotBits)
 	}
 	return s
+}
+
+func (w *world) setXDP(s *bpf.DatapathSettings) {
+	s.UplinkMac.Byte, s.WireMac.Byte, s.Spread = w.uplinkMAC, w.wireMAC, w.spread
+	for i := range w.spread {
+		s.Cpu[i] = uint16(i)
+	}
 }
 
 // slotCount is how many slots route_index has.
@@ -72,13 +78,21 @@ func (w *world) fill(maps map[string]*ebpf.Map) error {
 			return fmt.Errorf("put endpoint %s: %w", e.addr, err)
 		}
 	}
-	if w.spread {
-		if err := maps[bpf.DatapathMapCpus].Put(uint32(0), bpf.DatapathBpfCpumapVal{Qsize: 64}); err != nil {
-			return fmt.Errorf("put CPU: %w", err)
-		}
+	if err := w.fillCPUs(maps); err != nil {
+		return err
 	}
 	if err := maps[bpf.DatapathMapNat].Put(uint32(0), w.nat); err != nil {
 		return fmt.Errorf("put NAT mode: %w", err)
+	}
+	return nil
+}
+
+func (w *world) fillCPUs(maps map[string]*ebpf.Map) error {
+	if w.spread == 0 {
+		return nil
+	}
+	if err := maps[bpf.DatapathMapCpus].Put(uint32(0), bpf.DatapathBpfCpumapVal{Qsize: 64}); err != nil {
+		return fmt.Errorf("put CPU: %w", err)
 	}
 	return nil
 }

@@ -50,7 +50,7 @@ func (w *world) fromWire(a arrival) fate {
 		f.reason != bpf.DatapathReasonPASS_UDP_CHECKSUM
 	switch congested := f.reason == bpf.DatapathReasonDROP_ECN; {
 	case refused || !whole:
-	case w.spread && t.outer.protocol() == protocolIPIP:
+	case w.spread > 0 && t.outer.protocol() == protocolIPIP:
 		f.reason, f.frame = bpf.DatapathReasonFORWARD_SPREAD, a.frame
 	case w.wireMAC == (topology.MAC{}), t.udpSum(ipv4Header(t.inner)) == sumPending: // the skb knows where it is to go
 		f.reason, f.frame = bpf.DatapathReasonPASS_CHECKED, a.frame

@@ -25,7 +25,7 @@ type world struct {
 	direct    bool
 	uplinkMAC topology.MAC // of frames that fromWire looks at; zero: it is not in use
 	wireMAC   topology.MAC // that it puts on what it decapsulates; zero: it leaves that to tc
-	spread    bool         // it spreads IPIP, over CPU 0
+	spread    uint8        // CPUs, from 0 on, that it spreads IPIP over: CPU 0 alone has a queue
 	conntrack bool         // the programs can ask the kernel's conntrack
 	nat       bpf.DatapathNatMode
 	slots     netip.Prefix // what route_index covers; invalid: nothing

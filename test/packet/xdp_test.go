@@ -20,7 +20,8 @@ var wireMAC = topology.MAC{0x02, 0xb9, 0x31, 0x41, 0x59, 0x26}
 var (
 	native  = lab.with("native", func(w *world) { w.uplinkMAC, w.wireMAC = uplink.mac, wireMAC })
 	generic = lab.with("generic", func(w *world) { w.uplinkMAC = uplink.mac })
-	spread  = native.with("spread", func(w *world) { w.spread = true })
+	spread  = native.with("spread", func(w *world) { w.spread = 1 })
+	over2   = native.with("spread over two", func(w *world) { w.spread = 2 })
 	// On a node that translates connections.
 	nativeNAT = native.with("native, natted", func(w *world) { w.nat, w.conntrack = bpf.DatapathNatModeNAT_CONNTRACK, true })
 )
@@ -157,12 +158,7 @@ func networkUnwrapped() []packetCase {
 // TestSpread: packets of a flow go to one CPU, flows to all; fragments by their addresses alone. Of
 // two CPUs one has no queue, and what would go there stays.
 func TestSpread(t *testing.T) {
-	settings := spread.settings()
-	settings.Spread, settings.Cpu[0], settings.Cpu[1] = 2, 0, 1
-	m, err := emptyMachine(spread, settings)
-	must(t, err)
-	t.Cleanup(func() { closeMachine(t, m) })
-	must(t, spread.fill(m.collection.Maps))
+	m := load(t, over2)
 	slot := func(d datagram) int32 {
 		t.Helper()
 		verdict, _, err := m.run(bpf.DatapathProgramPROGRAM_FROM_WIRE, arrives(from(node3, d.bytes()).bytes()))

@@ -63,9 +63,13 @@ func fragmentsOf(t *testing.T, packet []byte, size int) (fragments [][]byte) {
 	return fragments
 }
 
-// ethernet is a frame of an IP packet.
+// ethernet is a frame of an IP packet, of the type that its version says.
 func ethernet(src, dst net.HardwareAddr, packet []byte) []byte {
-	return serialize(&layers.Ethernet{SrcMAC: src, DstMAC: dst, EthernetType: layers.EthernetTypeIPv4}, gopacket.Payload(packet))
+	kind := layers.EthernetTypeIPv4
+	if packet[0]>>4 == 6 {
+		kind = layers.EthernetTypeIPv6
+	}
+	return serialize(&layers.Ethernet{SrcMAC: src, DstMAC: dst, EthernetType: kind}, gopacket.Payload(packet))
 }
 
 // tunnelPacket wraps an inner packet as the lab's backend does, from one node

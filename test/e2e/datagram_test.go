@@ -57,8 +57,8 @@ func testDatagrams(t *testing.T, l *lab.Lab) {
 // sendDatagrams sends a datagram of each size, the next when one has arrived intact.
 func sendDatagrams(t *testing.T, from, to lab.Namespace, addr netip.Addr, sizes ...int) {
 	t.Helper()
-	in := listenPacket(t, to, "udp4", netip.AddrPortFrom(addr, 0).String())
-	out, err := from.Dial(t.Context(), "udp4", in.LocalAddr().String())
+	in := listenPacket(t, to, "udp", netip.AddrPortFrom(addr, 0).String())
+	out, err := from.Dial(t.Context(), "udp", in.LocalAddr().String())
 	noError(t, err)
 	defer out.Close()
 	for _, size := range sizes {

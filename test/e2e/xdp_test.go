@@ -12,15 +12,13 @@ import (
 	"testing"
 	"time"
 
-	"github.com/cilium/ebpf"
-	"github.com/cilium/ebpf/asm"
-	"github.com/cilium/ebpf/link"
-	"github.com/gopacket/gopacket/layers"
-
 	"github.com/bpfnet/bpfnet/controlplane/node"
 	"github.com/bpfnet/bpfnet/controlplane/topology"
 	"github.com/bpfnet/bpfnet/controlplane/xdp"
 	"github.com/bpfnet/bpfnet/test/lab"
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/asm"
+	"github.com/cilium/ebpf/link"
 )
 
 // xdpFlags are what daemons are started with for a mode. Generic mode spreads
@@ -33,35 +31,75 @@ func xdpFlags(m xdp.Mode) []string {
 	return flags
 }
 
-// TestXDP has from_wire on the uplinks (topology as TestOverlay).
+// TestXDP has from_wire on the uplinks of each site with a tunnel (topology as TestOverlay). What generic mode does
+// does not depend on whether one family is in the other.
 func TestXDP(t *testing.T) {
 	for _, m := range []xdp.Mode{xdp.Native, xdp.Generic} {
 		t.Run(string(m), func(t *testing.T) {
-			forEachUp(t, modesOf(node.EBPF, tunnels...), nil, func(t *testing.T, l *lab.Lab) {
-				startDaemons(t, l, xdpFlags(m)...)
-				for _, h := range l.Hosts {
-					learn(t, h)
+			for _, s := range sites {
+				if s.backend == topology.EncapNone || s.dataplanes != bothEBPF || m == xdp.Generic && s.inner != s.outer {
+					continue
 				}
-				for _, test := range []struct {
-					name string
-					run  func(*testing.T, *lab.Lab, xdp.Mode)
-				}{
-					{"status", testXDPStatus},
-					{"paths", testXDPPaths},
-					{"forged", testXDPForged},
-					{"mark", testXDPMark},
-				} {
-					t.Run(test.name, func(t *testing.T) { test.run(t, l, m) })
-				}
-				t.Run("fragments", func(t *testing.T) { testFragmentsOutOfOrder(t, l) })
-				t.Run("ecn", func(t *testing.T) { testECN(t, l) })
-				t.Run("stream", func(t *testing.T) {
-					c1, c2 := l.Hosts[0].Containers[0], l.Hosts[1].Containers[0]
-					transfer(t, c1.NS, c2.NS, c2.Addr, 16<<20)
-					transfer(t, c2.NS, c1.NS, c1.Addr, 16<<20)
-					transfer(t, l.Hosts[1].NS, c1.NS, c1.Addr, 4<<20)
-				})
+				t.Run(s.String(), func(t *testing.T) { testXDP(t, s, m) })
+			}
+		})
+	}
+}
+
+func testXDP(t *testing.T, s site, m xdp.Mode) {
+	l := s.upXDP(t, m, lab.Defaults().MTU)
+	for _, test := range []struct {
+		name string
+		run  func(*testing.T, *lab.Lab, xdp.Mode)
+	}{
+		{"status", testXDPStatus},
+		{"paths", testXDPPaths},
+		{"forged", testXDPForged},
+		{"mark", testXDPMark},
+	} {
+		t.Run(test.name, func(t *testing.T) { test.run(t, l, m) })
+	}
+	if s.inner == lab.V4 && s.outer == lab.V4 {
+		t.Run("fragments", func(t *testing.T) { testFragmentsOutOfOrder(t, l) })
+		t.Run("ecn", func(t *testing.T) { testECN(t, l) })
+	}
+	t.Run("stream", func(t *testing.T) {
+		c1, c2 := l.Hosts[0].Containers[0], l.Hosts[1].Containers[0]
+		transfer(t, c1.NS, c2.NS, c2.In(s.inner), 16<<20)
+		transfer(t, c2.NS, c1.NS, c1.In(s.inner), 16<<20)
+		transfer(t, l.Hosts[1].NS, c1.NS, c1.In(s.inner), 4<<20)
+	})
+}
+
+// upXDP is the site, its daemons started with XDP, all containers known.
+func (s site) upXDP(t *testing.T, m xdp.Mode, mtu int) *lab.Lab {
+	t.Helper()
+	l := up(t, func(o *lab.Options) { o.Backend, o.Inner, o.Outer, o.MTU = s.backend, s.inner, s.outer, mtu })
+	startDaemons(t, l, xdpFlags(m)...)
+	for _, h := range l.Hosts {
+		for _, c := range h.Containers {
+			ping(t, c.NS, h.GatewayOf(s.inner), lab.PingOptions{Count: 1})
+		}
+		waitEndpoints(t, h, len(h.Containers))
+	}
+	return l
+}
+
+// TestXDPJumbo has packets in several buffers: larger than a page.
+func TestXDPJumbo(t *testing.T) {
+	for _, s := range []site{
+		{topology.EncapVXLAN, lab.V6, lab.V6, bothEBPF},
+		{topology.EncapIPIP, lab.V6, lab.V4, bothEBPF},
+	} {
+		t.Run(s.String(), func(t *testing.T) {
+			l := s.upXDP(t, xdp.Native, 9000)
+			c1, c2 := l.Hosts[0].Containers[0], l.Hosts[1].Containers[0]
+			whole := l.Options.ContainerMTU() - ipHeader(s.inner) - 8
+			expectCarried(t, l.Hosts[1], 3, wireCounters(l, xdp.Native, networkDelivered), func() {
+				sendDatagrams(t, c1.NS, c2.NS, c2.In(s.inner), whole, whole-1, 4096)
 			})
+			transfer(t, c1.NS, c2.NS, c2.In(s.inner), 16<<20)
+			transfer(t, c2.NS, c1.NS, c1.In(s.inner), 16<<20)
 		})
 	}
 }
@@ -122,12 +160,12 @@ func testXDPStatus(t *testing.T, l *lab.Lab, m xdp.Mode) {
 // captures on the uplink and while nobody does.
 func testXDPPaths(t *testing.T, l *lab.Lab, m xdp.Mode) {
 	h1, h2 := l.Hosts[0], l.Hosts[1]
-	c1, c2 := h1.Containers[0], h2.Containers[0]
-	mtu := l.Options.ContainerMTU()
-	sizes := []int{1, 100, mtu - 28, mtu - 27, 5000, 30000}
+	c1, c2, f := h1.Containers[0], h2.Containers[0], l.Options.Inner
+	mtu, headers := l.Options.ContainerMTU(), ipHeader(f)+8
+	sizes := []int{1, 100, mtu - headers, mtu - headers + 1, 5000, 30000}
 	packets := 0
 	for _, size := range sizes {
-		packets += fragmentCount(size, mtu)
+		packets += fragmentCountOf(f, size, mtu)
 	}
 	for _, path := range []struct {
 		name string
@@ -137,9 +175,9 @@ func testXDPPaths(t *testing.T, l *lab.Lab, m xdp.Mode) {
 		ttl  int
 		want []string
 	}{
-		{"container to container", c1.NS, c2.NS, c2.Addr, 62, []string{networkDelivered}},
-		{"host to container", h1.NS, c2.NS, c2.Addr, 63, []string{networkDelivered}},
-		{"container to host", c1.NS, h2.NS, h2.Gateway(), 63, []string{networkToHost, overlayChecked}},
+		{"container to container", c1.NS, c2.NS, c2.In(f), 62, []string{networkDelivered}},
+		{"host to container", h1.NS, c2.NS, c2.In(f), 63, []string{networkDelivered}},
+		{"container to host", c1.NS, h2.NS, h2.GatewayOf(f), 63, []string{networkToHost, overlayChecked}},
 	} {
 		for _, captured := range []bool{false, true} {
 			name := path.name
@@ -167,20 +205,26 @@ func testXDPPaths(t *testing.T, l *lab.Lab, m xdp.Mode) {
 // testXDPForged: forged tunnel packets are dropped by from_wire, before the kernel makes anything of them.
 func testXDPForged(t *testing.T, l *lab.Lab, m xdp.Mode) {
 	h1, h2 := l.Hosts[0], l.Hosts[1]
-	c1, remote := h1.Containers[0], h2.Containers[0]
+	inner, outer := l.Options.Inner, l.Options.OuterOf(l.Options.Inner)
+	to, remote := h1.Containers[0].In(inner), h2.Containers[0].In(inner)
 	stranger, elsewhere := netip.MustParseAddr("192.168.32.99"), netip.MustParseAddr("172.247.0.9")
+	if outer == lab.V6 {
+		stranger = netip.MustParseAddr("fd00:192:168:32::99")
+	}
+	if inner == lab.V6 {
+		elsewhere = netip.MustParseAddr("fd00:172:244:247::9")
+	}
 	const payload = 30
 	for _, test := range []struct {
 		reason     string
 		src, outer netip.Addr
 	}{
-		{"unknown_host", remote.Addr, stranger},
-		{"spoofed_source", elsewhere, h2.Addr},
+		{"unknown_host", remote, stranger},
+		{"spoofed_source", elsewhere, h2.Node(outer)},
 	} {
 		t.Run(test.reason, func(t *testing.T) {
-			inner := udpPacket(test.src, c1.Addr, 4000, 4000, randomBytes(payload))
-			packet := tunnelPacket(t, l, h2, h1, inner, func(ip *layers.IPv4) { ip.SrcIP = test.outer.AsSlice() })
-			uplink, container := capture(t, h1.NS, lab.Uplink), capture(t, c1.NS, "eth0")
+			packet := tunnelPacketOf(t, l, h2, h1, test.outer, datagramOf(test.src, to, randomBytes(payload)))
+			uplink, container := capture(t, h1.NS, lab.Uplink), capture(t, h1.Containers[0].NS, "eth0")
 			events(t, h1)
 			dropped := "from_wire drop/" + test.reason
 			expectCarried(t, h1, 1, []string{dropped}, func() {
@@ -190,7 +234,7 @@ func testXDPForged(t *testing.T, l *lab.Lab, m xdp.Mode) {
 			})
 			for _, c := range []*lab.Capture{uplink, container} {
 				for _, p := range stop(t, c) {
-					if d := lab.Decode(p); !p.Outgoing && slices.ContainsFunc(d.IPv4, func(ip *layers.IPv4) bool { return toAddr(ip.DstIP) == c1.Addr }) {
+					if d := lab.Decode(p); !p.Outgoing && slices.ContainsFunc(d.IP, func(ip lab.IP) bool { return ip.Src == test.src && ip.Dst == to }) {
 						if m == xdp.Generic && c == uplink {
 							continue // packet sockets come before from_wire there
 						}
@@ -200,7 +244,7 @@ func testXDPForged(t *testing.T, l *lab.Lab, m xdp.Mode) {
 			}
 			got := events(t, h1)
 			if len(got) != 1 || got[0].Program != "from_wire" || got[0].Reason != test.reason || got[0].OuterSource != test.outer ||
-				got[0].Source != test.src || got[0].Length != 14+l.Options.Overhead()+28+payload {
+				got[0].Source != test.src || got[0].Length != len(packet)+14 {
 				t.Errorf("events: %+v", got)
 			}
 		})
@@ -215,7 +259,8 @@ func testXDPMark(t *testing.T, l *lab.Lab, m xdp.Mode) {
 	h1, h2 := l.Hosts[0], l.Hosts[1]
 	uplink := mac(t, h1, lab.Uplink)
 	mark := xdp.Mark(topology.MAC(uplink))
-	inner := udpPacket(h2.Containers[0].Addr, h1.Containers[0].Addr, 4000, 4000, randomBytes(30))
+	f := l.Options.Inner
+	inner := datagramOf(h2.Containers[0].In(f), h1.Containers[0].In(f), randomBytes(30))
 	const dropped = "from_wire drop/wire_mac"
 	expectCarried(t, h1, 1, []string{dropped}, func() {
 		send(t, l.Wire(), h1.Name, ethernet(net.HardwareAddr(mark[:]), uplink, inner))

@@ -72,7 +72,7 @@ func daemonsMachine(t *testing.T, s topology.State, container netip.Addr) *machi
 	t.Helper()
 	settings := dataplane.Settings(false, dataplane.Network{
 		Self: s.Self, Prefix: s.Network, SubnetLen: s.Self.Subnet.Bits(),
-		Overlay: dataplane.Overlay{Ifindex: int(overlay.ifindex), MAC: overlay.mac},
+		Overlay: dataplane.Overlay{Ifindex: int(overlay.ifindex), MAC: s.Self.VTEP.MAC},
 	})
 	m, err := emptyMachine(lab, &settings)
 	must(t, err)

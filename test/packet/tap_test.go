@@ -33,6 +33,7 @@ const (
 	vnetHeaderLen = 10
 	needsCsum     = 1
 	gsoTCPv4      = 1
+	gsoTCPv6      = 4
 	gsoUDPL4      = 5
 )
 

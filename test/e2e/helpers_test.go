@@ -25,9 +25,17 @@ import (
 // timeout bounds every wait for something that takes far less.
 const timeout = lab.Patience * 10 * time.Second
 
-// up brings a lab up for the test alone, without daemons. What is left of the
-// same test of a process that crashed goes first.
+// up brings a lab up for the test alone, without daemons, beside those of other
+// tests: most wait most of the time.
 func up(t *testing.T, change func(*lab.Options)) *lab.Lab {
+	t.Helper()
+	t.Parallel()
+	return upAlone(t, change)
+}
+
+// upAlone is up for a test that keeps all cores busy. What is left of the same
+// test of a process that crashed goes first.
+func upAlone(t *testing.T, change func(*lab.Options)) *lab.Lab {
 	t.Helper()
 	o := lab.Defaults()
 	tree, err := os.Getwd() // two checkouts may be tested at once

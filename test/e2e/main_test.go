@@ -8,13 +8,14 @@
 package e2e
 
 import (
+	"context"
 	"fmt"
 	"os"
-	"os/exec"
-	"path/filepath"
 	"testing"
 
 	"go.uber.org/goleak"
+
+	"github.com/bpfnet/bpfnet/test/lab"
 )
 
 // bpfnetBinary is the program under test.
@@ -36,12 +37,8 @@ func (m builtOnce) Run() int {
 		return 1
 	}
 	defer os.RemoveAll(dir) //nolint:errcheck // a temporary directory
-	bpfnetBinary = filepath.Join(dir, "bpfnet")
-	build := exec.Command("go", "build", "-o", bpfnetBinary, "../../cmd/bpfnet")
-	build.Env = append(os.Environ(), "CGO_ENABLED=0")
-	build.Stdout, build.Stderr = os.Stderr, os.Stderr
-	if err := build.Run(); err != nil {
-		fmt.Fprintf(os.Stderr, "build bpfnet: %v\n", err)
+	if bpfnetBinary, err = lab.Build(context.Background(), dir); err != nil {
+		fmt.Fprintln(os.Stderr, err)
 		return 1
 	}
 	return m.M.Run()

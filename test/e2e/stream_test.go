@@ -5,6 +5,7 @@
 package e2e
 
 import (
+	"cmp"
 	"encoding/binary"
 	"fmt"
 	"slices"
@@ -132,7 +133,7 @@ func superpackets(packets []lab.Packet, outgoing bool) (all []superpacket) {
 			all = append(all, superpacket{tcp.Seq, n, p.GSOSize})
 		}
 	}
-	slices.SortFunc(all, func(a, b superpacket) int { return int(int32(a.Seq - b.Seq)) }) // numbers wrap
+	slices.SortFunc(all, func(a, b superpacket) int { return cmp.Or(int(int32(a.Seq-b.Seq)), a.Payload-b.Payload) }) // numbers wrap
 	return all
 }
 

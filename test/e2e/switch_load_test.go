@@ -31,7 +31,7 @@ func TestSwitchUnderLoad(t *testing.T) {
 		{"host-gw", topology.EncapNone, nil},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			l := up(t, func(o *lab.Options) { o.Backend = test.backend })
+			l := upAlone(t, func(o *lab.Options) { o.Backend = test.backend })
 			startDaemons(t, l, test.args...)
 			h1, h2 := l.Hosts[0], l.Hosts[1]
 			for _, h := range l.Hosts {

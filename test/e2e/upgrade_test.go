@@ -209,10 +209,8 @@ func buildVersion(t *testing.T, v version) (binary string) {
 	data, err := json.Marshal(overlay)
 	noError(t, err)
 	noError(t, os.WriteFile(filepath.Join(dir, "overlay.json"), data, 0o644))
-	binary = filepath.Join(dir, "bpfnet")
-	build := exec.CommandContext(t.Context(), "go", "build", "-overlay", filepath.Join(dir, "overlay.json"), "-o", binary, "../../cmd/bpfnet")
-	build.Env = append(os.Environ(), "CGO_ENABLED=0")
-	execute(t, build)
+	binary, err = lab.Build(t.Context(), dir, "-overlay", filepath.Join(dir, "overlay.json"))
+	noError(t, err)
 	return binary
 }
 

@@ -115,8 +115,11 @@ type cluster struct {
 	nodes []*node
 }
 
+// up brings a cluster up for the test alone, beside those of other tests: most
+// wait most of the time.
 func up(t *testing.T, m mode, dp dataplane, hosts int) *cluster {
 	t.Helper()
+	t.Parallel()
 	o := lab.Defaults()
 	tree, err := os.Getwd() // two checkouts may be tested at once
 	noError(t, err)

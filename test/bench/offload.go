@@ -80,9 +80,9 @@ func (s *site) withFeatures(ofUplinks, ofWire map[string]bool) (restore func() e
 		return err
 	}
 	set := func(n nic, want map[string]bool) error {
-		before, err := n.features(maps.Keys(want))
-		if err != nil {
-			return err
+		before, failed := n.features(maps.Keys(want))
+		if failed != nil {
+			return failed
 		}
 		undo = append(undo, func() error { return n.setFeatures(before) })
 		return n.setFeatures(want)

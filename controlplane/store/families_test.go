@@ -322,7 +322,7 @@ func TestReserveForDual(t *testing.T) {
 func TestAcquireRacesBesideAnother(t *testing.T) {
 	e := newEtcd(t)
 	s, c := e.open(Options{}), mustParseConfig(t, dualSubnets)
-	_, revision, err := s.claims(t.Context())
+	_, listed, err := s.claims(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -330,7 +330,7 @@ func TestAcquireRacesBesideAnother(t *testing.T) {
 	l := dualWant("245").lease(c)
 	l.Subnet, l.Subnet6, l.Key = prefix("10.0.2.0/24"), prefix("fc00:0:0:2::/64"), "10.0.2.0-24&fc00:0:0:2::-64"
 	h := &Held{store: s, config: c, lease: l}
-	if err = h.write(t.Context(), h.absent(revision)); !errors.Is(err, errRaced) {
+	if err = h.write(t.Context(), h.absent(listed.at.revision)); !errors.Is(err, errRaced) {
 		t.Errorf("error %v, want %v", err, errRaced)
 	}
 	if value, _ := e.get("subnets/" + l.Key); value != "" {

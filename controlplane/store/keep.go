@@ -28,6 +28,7 @@ type Held struct {
 	life     life   // of the key; the zero life where it is reserved
 	tried    life   // that the key may have too, for etcd did not answer when it was put
 
+	rival   rival
 	foreign int64 // ModRevision of what another wrote and was reported; 0 while the key is ours
 	lost    bool  // that the subnet is taken was reported
 }
@@ -134,35 +135,48 @@ func (h *Held) look(ctx context.Context, margin time.Duration, changed func(Even
 	h.lost = false
 	kv := resp.Kvs[0]
 	if !bytes.Equal(kv.Value, h.value) {
-		h.reportForeign(kv, changed)
-		return rev, time.Time{}, nil
+		return rev, time.Time{}, h.reportForeign(ctx, kv, changed)
 	}
 	if h.foreign != 0 {
 		h.foreign = 0
 		changed(Event{Kind: Restored, Lease: h.Lease()})
 	}
-	if kv.Lease != int64(h.life.grant) {
+	switch {
+	case kv.Lease != int64(h.life.grant):
 		if err = h.adopt(ctx, kv, changed); err != nil {
 			return 0, time.Time{}, err
 		}
+	case kv.ModRevision != h.lease.ModRevision && !h.reserved:
+		h.reportRival(kv, changed) // who has answered
 	}
 	if h.reserved {
 		return rev, time.Time{}, nil
 	}
-	if time.Until(h.life.ends) <= margin {
-		if err = h.write(ctx, h.unchanged(kv.ModRevision)); err != nil {
-			return 0, time.Time{}, err
+	wake, err := h.renew(ctx, kv.ModRevision, margin, changed)
+	return max(rev, h.lease.ModRevision), wake, err
+}
+
+// renew does so when it is time, and returns when it is next.
+func (h *Held) renew(ctx context.Context, mod int64, margin time.Duration, changed func(Event)) (time.Time, error) {
+	now := time.Now()
+	due := h.life.ends.Sub(now) <= margin
+	alone := h.rival.gone(now)
+	if due || h.rival.toAsk(now) {
+		if err := h.write(ctx, h.unchanged(mod)); err != nil {
+			return time.Time{}, err
 		}
-		changed(Event{Kind: Renewed, Lease: h.Lease()})
-		rev = h.lease.ModRevision
+		alone = !h.rival.asked(now)
 	}
-	return rev, h.life.ends.Add(-margin), nil
+	if alone {
+		changed(Event{Kind: Renewed, Lease: h.Lease()})
+	}
+	return h.rival.next(h.life.ends.Add(-margin)), nil
 }
 
 // reportForeign tells of a key that another has written, once for each writing.
-func (h *Held) reportForeign(kv *mvccpb.KeyValue, changed func(Event)) {
+func (h *Held) reportForeign(ctx context.Context, kv *mvccpb.KeyValue, changed func(Event)) error {
 	if h.foreign == kv.ModRevision {
-		return
+		return nil
 	}
 	h.foreign = kv.ModRevision
 	theirs, err := ParseLease(h.lease.Key, kv.Value)
@@ -179,6 +193,12 @@ func (h *Held) reportForeign(kv *mvccpb.KeyValue, changed func(Event)) {
 			"or delete the key and it is put back", h.lease.Key, theirs.Node())
 	}
 	changed(Event{Kind: Altered, Lease: theirs, Err: err})
+	if theirs.Node() != h.lease.Node() || kv.Lease == h.rival.answered {
+		return nil
+	}
+	h.rival.answered = kv.Lease
+	h.foreign, err = h.answer(ctx, kv)
+	return err
 }
 
 // adopt goes on with the life that the key has now. We gave it that ourselves,
@@ -202,8 +222,11 @@ func (h *Held) adopt(ctx context.Context, kv *mvccpb.KeyValue, changed func(Even
 			event.Kind = Limited
 			break
 		}
-		event = Event{Kind: Altered, Err: fmt.Errorf("lease %s was written again by another process: "+
-			"if another node has the PublicIP %v too, give each its own", h.lease.Key, h.lease.Node())}
+		h.reserved, h.life = false, now
+		h.reportRival(kv, changed)
+		mod, err := h.answer(ctx, kv)
+		h.setRevisions(kv.CreateRevision, mod)
+		return err
 	}
 	h.reserved, h.life = now == life{}, now
 	h.setRevisions(kv.CreateRevision, kv.ModRevision)
@@ -214,7 +237,7 @@ func (h *Held) adopt(ctx context.Context, kv *mvccpb.KeyValue, changed func(Even
 
 // recreate puts the key back if no other lease has its subnet by now.
 func (h *Held) recreate(ctx context.Context, margin time.Duration, changed func(Event)) (time.Time, error) {
-	claims, revision, err := h.store.claims(ctx)
+	claims, listed, err := h.store.claims(ctx)
 	if err != nil {
 		return time.Time{}, err
 	}
@@ -231,7 +254,7 @@ func (h *Held) recreate(ctx context.Context, margin time.Duration, changed func(
 		return time.Now().Add(retryLost), nil
 	}
 	h.reserved = false
-	if err = h.write(ctx, h.absent(revision)); err != nil {
+	if err = h.write(ctx, h.absent(listed.at.revision)); err != nil {
 		return time.Time{}, err
 	}
 	h.foreign, h.lost = 0, false

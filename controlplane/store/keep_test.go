@@ -135,23 +135,87 @@ func TestKeepAltered(t *testing.T) {
 	}
 }
 
-// TestKeepSharedAddress has two nodes with one PublicIP hold one lease.
+// TestKeepSharedAddress has two nodes with one PublicIP hold one lease: both are told at once, and then it is left as it is.
 func TestKeepSharedAddress(t *testing.T) {
+	const again = "was written again by another process: if another node has the PublicIP 192.168.32.245 too"
 	e := newEtcd(t)
 	c := mustParseConfig(t, fourSubnets)
 	one := acquire(t, e.open(Options{}), c, wantOf("192.168.32.245"))
 	events, _ := keep(t, one, time.Hour)
 	two := acquire(t, e.open(Options{}), c, wantOf("192.168.32.245"))
-	expect(t, events, Altered, "was written again by another process: if another node has the PublicIP 192.168.32.245 too")
-	rev := two.Lease().ModRevision
-	eventually(t, "the first has gone on with the second's grant", func() bool { return one.Lease().ModRevision == rev })
+	key, came := "subnets/"+one.Lease().Key, two.Lease().ModRevision
+	events2, stop2 := keep(t, two, time.Hour)
+	expect(t, events, Altered, again)
+	expect(t, events2, Altered, again)
+	eventually(t, "the first knows its answer", func() bool { return one.Lease().ModRevision == came+1 })
+	if value, grant := e.get(key); two.Lease().ModRevision != came+1 || value != vxlanValue("192.168.32.245") || grant != two.life.grant {
+		t.Errorf("%s at revision %d by grant %x, want one answer to revision %d by %x", value, two.Lease().ModRevision, grant, came, two.life.grant)
+	}
+	stop2()
 	w := wantOf("192.168.32.245")
 	w.VNI = 2
 	three := acquire(t, e.open(Options{}), c, w)
+	came = three.Lease().ModRevision
+	events3, _ := keep(t, three, time.Hour)
 	expect(t, events, Altered, "was overwritten with this node's PublicIP 192.168.32.245 but other data")
-	if three.Lease().Key != one.Lease().Key {
-		t.Errorf("leases %s and %s, want one", three.Lease().Key, one.Lease().Key)
+	expect(t, events3, Altered, again)
+	if three.Lease().Key != one.Lease().Key || three.Lease().ModRevision != came+1 {
+		t.Errorf("lease %+v, want one answer to %s at revision %d", three.Lease(), one.Lease().Key, came)
 	}
+	for _, more := range []<-chan Event{events, events2, events3} {
+		if len(more) > 0 {
+			t.Errorf("event %+v of a lease that is left as it is", <-more)
+		}
+	}
+}
+
+// TestKeepRivalGoes: whether the other is there still is asked, by a renewal, and believed.
+func TestKeepRivalGoes(t *testing.T) {
+	e := newEtcd(t)
+	c := mustParseConfig(t, fourSubnets)
+	one := acquire(t, e.open(Options{}), c, wantOf("192.168.32.245"))
+	two := acquire(t, e.open(Options{}), c, wantOf("192.168.32.245"))
+	var got []Event
+	look := func(h *Held) time.Time {
+		t.Helper()
+		got = nil
+		_, wake, err := h.look(t.Context(), time.Hour, func(e Event) { got = append(got, e) })
+		if err != nil {
+			t.Fatal(err)
+		}
+		return wake
+	}
+	says := func(kind EventKind) {
+		t.Helper()
+		if kind == "" && len(got) == 0 || len(got) == 1 && got[0].Kind == kind {
+			return
+		}
+		t.Fatalf("events %+v, want %q", got, kind)
+	}
+	wake := look(one)
+	says(Altered)
+	if until := time.Until(wake); until <= 0 || until > askEvery {
+		t.Errorf("looks again in %v", until)
+	}
+	for range 2 { // the other is there
+		one.rival.ask = time.Now()
+		look(one)
+		says("")
+		look(two)
+		says(Altered)
+		look(one)
+		says(Altered)
+	}
+	one.rival.ask = time.Now()
+	if wake = look(one); time.Until(wake) > answerWithin {
+		t.Errorf("waits %v for the answer", time.Until(wake))
+	}
+	says("")
+	one.rival.quiet = time.Now()
+	if wake = look(one); time.Until(wake) < time.Hour {
+		t.Errorf("who is alone looks again in %v", time.Until(wake))
+	}
+	says(Renewed)
 }
 
 // TestKeepUnanswered is of a put that etcd did but did not answer.

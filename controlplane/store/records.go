@@ -159,7 +159,7 @@ func (s *Store) ReserveFor(ctx context.Context, c Config, l Lease) error {
 		return err
 	}
 	err = s.retry(ctx, func(ctx context.Context, _ func()) error {
-		claims, revision, listErr := s.claims(ctx)
+		claims, listed, listErr := s.claims(ctx)
 		if listErr != nil {
 			return listErr
 		}
@@ -172,7 +172,7 @@ func (s *Store) ReserveFor(ctx context.Context, c Config, l Lease) error {
 			}
 		}
 		resp, txnErr := s.cli.Txn(ctx).
-			If((&Held{store: s, config: c, lease: l}).absent(revision).holds).
+			If((&Held{store: s, config: c, lease: l}).absent(listed.at.revision).holds).
 			Then(clientv3.OpPut(s.subnets+l.Key, string(value))).
 			Commit()
 		if txnErr == nil && !resp.Succeeded {

@@ -76,6 +76,9 @@ type Store struct {
 	config  string // key of the network's configuration
 	subnets string // what the keys of leases start with
 
+	mu       sync.Mutex
+	acquired *listing // by Acquire, for Watch
+
 	ctx  context.Context // until Close
 	stop context.CancelFunc
 	wg   sync.WaitGroup

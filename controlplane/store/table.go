@@ -33,15 +33,19 @@ type news struct {
 	gone  bool
 }
 
-func newTable() *table {
-	return &table{leases: map[string]Lease{}, news: map[string]news{}}
+func newTable(leases []Lease) *table {
+	t := &table{leases: make(map[string]Lease, len(leases)), news: map[string]news{}}
+	for _, l := range leases {
+		t.leases[l.Key] = l
+	}
+	return t
 }
 
 // put takes over a key and its value as they are in etcd; key is without
 // PREFIX/subnets/. A renewal is no news, for it changes the revision alone:
 // else each of many nodes would have all others look at all leases again.
 func (t *table) put(key string, kv *mvccpb.KeyValue) {
-	l, err := ParseLease(key, kv.Value)
+	l, err := parseKeyValue(key, kv)
 	if errors.Is(err, ErrPending) { // a key without a node
 		t.remove(key)
 		return
@@ -51,13 +55,19 @@ func (t *table) put(key string, kv *mvccpb.KeyValue) {
 		t.news[key] = news{bad: err}
 		return
 	}
-	l.CreateRevision, l.ModRevision = kv.CreateRevision, kv.ModRevision
 	old := t.leases[key]
 	old.ModRevision = l.ModRevision
 	t.leases[key] = l
 	if old != l {
 		t.news[key] = news{lease: l}
 	}
+}
+
+// parseKeyValue is ParseLease with the revisions.
+func parseKeyValue(key string, kv *mvccpb.KeyValue) (Lease, error) {
+	l, err := ParseLease(key, kv.Value)
+	l.CreateRevision, l.ModRevision = kv.CreateRevision, kv.ModRevision
+	return l, err
 }
 
 // remove takes over that a key is gone.

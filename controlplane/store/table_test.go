@@ -19,7 +19,7 @@ func ipip(node string) string { return `{"PublicIP":"` + node + `","BackendType"
 
 func TestTable(t *testing.T) {
 	const node1, node2 = "192.168.0.1", "192.168.0.2"
-	tab := newTable()
+	tab := newTable(nil)
 	for i, step := range []struct {
 		name string
 		do   func()
@@ -57,7 +57,7 @@ func TestTable(t *testing.T) {
 }
 
 func TestUpdateErrorsAreLines(t *testing.T) {
-	tab := newTable()
+	tab := newTable(nil)
 	tab.put(put("10.1.0.0-24", "{\n\n}", 1, 1))
 	for key, err := range tab.flush(1).Bad {
 		if strings.Contains(err.Error(), "\n") {
@@ -83,7 +83,7 @@ func BenchmarkTable(b *testing.B) {
 	b.Run("snapshot", func(b *testing.B) {
 		b.ReportAllocs()
 		for b.Loop() {
-			tab := newTable()
+			tab := newTable(nil)
 			for _, p := range pairs {
 				tab.put(p.key, p.kv)
 			}
@@ -93,7 +93,7 @@ func BenchmarkTable(b *testing.B) {
 		}
 	})
 	b.Run("change", func(b *testing.B) {
-		tab := newTable()
+		tab := newTable(nil)
 		for _, p := range pairs {
 			tab.put(p.key, p.kv)
 		}

@@ -10,12 +10,8 @@ import (
 	"strings"
 	"time"
 
-	"go.etcd.io/etcd/api/v3/mvccpb"
 	clientv3 "go.etcd.io/etcd/client/v3"
 )
-
-// pageSize is how many leases are listed at a time: some 500 kB.
-const pageSize = 2000
 
 var (
 	// errListAgain says that the revisions to be watched are not to be had.
@@ -23,12 +19,6 @@ var (
 	// errWatchAgain says that the connection was lost in between.
 	errWatchAgain = errors.New("leases must be watched again")
 )
-
-// cursor is how far a watch has come.
-type cursor struct {
-	cluster  uint64 // etcd's name for itself
-	revision int64  // all changes up to here are in the table
-}
 
 // Watch calls f with all leases, then with each change, the changes of one
 // revision together. While etcd is away nothing is delivered, and once it is
@@ -40,13 +30,13 @@ type cursor struct {
 func (s *Store) Watch(ctx context.Context, f func(Update) error) error {
 	for wait := retryMin; ; wait = min(2*wait, retryMax) {
 		began := time.Now()
-		t, at, err := s.snapshot(ctx)
+		l, err := s.listing(ctx)
 		if err == nil {
-			u := t.flush(at.revision)
-			u.Full = true
-			if err = f(u); err != nil {
+			t, at := newTable(l.put), l.at
+			if err = f(l.update()); err != nil {
 				return err
 			}
+			l = listing{} // which takes as much memory again
 			err = s.follow(ctx, t, at, f)
 		}
 		var ours callbackError
@@ -64,39 +54,6 @@ func (s *Store) Watch(ctx context.Context, f func(Update) error) error {
 		case <-ctx.Done():
 		case <-s.ctx.Done():
 		}
-	}
-}
-
-// snapshot reads all leases as they are at one revision.
-func (s *Store) snapshot(ctx context.Context) (t *table, at cursor, err error) {
-	err = s.retry(ctx, func(ctx context.Context, _ func()) error {
-		t = newTable()
-		at, err = s.list(ctx, func(key string, kv *mvccpb.KeyValue) { t.put(key, kv) })
-		return err
-	})
-	return t, at, err
-}
-
-// list calls f for each lease, by pages of one revision. It does not retry.
-func (s *Store) list(ctx context.Context, f func(key string, kv *mvccpb.KeyValue)) (cursor, error) {
-	var at cursor
-	end := clientv3.GetPrefixRangeEnd(s.subnets)
-	for from := s.subnets; ; {
-		resp, err := s.cli.Get(ctx, from,
-			clientv3.WithRange(end), clientv3.WithLimit(pageSize), clientv3.WithRev(at.revision))
-		if err != nil {
-			return cursor{}, err
-		}
-		if at.revision == 0 {
-			at = cursor{resp.Header.ClusterId, resp.Header.Revision}
-		}
-		for _, kv := range resp.Kvs {
-			f(strings.TrimPrefix(string(kv.Key), s.subnets), kv)
-		}
-		if !resp.More || len(resp.Kvs) == 0 {
-			return at, nil
-		}
-		from = string(resp.Kvs[len(resp.Kvs)-1].Key) + "\x00"
 	}
 }
 

@@ -96,6 +96,36 @@ func TestWatch(t *testing.T) {
 	expectUpdate(t, updates, "put [10.0.2.0-24=192.168.32.1] deleted [10.0.1.0-24 rubbish] bad [worse]")
 }
 
+// TestWatchAfterAcquire: what Acquire has read is not read again, unless etcd
+// does not know any more what has changed since.
+func TestWatchAfterAcquire(t *testing.T) {
+	for name, compact := range map[string]bool{"followed": false, "compacted": true} {
+		t.Run(name, func(t *testing.T) {
+			e := newEtcd(t)
+			e.put("subnets/10.0.1.0-24", vxlanValue("192.168.32.1"))
+			e.put("subnets/10.0.2.0-24", "rubbish")
+			s := e.open(Options{})
+			w := wantOf("192.168.32.245")
+			w.Prefer = prefix("10.0.3.0/24")
+			acquire(t, s, mustParseConfig(t, `{"Network":"10.0.0.0/16","Backend":{"Type":"vxlan"}}`), w)
+			rev := e.put("subnets/10.0.4.0-24", vxlanValue("192.168.32.4"))
+			const first = "put [10.0.1.0-24=192.168.32.1 10.0.3.0-24=192.168.32.245"
+			if compact {
+				if _, err := e.cli.Compact(t.Context(), rev); err != nil {
+					t.Fatal(err)
+				}
+			}
+			updates := watch(t, s)
+			expectUpdate(t, updates, "full "+first+"] deleted [] bad [10.0.2.0-24]")
+			if compact {
+				expectUpdate(t, updates, "full "+first+" 10.0.4.0-24=192.168.32.4] deleted [] bad [10.0.2.0-24]")
+				return
+			}
+			expectUpdate(t, updates, "put [10.0.4.0-24=192.168.32.4] deleted [] bad []")
+		})
+	}
+}
+
 func TestWatchEmpty(t *testing.T) {
 	e := newEtcd(t)
 	expectUpdate(t, watch(t, e.open(Options{Prefix: "/other"})), "full put [] deleted [] bad []")

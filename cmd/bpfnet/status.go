@@ -78,6 +78,9 @@ func printServed(row func(format string, args ...any), s node.Status) {
 	if s.Dataplane == node.EBPF { // the kernel finds them by itself
 		row("containers\t%d found, %d addresses known", s.Containers, s.Endpoints)
 	}
+	if v := s.KernelView; v != nil {
+		row("kernel view\t%d of %d peers written", v.Written, v.Peers)
+	}
 	if s.XDP != nil {
 		row("xdp\t%s", s.XDP)
 	}

@@ -29,18 +29,21 @@ func FetchStatus(ctx context.Context, runDir string) (Status, error) {
 	return s, nil
 }
 
-// FetchReady asks the daemon of a run directory whether it serves the network,
+// FetchBrief asks the daemon of a run directory whether it serves the network,
 // and how many peers.
-func FetchReady(ctx context.Context, runDir string) (ready bool, peers int, err error) {
+func FetchBrief(ctx context.Context, runDir string) (Brief, error) {
 	resp, err := request(ctx, runDir, http.MethodHead, "/status")
 	if err != nil {
-		return false, 0, err
+		return Brief{}, err
 	}
 	defer resp.Body.Close() //nolint:errcheck // there is none
-	if peers, err = strconv.Atoi(resp.Header.Get(peersHeader)); err != nil {
-		return false, 0, fmt.Errorf("read the daemon's status: %w", err)
+	b := Brief{Ready: resp.StatusCode == http.StatusOK}
+	for header, n := range map[string]*int{peersHeader: &b.Peers, kernelViewHeader: &b.KernelView} {
+		if *n, err = strconv.Atoi(resp.Header.Get(header)); err != nil {
+			return Brief{}, fmt.Errorf("read the daemon's status: %w", err)
+		}
 	}
-	return resp.StatusCode == http.StatusOK, peers, nil
+	return b, nil
 }
 
 // SetDataplane changes the dataplane of a run directory's daemon, and returns

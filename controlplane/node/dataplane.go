@@ -40,8 +40,11 @@ func (d Dataplane) carrier() netlink.Carrier {
 // before carries on; what that has left is removed once nothing goes by it.
 type dataplane interface {
 	// apply brings it to the desired states, one a family, and writes only what differs.
-	// A peer that cannot be served is a problem; the others are served.
+	// A peer that cannot be served is a problem; the others are served. In a large cluster
+	// the kernel's tables are brought there in steps, of which it takes the first.
 	apply(states []topology.State) ([]topology.Problem, error)
+	// advance goes on with what apply, or advance, has left for later: session.unwritten.
+	advance(states []topology.State) ([]topology.Problem, error)
 	// inPlace reports whether packets go by it, and by it alone.
 	inPlace() bool
 	// doubt has the next apply look at everything again: others may have

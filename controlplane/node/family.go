@@ -112,11 +112,18 @@ func (s *session) subnets() []netip.Prefix {
 	return all
 }
 
-// applyKernel makes the kernel's own tables equal to the states, one a family.
-func (s *session) applyKernel(states []topology.State) (problems []topology.Problem, err error) {
+// kernelStep is how many peers are written to the kernel's tables before it is
+// looked whether something has changed: some 30 ms.
+const kernelStep = 1000
+
+// advanceKernel makes the kernel's own tables equal to the states, one a family, or as
+// far as one step goes: s.unwritten is how many peers are left to the next.
+func (s *session) advanceKernel(states []topology.State) (problems []topology.Problem, err error) {
+	s.unwritten = 0
 	for i, f := range s.families {
-		found, failed := f.kernel.Apply(states[i], f.overlay)
+		left, found, failed := f.kernel.Advance(states[i], f.overlay, netlink.Step{Peers: kernelStep, Cover: s.kind == EBPF})
 		problems, err = append(problems, found...), errors.Join(err, failed)
+		s.unwritten += left
 	}
 	return problems, err
 }

@@ -19,8 +19,12 @@ func (k *kernelDevices) apply(states []topology.State) ([]topology.Problem, erro
 	if k.usesTunnel() {
 		k.tunnel.setPeers(states[0])
 	}
-	problems, err := k.applyKernel(states)
-	if err != nil || k.settled {
+	return k.advance(states)
+}
+
+func (k *kernelDevices) advance(states []topology.State) ([]topology.Problem, error) {
+	problems, err := k.advanceKernel(states)
+	if err != nil || k.unwritten > 0 || k.settled {
 		return problems, err
 	}
 	// The programs go only now that the kernel can do without them.

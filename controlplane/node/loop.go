@@ -35,7 +35,9 @@ type loop struct {
 
 	// Of run alone:
 	paths    map[netip.Addr]topology.Path
-	stranded bool // the uplink is down
+	stranded bool             // the uplink is down
+	states   []topology.State // built last, one a family
+	problems []topology.Problem
 }
 
 func newLoop(s *session) *loop {
@@ -148,6 +150,11 @@ func (l *loop) run(ctx context.Context) error {
 			return nil
 		case err := <-l.over:
 			return err
+		case <-l.nothingNew():
+			if err := l.advance(); err != nil {
+				retry = time.After(retryEvery)
+			}
+			continue
 		case <-l.wake:
 		case <-resync.C:
 			doubted = true
@@ -168,6 +175,17 @@ func (l *loop) run(ctx context.Context) error {
 		}
 	}
 }
+
+// nothingNew lets the loop go on with what it has begun, unless there is something
+// to apply first.
+func (l *loop) nothingNew() <-chan struct{} {
+	if l.unwritten == 0 || l.stranded || len(l.wake) > 0 {
+		return nil
+	}
+	return closed
+}
+
+var closed = func() chan struct{} { c := make(chan struct{}); close(c); return c }()
 
 // pass looks at what has changed and applies it. failed says that it has to be
 // tried again, as it had before where there is nothing to apply to.
@@ -268,27 +286,36 @@ func (l *loop) pathVia(r *underlay.Resolver) func(netip.Addr) (topology.Path, er
 
 // apply brings the dataplane to what etcd says.
 func (l *loop) apply(inputs []topology.Input) error {
-	states, problems, err := l.build(inputs)
-	if err != nil {
+	if err := l.build(inputs); err != nil {
 		return err
 	}
-	kernelProblems, err := l.dataplane.apply(states)
-	l.publishStatus(states)
+	problems, err := l.dataplane.apply(l.states)
+	l.reporter.reportRecords("etcd", append(l.badRecords(), l.problems...))
+	return l.applied(problems, err)
+}
+
+// advance brings what the dataplane has left for later on by a step.
+func (l *loop) advance() error { return l.applied(l.dataplane.advance(l.states)) }
+
+// applied tells what has become of the states.
+func (l *loop) applied(problems []topology.Problem, err error) error {
+	l.publishStatus(l.states)
 	fileErr := l.announce()
-	l.reporter.reportRecords("etcd", append(l.badRecords(), problems...))
-	l.reporter.reportRecords("kernel", kernelProblems)
+	l.reporter.reportRecords("kernel", problems)
 	l.reporter.report("dataplane", err)
 	l.reporter.report("subnet file", fileErr)
 	return errors.Join(err, fileErr)
 }
 
-// build is the desired state of each family, and what is wrong with records.
-func (l *loop) build(inputs []topology.Input) (states []topology.State, problems []topology.Problem, err error) {
+// build makes the desired state of each family, and finds what is wrong with records.
+func (l *loop) build(inputs []topology.Input) error {
 	r, err := underlay.NewResolver()
 	if err != nil {
-		return nil, nil, err
+		return err
 	}
 	defer r.Close()
+	var states []topology.State
+	var problems []topology.Problem
 	for i, f := range l.families {
 		if !f.lost || f.state.Peers == nil {
 			inputs[i].Path = l.pathVia(r)
@@ -297,7 +324,8 @@ func (l *loop) build(inputs []topology.Input) (states []topology.State, problems
 		states = append(states, f.state)
 		problems = append(problems, f.problems...)
 	}
-	return states, once(problems), nil
+	l.states, l.problems = states, once(problems)
+	return nil
 }
 
 // once leaves out what is said again: much of what is wrong with a lease is so in both families.
@@ -373,6 +401,10 @@ func (l *loop) publishStatus(states []topology.State) {
 	l.mu.Lock()
 	revision := l.revision
 	l.mu.Unlock()
+	peers := states[0].Peers
+	if len(states) > 1 {
+		peers = slices.Concat(peers, states[1].Peers)
+	}
 	l.status.update(func(now *Status) {
 		now.Lease = l.held.Lease().Key
 		now.Node, now.Subnet, now.Network = l.uplink.Addr, l.held.Lease().Subnet, l.config.Network
@@ -381,10 +413,10 @@ func (l *loop) publishStatus(states []topology.State) {
 		if l.dataplane.inPlace() {
 			now.Dataplane = l.kind
 		}
+		now.KernelView = nil
+		if l.unwritten > 0 {
+			now.KernelView = &KernelView{Written: len(peers) - l.unwritten, Peers: len(peers)}
+		}
 	})
-	peers := states[0].Peers
-	if len(states) > 1 {
-		peers = slices.Concat(peers, states[1].Peers)
-	}
 	l.status.setPeers(peers)
 }

@@ -28,6 +28,7 @@ type programs struct {
 	// Of apply alone:
 	attached bool // the programs of uplink and overlay are in place
 	doubted  bool // the maps may hold other things than were written
+	settled  bool // what others have left is gone
 
 	attaching sync.Mutex // of the datapath's programs: apply and serve share it
 }
@@ -92,11 +93,18 @@ func (p *programs) apply(states []topology.State) ([]topology.Problem, error) {
 	if !p.attached && p.alone() {
 		return nil, err // what the routes lead to now may still work
 	}
-	problems, kernelErr := p.applyKernel(states)
-	if p.attached && kernelErr == nil {
-		kernelErr = p.retireOthers()
-	}
+	problems, kernelErr := p.advance(states)
 	return problems, errors.Join(err, kernelErr)
+}
+
+// advance brings the kernel's tables on. What others have left goes once no route leads there.
+func (p *programs) advance(states []topology.State) ([]topology.Problem, error) {
+	problems, err := p.advanceKernel(states)
+	if p.attached && p.unwritten == 0 && err == nil && !p.settled {
+		err = p.retireOthers()
+		p.settled = err == nil
+	}
+	return problems, err
 }
 
 // alone reports whether no device of the kernel's carries what the programs do not.
@@ -104,10 +112,16 @@ func (p *programs) alone() bool {
 	return p.encap() == topology.EncapIPIP || p.encap() == topology.EncapUDP
 }
 
-func (p *programs) inPlace() bool { return p.attached }
+// inPlace is so before the kernel's tables are complete, where all that the kernel routes into
+// the overlay comes by the programs; but not in a change of the dataplane, which ends when
+// nothing goes by the other one.
+func (p *programs) inPlace() bool {
+	covered := p.first().overlay.Ifindex != 0 && !p.choice.pending()
+	return p.attached && (p.unwritten == 0 || covered)
+}
 
 func (p *programs) doubt() {
-	p.attached, p.doubted = false, true
+	p.attached, p.settled, p.doubted = false, false, true
 	p.doubtKernel()
 }
 

@@ -34,6 +34,7 @@ type session struct {
 	kind      Dataplane
 	dataplane dataplane
 	resync    time.Duration // how often everything is compared again
+	unwritten int           // peers that the kernel's tables do not serve yet; of loop.run alone
 }
 
 func (n *node) session(ctx context.Context) (err error) {
@@ -256,6 +257,5 @@ func (s *session) ready() {
 		s.log.Warn("cannot tell the service manager", "error", err)
 	}
 	s.choice.done(nil)
-	_, peers := s.status.brief()
-	s.log.Info("ready", "subnets", s.subnets(), "dataplane", s.kind, "peers", peers)
+	s.log.Info("ready", "subnets", s.subnets(), "dataplane", s.kind, "peers", s.status.brief().Peers)
 }

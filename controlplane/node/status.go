@@ -46,8 +46,9 @@ type Status struct {
 	MTU        int          `json:"mtu,omitempty"`
 	Revision   int64        `json:"revision"` // of etcd, applied
 	Peers      []PeerStatus `json:"peers"`
-	Containers int          `json:"containers"` // links with from_container
-	Endpoints  int          `json:"endpoints"`  // containers whose address is known
+	Containers int          `json:"containers"`            // links with from_container
+	Endpoints  int          `json:"endpoints"`             // containers whose address is known
+	KernelView *KernelView  `json:"kernel_view,omitempty"` // while it is incomplete
 	Problems   []Problem    `json:"problems"`
 	Etcd       EtcdAccess   `json:"etcd,omitzero"`
 	Copied     *Copied      `json:"copied,omitempty"` // by the userspace copy of a udp network
@@ -55,6 +56,14 @@ type Status struct {
 	// Packets that the programs dropped since their maps were made, by program and reason
 	// ("from_network spoofed_source"); nil where no program is in force.
 	Dropped map[string]uint64 `json:"dropped,omitzero"`
+}
+
+// KernelView is how far the kernel's own routes, neighbours and FDB entries
+// have come, peers: in a large cluster they are written after the datapath's
+// maps, by which the node serves already.
+type KernelView struct {
+	Written int `json:"written"`
+	Peers   int `json:"peers"`
 }
 
 // Copied is what the userspace copy has done since it started.
@@ -155,11 +164,21 @@ func dropped(counters *maps.Counters) map[string]uint64 {
 	return drops
 }
 
-// brief is whether the node serves the network, and how many peers.
-func (s *status) brief() (ready bool, peers int) {
+// Brief is the least of a Status.
+type Brief struct {
+	Ready      bool
+	Peers      int
+	KernelView int // of these, how many the kernel's own tables serve: see [KernelView]
+}
+
+func (s *status) brief() Brief {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.now.Ready, len(s.peers)
+	b := Brief{Ready: s.now.Ready, Peers: len(s.peers), KernelView: len(s.peers)}
+	if v := s.now.KernelView; v != nil {
+		b.KernelView = v.Written
+	}
+	return b
 }
 
 func (s *status) setPeers(peers []topology.Peer) {
@@ -217,22 +236,26 @@ func (n *node) listen() (*httpServer, error) {
 	}), nil
 }
 
-// peersHeader is the number of peers, in an answer without them (HEAD): of
-// 100,000 the list is 20 MB.
-const peersHeader = "Bpfnet-Peers"
+// The numbers of a Brief, in an answer without the list (HEAD): of 100,000 peers
+// that is 20 MB.
+const (
+	peersHeader      = "Bpfnet-Peers"
+	kernelViewHeader = "Bpfnet-Kernel-View"
+)
 
 func (n *node) serveStatus(w http.ResponseWriter, r *http.Request) {
-	ready, peers := n.status.brief()
+	brief := n.status.brief()
 	w.Header().Set("Content-Type", "application/json")
-	w.Header().Set(peersHeader, strconv.Itoa(peers))
-	if !ready {
+	w.Header().Set(peersHeader, strconv.Itoa(brief.Peers))
+	w.Header().Set(kernelViewHeader, strconv.Itoa(brief.KernelView))
+	if !brief.Ready {
 		w.WriteHeader(http.StatusServiceUnavailable)
 	}
 	if r.Method == http.MethodHead {
 		return
 	}
 	s := n.status.get()
-	s.Ready, s.Problems = ready, n.reporter.problems()
+	s.Ready, s.Problems = brief.Ready, n.reporter.problems()
 	enc := json.NewEncoder(w)
 	enc.SetIndent("", "  ")
 	_ = enc.Encode(s) // the reader went away

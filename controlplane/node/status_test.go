@@ -190,15 +190,21 @@ func TestFetchStatus(t *testing.T) {
 	}
 }
 
-func TestFetchReady(t *testing.T) {
+func TestFetchBrief(t *testing.T) {
 	n := listening(t)
-	for _, want := range []int{0, len(servedPeers())} {
-		ready, peers, err := FetchReady(t.Context(), n.RunDir)
-		if err != nil || ready != (want > 0) || peers != want {
-			t.Errorf("ready %t, %d peers, error %v; want %d peers", ready, peers, err, want)
+	peers := len(servedPeers())
+	for _, step := range []struct {
+		change func()
+		want   Brief
+	}{
+		{func() {}, Brief{}},
+		{func() { n.status.update(served); n.status.setPeers(servedPeers()) }, Brief{true, peers, peers}},
+		{func() { n.status.update(func(now *Status) { now.KernelView = &KernelView{1, peers} }) }, Brief{true, peers, 1}},
+	} {
+		step.change()
+		if got, err := FetchBrief(t.Context(), n.RunDir); err != nil || got != step.want {
+			t.Errorf("%+v, error %v; want %+v", got, err, step.want)
 		}
-		n.status.update(served)
-		n.status.setPeers(servedPeers())
 	}
 }
 

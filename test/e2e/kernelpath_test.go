@@ -7,6 +7,7 @@ package e2e
 import (
 	"net/netip"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -90,6 +91,27 @@ func TestUnresolvedNextHop(t *testing.T) {
 				equal(t, "reply", wireLines(t, l, h2, h1, in, 0), describe(reply))
 			})
 		}
+	})
+}
+
+// TestCover (topology as TestOverlay): what the kernel routes to a node by a cover, before it has a route of its
+// own in a large cluster (package netlink), leaves as it does by that.
+func TestCover(t *testing.T) {
+	forEach(t, but(topology.EncapNone, ebpfModes), nil, func(t *testing.T, l *lab.Lab) {
+		h1, h2 := l.Hosts[0], l.Hosts[1]
+		noError(t, h1.StopDaemon(t.Context()))
+		own := h2.Subnet.Masked().String()
+		const gateway = "169.254.1.1"
+		if l.Options.Backend == topology.EncapVXLAN {
+			mac := strings.TrimSpace(run(t, h1.NS, "cat", "/sys/class/net/bpfnet0/address"))
+			run(t, h1.NS, "ip", "neigh", "add", gateway, "lladdr", mac, "dev", "bpfnet0", "nud", "permanent")
+		}
+		run(t, h1.NS, "ip", "route", "add", own, "via", gateway, "dev", "bpfnet0", "onlink", "metric", "65536")
+		run(t, h1.NS, "ip", "route", "del", own, "proto", "98")
+		to := h2.Containers[0].Addr
+		request, _ := pingOnWire(t, l, h1.NS, to)
+		in := inner{src: h1.Subnet.Addr(), dst: to, icmp: "EchoRequest", ttl: 64, df: true, length: 84}
+		equal(t, "request", wireLines(t, l, h1, h2, in, 0), describe(request))
 	})
 }
 

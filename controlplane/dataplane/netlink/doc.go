@@ -40,9 +40,12 @@
 // put in front of the old one before that is deleted: no packet finds a gap.
 //
 // The tables are listed only when they may be other than they were written: see
-// [View]. Beyond the first thousand, routes of IPv4 are by nexthop objects
-// ("ip nexthop"), each of which comes before its route and goes after it: what
-// the kernel does for a route would else grow with the number of peers.
+// [View]. In a cluster of more than a thousand, routes of IPv4 have many metrics: what
+// the kernel does for a route would else grow with the number of peers (spread.go).
+//
+// 100,000 peers take seconds to write, so it can be done in steps ([View.Advance]):
+// who has changed comes first, and the rest is served by a few routes to all of it
+// meanwhile, where our programs are at the overlay device (cover.go).
 //
 // Permanent neighbours do not count against net.ipv4.neigh.default.gc_thresh3
 // since Linux 5.0 (commit 58956317c8de, net/core/neighbour.c), so the number of

@@ -19,7 +19,7 @@ type family struct {
 
 	// add brings a route of ours into force at once, before what is there or in its place.
 	add, change func(kernel, route, attrs) error
-	nexthops    bool // see nexthop.go
+	spread      bool // see spread.go
 }
 
 // In IPv6 a second route with the same metric would share the packets
@@ -32,7 +32,7 @@ var (
 	families = []family{ipv4, ipv6}
 	ipv4     = family{
 		number: unix.AF_INET,
-		minMTU: 68 /* RFC 791 */, add: kernel.prepend, change: kernel.replace, nexthops: true,
+		minMTU: 68 /* RFC 791 */, add: kernel.prepend, change: kernel.replace, spread: true,
 	}
 	ipv6 = family{
 		number: unix.AF_INET6, metric: RouteProtocol, flannels: 1024,
@@ -72,5 +72,5 @@ func (k kernel) replaceOnLink(r route, a attrs) error {
 	if err := k.replace(gateway, attrs{}); err != nil {
 		return err
 	}
-	return errors.Join(k.replace(r, a), k.delRoute(gateway, attrs{}))
+	return errors.Join(k.replace(r, a), k.delRoute(gateway))
 }

@@ -99,20 +99,18 @@ func (k kernel) handOverRoutes(f family) error {
 	t := newTables()
 	errs := []error{k.listRoutes(f, 0, t)}
 	for r, a := range t.routes {
-		if r.metric != f.metric || f.metric == f.flannels && a.nexthop == 0 {
+		theirs := r
+		theirs.metric = f.flannels
+		if theirs == r || f.number == unix.AF_INET6 && r.metric != f.metric {
 			continue
 		}
-		theirs := r
-		theirs.metric, a.nexthop = f.flannels, 0
 		if err := k.replace(theirs, a); err != nil {
 			errs = append(errs, fmt.Errorf("add route %s with metric %d: %w", theirs, theirs.metric, err))
 			continue
 		}
-		if theirs != r {
-			errs = append(errs, k.delRoute(r, attrs{}))
-		}
+		errs = append(errs, k.delRoute(r))
 	}
-	return errors.Join(append(errs, k.removeNexthops(t))...)
+	return errors.Join(errs...)
 }
 
 func (k kernel) handOver(link netlink.Link) error {

@@ -73,7 +73,7 @@ func compatible(node netip.Addr) netip.Addr {
 
 // device is by which a peer is reached. By across are those that are so by the
 // other family than most, for want of an address of the network's own.
-func (w *writer) device(p topology.Peer) Device {
+func (w *work) device(p *topology.Peer) Device {
 	if p.Encap != topology.EncapIPIP || w.dev.Name == OverlayName || ipipName(p.Subnet.Addr(), p.Node) == w.dev.Name {
 		return w.dev
 	}
@@ -82,15 +82,15 @@ func (w *writer) device(p topology.Peer) Device {
 
 // ensureAcross makes that device once a peer needs it: a kernel may have none, and
 // hardly anybody needs one.
-func (w *writer) ensureAcross(peers []topology.Peer) {
+func (w *work) ensureAcross(k kernel, peers []topology.Peer) {
 	if w.across != (Device{}) {
 		return
 	}
-	for _, p := range peers {
-		if w.device(p) == (Device{}) && p.Encap != topology.EncapNone {
+	for i := range peers {
+		if w.device(&peers[i]) == (Device{}) && peers[i].Encap != topology.EncapNone {
 			self := w.self
 			self.Node = netip.Addr{}
-			w.across, w.acrossErr = w.ensureOverlay(self, Kernel)
+			w.across, w.acrossErr = k.ensureOverlay(self, Kernel)
 			return
 		}
 	}

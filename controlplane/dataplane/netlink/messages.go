@@ -76,18 +76,10 @@ func (k kernel) writeRoute(kind, flags uint16, r route, a attrs) error {
 	if r.dst.Addr().Is6() {
 		header[0] = unix.AF_INET6
 	}
-	onlink := uint32(unix.RTNH_F_ONLINK)
-	if a.nexthop != 0 {
-		onlink = 0 // as the nexthop says
-	}
-	request := k.conn.Request(kind, flags, native.AppendUint32(header, onlink)...).Attr(unix.RTA_DST, r.dst.Addr().AsSlice()...)
-	if a.nexthop != 0 {
-		request.Uint32(rtnl.NexthopID, a.nexthop)
-	} else {
-		request.Uint32(unix.RTA_OIF, uint32(r.ifindex))
-		if r.gateway.IsValid() {
-			request.Attr(unix.RTA_GATEWAY, r.gateway.AsSlice()...)
-		}
+	request := k.conn.Request(kind, flags, native.AppendUint32(header, unix.RTNH_F_ONLINK)...).
+		Attr(unix.RTA_DST, r.dst.Addr().AsSlice()...).Uint32(unix.RTA_OIF, uint32(r.ifindex))
+	if r.gateway.IsValid() {
+		request.Attr(unix.RTA_GATEWAY, r.gateway.AsSlice()...)
 	}
 	if a.ends.valid() {
 		request.Attr(unix.RTA_ENCAP, a.ends.encap()...).Attr(unix.RTA_ENCAP_TYPE, native.AppendUint16(nil, rtnl.TunnelIP6)...)
@@ -95,15 +87,9 @@ func (k kernel) writeRoute(kind, flags uint16, r route, a attrs) error {
 	if r.metric != 0 {
 		request.Uint32(unix.RTA_PRIORITY, uint32(r.metric))
 	}
-	var metrics []byte
 	if a.mtu != 0 {
-		metrics = native.AppendUint16(native.AppendUint16(nil, unix.SizeofNlAttr+4), unix.RTAX_MTU)
-		metrics = native.AppendUint32(metrics, uint32(a.mtu))
-	}
-	if a.mtu != 0 || a.nexthop != 0 {
-		// That there are none has to be said, else the route gets those of another by
-		// its nexthop (fib_find_info_nh, net/ipv4/fib_semantics.c).
-		request.Attr(unix.RTA_METRICS, metrics...)
+		metrics := native.AppendUint16(native.AppendUint16(nil, unix.SizeofNlAttr+4), unix.RTAX_MTU)
+		request.Attr(unix.RTA_METRICS, native.AppendUint32(metrics, uint32(a.mtu))...)
 	}
 	return request.Do()
 }

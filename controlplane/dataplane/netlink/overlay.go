@@ -180,10 +180,10 @@ func Cleanup() error {
 func (k kernel) removeRoutes(f family) error {
 	t := newTables()
 	errs := []error{k.listRoutes(f, 0, t)}
-	for r, a := range t.routes {
-		errs = append(errs, k.delRoute(r, a))
+	for r := range t.routes {
+		errs = append(errs, k.delRoute(r))
 	}
-	return errors.Join(append(errs, k.removeNexthops(t))...)
+	return errors.Join(errs...)
 }
 
 func (k kernel) removeDevices(keep ...Device) error {

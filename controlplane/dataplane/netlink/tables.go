@@ -33,9 +33,8 @@ func (r route) String() string { return fmt.Sprintf("%s via %s", r.dst, r.gatewa
 
 // attrs is what may differ between two routes that are the same to us.
 type attrs struct {
-	mtu     int    // 0 where it is the device's
-	nexthop uint32 // by whose id the route names its gateway and device; 0 where it does so itself
-	ends    ends
+	mtu  int // 0 where it is the device's
+	ends ends
 }
 
 // tables is what the kernel holds, or has to hold, for all peers.
@@ -43,11 +42,9 @@ type tables struct {
 	fdb        map[topology.MAC]netip.Addr // VTEP MAC -> node
 	neighbours map[netip.Addr]topology.MAC // VTEP address -> VTEP MAC
 	routes     map[route]attrs
-	nexthops   map[hop]nexthop // ours; nil where the kernel or the family has none
-	// lastNexthop is the highest id of ours; 0 for none.
-	lastNexthop uint32
-	others      map[route]bool       // set by hand, or by flanneld; not ours unless they say the same as ours
-	connected   map[netip.Prefix]int // networks this node has an address in -> ifindex; not ours
+	others     map[route]bool        // set by hand, or by flanneld; not ours unless they say the same as ours
+	taken      map[netip.Prefix]bool // where routes that are not ours lead to
+	connected  map[netip.Prefix]int  // networks this node has an address in -> ifindex; not ours
 }
 
 func newTables() *tables {
@@ -56,6 +53,7 @@ func newTables() *tables {
 		neighbours: map[netip.Addr]topology.MAC{},
 		routes:     map[route]attrs{},
 		others:     map[route]bool{},
+		taken:      map[netip.Prefix]bool{},
 		connected:  map[netip.Prefix]int{},
 	}
 }
@@ -96,22 +94,15 @@ func (k kernel) listNeighbourTable(f family, overlay int, t *tables) error {
 // listRoutes takes what leads by a gateway into the overlay device as ours,
 // whoever put it there: flanneld, whose device it was, or a person.
 func (k kernel) listRoutes(f family, overlay int, t *tables) error {
-	byID, err := k.listNexthops(f, t)
-	if err != nil {
-		return err
-	}
 	routes, err := k.conn.Routes(f.number, func(rtnl.Route) bool { return true })
 	for _, told := range routes {
 		r := route{told.Dst, told.Gateway, told.Ifindex, told.Metric, told.Protocol}
-		h, known := byID[told.Nexthop]
-		if known { // the kernel leaves these out where sysctl net.ipv4.nexthop_compat_mode is 0
-			r.gateway, r.ifindex = h.gateway, h.ifindex
+		if r.protocol == RouteProtocol || byHand(r) && overlay != 0 && r.ifindex == overlay {
+			t.routes[r] = attrs{told.MTU, ends{told.TunnelSrc, told.TunnelDst}}
+			continue
 		}
+		t.taken[r.dst] = true
 		switch {
-		case r.protocol == RouteProtocol, byHand(r) && overlay != 0 && r.ifindex == overlay:
-			if t.routes[r] = (attrs{told.MTU, told.Nexthop, ends{told.TunnelSrc, told.TunnelDst}}); known {
-				t.count(h, +1)
-			}
 		case byHand(r):
 			t.others[r] = true
 		case r.protocol == unix.RTPROT_KERNEL:

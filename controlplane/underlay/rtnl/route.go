@@ -16,8 +16,7 @@ type Route struct {
 	Src     netip.Addr // of this node, preferred; the zero Addr for none
 	Ifindex int
 	Metric  int
-	MTU     int    // configured or learnt, bytes; 0 where it is the device's
-	Nexthop uint32 // id of the nexthop object that it is by; 0 for none
+	MTU     int // configured or learnt, bytes; 0 where it is the device's
 	// TunnelSrc and TunnelDst are the outer addresses of a route into a tunnel over IPv6 (TunnelIP6); zero for none.
 	TunnelSrc, TunnelDst netip.Addr
 	Protocol             byte
@@ -25,10 +24,6 @@ type Route struct {
 	Type                 byte
 	Flags                uint32
 }
-
-// NexthopID is the attribute of a route with its nexthop object's id: RTA_NH_ID of
-// include/uapi/linux/rtnetlink.h.
-const NexthopID = 30
 
 // LWTUNNEL_ENCAP_IP6 and, of enum lwtunnel_ip6_t, the attributes with the outer
 // addresses: include/uapi/linux/lwtunnel.h.
@@ -81,8 +76,6 @@ func ParseRoute(msg []byte) (r Route, ok bool) {
 			r.Ifindex = int(binary.NativeEndian.Uint32(data))
 		case kind == unix.RTA_PRIORITY:
 			r.Metric = int(binary.NativeEndian.Uint32(data))
-		case kind == NexthopID:
-			r.Nexthop = binary.NativeEndian.Uint32(data)
 		}
 	})
 	r.Dst = netip.PrefixFrom(dst, int(msg[1]))

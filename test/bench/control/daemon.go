@@ -38,9 +38,9 @@ type daemon struct {
 	err   error         // then: how
 }
 
-// startDaemon starts a daemon and returns once it serves that many peers, with
-// the time it took.
-func startDaemon(ctx context.Context, h *lab.Host, binary string, peers, room int) (d *daemon, took time.Duration, err error) {
+// startDaemon starts a daemon and returns when it serves that many peers and the
+// kernel's own tables do too, with the times that both took.
+func startDaemon(ctx context.Context, h *lab.Host, binary string, peers, room int) (d *daemon, took, complete time.Duration, err error) {
 	entries := strconv.Itoa(room + spare)
 	d = &daemon{host: h, ended: make(chan struct{}), cmd: exec.Command(binary, "daemon",
 		"--run-dir", h.Dir, "--subnet-file", h.SubnetFile(), "--iface", lab.Uplink, "--etcd-endpoints", etcdURL,
@@ -49,13 +49,16 @@ func startDaemon(ctx context.Context, h *lab.Host, binary string, peers, room in
 	d.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // ctrl-c is for who measures
 	began := time.Now()
 	if err = h.NS.Do(d.cmd.Start); err != nil {
-		return nil, 0, fmt.Errorf("start daemon: %w", err)
+		return nil, 0, 0, fmt.Errorf("start daemon: %w", err)
 	}
 	go d.wait()
-	if err := d.serves(ctx, peers); err != nil {
-		return nil, 0, d.failed(err)
+	if took, err = d.until(ctx, began, "first synchronisation", func(b node.Brief) bool { return b.Ready && b.Peers == peers }); err != nil {
+		return nil, 0, 0, d.failed(err)
 	}
-	return d, time.Since(began), nil
+	if complete, err = d.until(ctx, began, "kernel view", func(b node.Brief) bool { return b.KernelView == peers }); err != nil {
+		return nil, 0, 0, d.failed(err)
+	}
+	return d, took, complete, nil
 }
 
 func (d *daemon) wait() {
@@ -63,20 +66,20 @@ func (d *daemon) wait() {
 	close(d.ended)
 }
 
-// serves waits until the daemon serves that many peers.
-func (d *daemon) serves(ctx context.Context, peers int) error {
+// until waits until the daemon says of itself what it should, and tells how long that took.
+func (d *daemon) until(ctx context.Context, began time.Time, what string, done func(node.Brief) bool) (time.Duration, error) {
 	ctx, cancel := context.WithTimeout(ctx, syncTimeout)
 	defer cancel()
-	for began := time.Now(); ; {
-		ready, served, err := node.FetchReady(ctx, d.host.Dir)
-		if err == nil && ready && served == peers {
-			return nil
+	for {
+		now, err := node.FetchBrief(ctx, d.host.Dir)
+		if err == nil && done(now) {
+			return time.Since(began), nil
 		}
 		select {
 		case <-d.ended:
-			return errors.New("the daemon ended before it served")
+			return 0, errors.New("the daemon ended before it served")
 		case <-ctx.Done():
-			return fmt.Errorf("wait for the daemon's first synchronisation (%d of %d peers): %w", served, peers, ctx.Err())
+			return 0, fmt.Errorf("wait for the daemon's %s (%+v): %w", what, now, ctx.Err())
 		case <-time.After(max(firstLook, time.Since(began)/lookShare)):
 		}
 	}

@@ -59,7 +59,9 @@ type Result struct {
 	Nodes int `json:"nodes"`
 	// From the start of the process until it serves all of them, the listing of etcd included.
 	FirstSync time.Duration `json:"first_sync_ns"`
-	// The same of a daemon that finds everything done.
+	// Until the kernel's own routes, neighbours and FDB serve all of them too.
+	KernelView time.Duration `json:"kernel_view_ns"`
+	// FirstSync of a daemon that finds everything done.
 	Restart time.Duration `json:"restart_ns"`
 	// From before a put to etcd until the map has its entry.
 	P50 time.Duration `json:"put_to_map_p50_ns"`

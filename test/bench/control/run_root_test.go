@@ -36,7 +36,7 @@ func TestRun(t *testing.T) {
 	}
 	for i, c := range r.Results {
 		ordered := 0 < c.P50 && c.P50 <= c.P99 && c.P99 <= c.Max
-		if c.Nodes != o.Nodes[i] || c.FirstSync <= 0 || c.Restart <= 0 || !ordered || c.RSS == 0 || c.PeakRSS < c.RSS || c.Maps == 0 || c.IdleCPU < 0 {
+		if c.Nodes != o.Nodes[i] || c.FirstSync <= 0 || c.Restart <= 0 || c.KernelView < c.FirstSync || !ordered || c.RSS == 0 || c.PeakRSS < c.RSS || c.Maps == 0 || c.IdleCPU < 0 {
 			t.Errorf("not sane: %+v", c)
 		}
 	}

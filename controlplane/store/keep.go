@@ -257,7 +257,7 @@ func (h *Held) recreate(ctx context.Context, margin time.Duration, changed func(
 	if err = h.write(ctx, h.absent(listed.at.revision)); err != nil {
 		return time.Time{}, err
 	}
-	h.foreign, h.lost = 0, false
+	h.foreign, h.lost, h.rival = 0, false, rival{}
 	changed(Event{Kind: Recreated, Lease: h.Lease()})
 	return h.life.ends.Add(-margin), nil
 }

@@ -42,9 +42,7 @@ func (w *writer) serveCover() {
 		}
 	}
 	for _, r := range w.cover.routes {
-		if w.setRoute(r) != nil {
-			return
-		}
+		_ = w.setRoute(r) // the others are of use without it
 	}
 }
 

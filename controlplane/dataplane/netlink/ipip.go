@@ -6,9 +6,11 @@ import (
 	"net/netip"
 
 	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
 
 	"github.com/bpfnet/bpfnet/controlplane/topology"
+	"github.com/bpfnet/bpfnet/controlplane/underlay/rtnl"
 )
 
 // The kernel has a device for each two families that IP in IP may be of, but one
@@ -56,6 +58,30 @@ func ipipWanted(attrs netlink.LinkAttrs, node netip.Addr) netlink.Link {
 		return &netlink.Sittun{LinkAttrs: attrs, Local: node.AsSlice(), PMtuDisc: 1, Proto: unix.IPPROTO_IPV6}
 	}
 	return &netlink.Iptun{LinkAttrs: attrs, Local: node.AsSlice()}
+}
+
+// add makes a device. Of a sit device the library does not say that it is to copy the
+// TTL, and the kernel's default is 64 (ipip6_netlink_parms(), net/ipv6/sit.c).
+func (k kernel) add(want netlink.Link) error {
+	sit, ok := want.(*netlink.Sittun)
+	if !ok {
+		return k.LinkAdd(want)
+	}
+	var data, info []byte
+	for _, a := range []struct {
+		kind  uint16
+		value []byte
+	}{
+		{nl.IFLA_IPTUN_LOCAL, sit.Local}, {nl.IFLA_IPTUN_TTL, []byte{sit.Ttl}},
+		{nl.IFLA_IPTUN_PMTUDISC, []byte{sit.PMtuDisc}}, {nl.IFLA_IPTUN_PROTO, []byte{sit.Proto}},
+	} {
+		data = rtnl.AppendAttr(data, a.kind, a.value)
+	}
+	info = rtnl.AppendAttr(info, nl.IFLA_INFO_KIND, []byte(sit.Type()))
+	info = rtnl.AppendAttr(info, nl.IFLA_INFO_DATA, data)
+	return k.conn.Request(unix.RTM_NEWLINK, unix.NLM_F_CREATE|unix.NLM_F_EXCL, make([]byte, unix.SizeofIfInfomsg)...).
+		Attr(unix.IFLA_IFNAME, append([]byte(sit.Name), 0)...).Uint32(unix.IFLA_MTU, uint32(sit.MTU)).
+		Attr(unix.IFLA_LINKINFO, info...).Do()
 }
 
 // ends are those of a tunnel that a route puts its packets into (LWTUNNEL_ENCAP_IP6);

@@ -66,6 +66,10 @@ func TestIPIPDevices(t *testing.T) {
 			if _, err := netlink.LinkByName(test.device); err == nil {
 				t.Errorf("%s is still there", test.device)
 			}
+			carried(t, state, carrierDevice(t, s, Kernel))
+			if diff := cmp.Diff(test.want, ipipRoutes(t)); diff != "" {
+				t.Errorf("routes, back by the kernel (-want +got):\n%s", diff)
+			}
 		})
 	}
 }

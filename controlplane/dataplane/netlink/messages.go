@@ -101,8 +101,7 @@ func (e ends) encap() (b []byte) {
 		kind uint16
 		addr netip.Addr
 	}{{rtnl.TunnelIP6Dst, e.remote}, {rtnl.TunnelIP6Src, e.local}} {
-		b = native.AppendUint16(native.AppendUint16(b, unix.SizeofNlAttr+16), a.kind)
-		b = append(b, a.addr.AsSlice()...)
+		b = rtnl.AppendAttr(b, a.kind, a.addr.AsSlice())
 	}
 	return b
 }

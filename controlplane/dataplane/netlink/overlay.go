@@ -294,7 +294,7 @@ func (k kernel) sameOverlay(want, have netlink.Link) bool {
 		return ok && h.Local.Equal(w.Local) && anyRemote(h.Remote) && h.PMtuDisc == w.PMtuDisc && !h.FlowBased
 	case *netlink.Sittun:
 		h, ok := have.(*netlink.Sittun)
-		return ok && h.Local.Equal(w.Local) && anyRemote(h.Remote) && h.PMtuDisc == w.PMtuDisc && h.Proto == w.Proto
+		return ok && h.Local.Equal(w.Local) && anyRemote(h.Remote) && h.Ttl == w.Ttl && h.PMtuDisc == w.PMtuDisc && h.Proto == w.Proto
 	case *netlink.Ip6tnl:
 		h, ok := have.(*netlink.Ip6tnl)
 		return ok && h.FlowBased && h.Proto == w.Proto
@@ -310,7 +310,7 @@ func (k kernel) create(want netlink.Link) error {
 	if _, tun := want.(*netlink.Tuntap); tun {
 		return fmt.Errorf("set up %s: it is not there: it is made by what copies its packets", name)
 	}
-	err := k.LinkAdd(want)
+	err := k.add(want)
 	switch {
 	case err == nil:
 		return nil

@@ -71,14 +71,19 @@ type Request struct{ c *Conn }
 
 // Attr adds an attribute (struct nlattr, include/uapi/linux/netlink.h).
 func (r *Request) Attr(kind uint16, data ...byte) *Request {
-	b := binary.NativeEndian.AppendUint16(r.c.out, uint16(unix.SizeofNlAttr+len(data)))
+	r.c.out = AppendAttr(r.c.out, kind, data)
+	return r
+}
+
+// AppendAttr appends an attribute, for one that is nested in another.
+func AppendAttr(b []byte, kind uint16, data []byte) []byte {
+	b = binary.NativeEndian.AppendUint16(b, uint16(unix.SizeofNlAttr+len(data)))
 	b = binary.NativeEndian.AppendUint16(b, kind)
 	b = append(b, data...)
 	for len(b)%unix.NLA_ALIGNTO != 0 {
 		b = append(b, 0)
 	}
-	r.c.out = b
-	return r
+	return b
 }
 
 // Uint32 adds an attribute of four bytes in host byte order.

@@ -7,6 +7,7 @@ package e2e
 import (
 	"fmt"
 	"net/netip"
+	"slices"
 	"testing"
 	"time"
 
@@ -30,7 +31,7 @@ func dual(backend topology.Encap, dp node.Dataplane) func(*lab.Options) {
 // TestDualStack has containers of two hosts talk in both families, and the
 // daemons tell of both.
 func TestDualStack(t *testing.T) {
-	for _, backend := range []topology.Encap{topology.EncapVXLAN, topology.EncapNone} {
+	for _, backend := range dualBackends {
 		for _, dp := range []node.Dataplane{node.EBPF, node.Netlink} {
 			t.Run(string(backend)+" "+string(dp), func(t *testing.T) {
 				l := up(t, dual(backend, dp))
@@ -41,11 +42,15 @@ func TestDualStack(t *testing.T) {
 					noError(t, err)
 					equal(t, "status", []any{h.Addr, h.Addr6, h.Subnet, h.Subnet6},
 						[]any{s.Node, s.Node6, s.Subnet, s.Subnet6}, addresses)
+					mtu := l.Options.MTU - backend.Overhead(h.Addr) // flanneld's is IPv4's
+					if backend == topology.EncapIPIP {              // whose families share a device
+						mtu = l.Options.ContainerMTU()
+					}
 					env, err := store.ReadSubnetEnv(h.SubnetFile())
 					noError(t, err)
 					equal(t, "subnet.env", store.SubnetEnv{
 						Network: lab.Network, Subnet: h.Subnet, IPv6Network: lab.Network6, IPv6Subnet: h.Subnet6,
-						MTU: l.Options.MTU - backend.Overhead(h.Addr), // flanneld's is IPv4's
+						MTU: mtu,
 					}, env, addresses)
 				}
 				h1, h2 := l.Hosts[0], l.Hosts[1]
@@ -69,7 +74,13 @@ func talkInBoth(t *testing.T, from, to *lab.Container) {
 
 // TestDualStackSwitch changes the dataplane there and back under pings of both families.
 func TestDualStackSwitch(t *testing.T) {
-	l := up(t, dual(topology.EncapVXLAN, node.EBPF))
+	for _, backend := range slices.DeleteFunc(slices.Clone(dualBackends), func(b topology.Encap) bool { return b == topology.EncapNone }) {
+		t.Run(string(backend), func(t *testing.T) { testDualStackSwitch(t, backend) })
+	}
+}
+
+func testDualStackSwitch(t *testing.T, backend topology.Encap) {
+	l := up(t, dual(backend, node.EBPF))
 	noError(t, l.StartDaemons(t.Context()))
 	h1, from, to := l.Hosts[0], l.Hosts[0].Containers[0], l.Hosts[1].Containers[0]
 	var pings []*lab.Pinger

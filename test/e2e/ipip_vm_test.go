@@ -19,6 +19,18 @@ import (
 // switchable are the backends that the kernel has devices for, in both dataplanes.
 var switchable = backends
 
+// dualBackends are those that carry IPv6 too.
+var dualBackends = []topology.Encap{topology.EncapVXLAN, topology.EncapNone, topology.EncapIPIP}
+
+// ipipSites of TestMatrix have our programs on h1, and on h2 the kernel's device for
+// IP in IP of each two families: each sends to the other what it would itself.
+var ipipSites = []site{
+	{topology.EncapIPIP, lab.V4, lab.V4, mixed},
+	{topology.EncapIPIP, lab.V6, lab.V6, mixed},
+	{topology.EncapIPIP, lab.V6, lab.V4, mixed},
+	{topology.EncapIPIP, lab.V4, lab.V6, mixed},
+}
+
 // TestKernelIPIPPeer has bpfnet on h1 alone, in either dataplane. h2 is set up by
 // hand with the kernel's ipip device (SCENARIOS A2; topology as TestOverlay).
 func TestKernelIPIPPeer(t *testing.T) {

@@ -37,7 +37,7 @@ type row struct {
 	before   []lab.Counters
 }
 
-const settleTimeout = 5 * time.Second
+const settleTimeout = lab.Patience * 5 * time.Second
 
 // row sends, waits until all of it has been counted, and looks at what was seen.
 func (m *matrix) row(t *testing.T, w way, f lab.Families, k kind, o offload) {

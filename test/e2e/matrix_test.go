@@ -6,6 +6,7 @@ package e2e
 
 import (
 	"fmt"
+	"net"
 	"slices"
 	"testing"
 
@@ -25,7 +26,7 @@ import (
 //	   └ br245 ┘                └ br246 ┘
 //	      h1 ──────── wire ──────── h2
 func TestMatrix(t *testing.T) {
-	for _, s := range sites {
+	for _, s := range slices.Concat(sites, ipipSites) {
 		t.Run(s.String(), func(t *testing.T) { s.run(t) })
 	}
 }
@@ -124,7 +125,11 @@ func (s site) up(t *testing.T) *matrix {
 	}
 	for _, p := range m.ifaces() {
 		m.captures[p] = capture(t, p.ns, p.name)
-		m.macs[p] = macIn(t, p.ns, p.name).String()
+		mac := macIn(t, p.ns, p.name)
+		if len(mac) != 6 {
+			mac = make(net.HardwareAddr, 6) // a tunnel's device has none
+		}
+		m.macs[p] = mac.String()
 	}
 	for _, h := range l.Hosts {
 		m.macs[iface{h.NS, h.Bridge}] = mac(t, h, h.Bridge).String()
@@ -141,8 +146,14 @@ func (s site) mode(host int) mode { return mode{s.dataplanes[host], s.backend} }
 
 // device is a host's overlay device of a family.
 func (s site) device(host int, f lab.Families) string {
-	if f == lab.V6 && s.backend == topology.EncapVXLAN {
+	ipip := s.backend == topology.EncapIPIP && s.dataplanes[host] == node.Netlink
+	switch {
+	case f == lab.V6 && s.backend == topology.EncapVXLAN:
 		return "bpfnet0-v6"
+	case ipip && (lab.Options{Outer: s.outer}).OuterOf(f) == lab.V6:
+		return "bpfnet-ip6"
+	case ipip && f == lab.V6:
+		return "bpfnet-sit"
 	}
 	return s.mode(host).device()
 }

@@ -15,6 +15,12 @@ import (
 // dataplanes: all but ipip, which only some kernels have (ipip_vm_test.go).
 var switchable = []topology.Encap{topology.EncapVXLAN, topology.EncapUDP, topology.EncapNone}
 
+// dualBackends are those that carry IPv6 too.
+var dualBackends = []topology.Encap{topology.EncapVXLAN, topology.EncapNone}
+
+// ipipSites of TestMatrix need those devices.
+var ipipSites []site
+
 // TestSwitchRefused: what the kernel cannot do leaves everything as it was.
 func TestSwitchRefused(t *testing.T) {
 	l := serve(t, func(o *lab.Options) { o.Backend = topology.EncapIPIP })

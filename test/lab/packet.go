@@ -15,7 +15,7 @@ import (
 type Packet struct {
 	Time     time.Time
 	Outgoing bool   // sent by the interface, not received
-	Len      int    // bytes, Ethernet header included (skb->len)
+	Len      int    // bytes, Ethernet header included (skb->len); of a tunnel's device, which has none, an empty one
 	Data     []byte // the first 2048 of them
 
 	VLAN    int // tag that the kernel took out of the packet; 0 if there was none
@@ -56,9 +56,22 @@ func receivePacket(fd int) (Packet, error) {
 		p.Data = buf[vnetHdrLen:min(n, len(buf))]
 		if ll, ok := from.(*unix.SockaddrLinklayer); ok {
 			p.Outgoing = ll.Pkttype == unix.PACKET_OUTGOING
+			switch ll.Hatype {
+			case unix.ARPHRD_TUNNEL, unix.ARPHRD_TUNNEL6, unix.ARPHRD_SIT:
+				p.addEthernet(ll.Protocol)
+			}
 		}
 		return p, p.parseControl(oob[:oobn])
 	}
+}
+
+// addEthernet puts an Ethernet header without addresses in front of a packet, which
+// has none on a tunnel's device. protocol is a __be16.
+func (p *Packet) addEthernet(protocol uint16) {
+	header := binary.NativeEndian.AppendUint16(make([]byte, 12), protocol)
+	p.Data = append(header, p.Data...)
+	p.Len += len(header)
+	p.CsumStart += len(header)
 }
 
 func parseVnet(h []byte) Packet {

@@ -52,16 +52,22 @@ $(PEERS):
 # multiplies the tests' deadlines. The short run is what continuous integration has time for.
 VM_KERNELS ?= $(shell cut -d ' ' -f 1 test/vm/kernels)
 VM_PKG ?= ./loader ./test/packet ./maps ./controlplane/dataplane/... ./controlplane/containers ./controlplane/nat
-VM_E2E ?= ^TestKernel|^TestOverlay/(ebpf|netlink-ipip)|^TestMixedDataplanes/ipip|^TestSwitchDataplane/ebpf-ipip
+VM_E2E ?= ^TestKernel|^TestOverlay/(ebpf|netlink-ipip)|^TestMixedDataplanes/ipip|^TestSwitchDataplane/ebpf-ipip|^TestDualStack.*/ipip|^TestMatrix/ebpf\+netlink/ipip
 VM_TEST = BPFNET_BINARY=$(CURDIR)/bin/bpfnet go test -tags root,vm -p 1 -count 1 -timeout 30m \
 	-exec '$(CURDIR)/test/vm/run $* $(CURDIR)/.ci/sandbox'
-VM_LOADS = echo "== kernel $*"; $(VM_TEST) -v -run '^TestVerifiedInstructions$$' ./loader | grep -v '^=== RUN'
+VERIFIED = -v -run '^TestVerifiedInstructions$$' ./loader >bin/verified-$* || { cat bin/verified-$*; exit 1; }
+VM_LOADS = echo "== kernel $*"; ($(VM_TEST) $(VERIFIED))
 
 .PHONY: test-vm
-test-vm: $(addprefix test-vm-,$(VM_KERNELS)) ## run the root tests of the datapath on Debian's kernels 6.1 and 6.12, emulated
+test-vm: verified-here $(addprefix test-vm-,$(VM_KERNELS)) ## run the root tests of the datapath on Debian's kernels 6.1 and 6.12, emulated
+	@test/vm/table bin/verified-*
 
 .PHONY: test-vm-short
-test-vm-short: $(addprefix test-vm-short-,$(VM_KERNELS)) ## likewise, but: the programs load, packets, an ipip peer of the kernel's
+test-vm-short: verified-here $(addprefix test-vm-short-,$(VM_KERNELS)) ## likewise, but: the programs load, packets, an ipip peer of the kernel's
+	@test/vm/table bin/verified-*
+
+verified-%: build
+	@go test -tags root -count 1 -exec '$(CURDIR)/.ci/sandbox' $(VERIFIED)
 
 test-vm-short-%: nettools vmtools build
 	@failed=; \

@@ -59,6 +59,16 @@ var kinds = []kind{
 	{name: "SCTP", tos: dscp | ect0, run: sctp},
 }
 
+// visibleKinds are those that can be looked at: UDP superpackets kernels before 6.2 give
+// to no packet socket that asks what they are (virtio_net_hdr_from_skb() of include/linux/virtio_net.h).
+func visibleKinds(t *testing.T) []kind {
+	t.Helper()
+	if kernelBefore(t, 6, 2) {
+		return slices.DeleteFunc(slices.Clone(kinds), func(k kind) bool { return k.name == udpGSO })
+	}
+	return kinds
+}
+
 // wrong says whether the kind has packets with wrong checksums.
 func (k kind) wrong() bool { return strings.Contains(k.name, "wrong checksum") }
 

@@ -1,0 +1,105 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build root
+
+package node
+
+import (
+	"fmt"
+	"net/netip"
+	"testing"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
+	kernel "github.com/bpfnet/bpfnet/controlplane/dataplane/netlink"
+	"github.com/bpfnet/bpfnet/controlplane/store"
+	"github.com/bpfnet/bpfnet/controlplane/topology"
+	"github.com/bpfnet/bpfnet/controlplane/underlay/rtnl"
+	"github.com/bpfnet/bpfnet/maps"
+)
+
+// numbered is a lease of its own node, behind a router.
+func numbered(n int) store.Lease {
+	hi, lo := byte(n>>8), byte(n)
+	return store.Lease{
+		Key: fmt.Sprintf("%05d", n), Subnet: netip.PrefixFrom(netip.AddrFrom4([4]byte{172, 246, byte(n >> 4), lo << 4}), 28),
+		PublicIP: netip.AddrFrom4([4]byte{11, 0, hi, lo}), Backend: topology.EncapVXLAN,
+		VNI: 1, MAC: topology.MAC{2, 0, 0, 1, hi, lo}, CreateRevision: 1, ModRevision: 1,
+	}
+}
+
+// reached tells whether the maps, and the kernel, have a route to a lease's subnet.
+func reached(t *testing.T, set *maps.Set, l store.Lease) (byMaps, byKernel bool) {
+	t.Helper()
+	host, err := set.Routes.Lookup(l.Subnet.Addr().Next())
+	if err != nil {
+		t.Fatal(err)
+	}
+	routes, err := netlink.RouteListFiltered(unix.AF_INET, &netlink.Route{Dst: rtnl.IPNet(l.Subnet), Protocol: kernel.RouteProtocol},
+		netlink.RT_FILTER_DST|netlink.RT_FILTER_PROTOCOL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return host != 0, len(routes) > 0
+}
+
+// TestKernelViewInSteps: in a large cluster a node serves by the maps when the kernel's
+// tables have but their first peers, and who comes then is in both before the rest.
+func TestKernelViewInSteps(t *testing.T) {
+	l, _, set := servedLoop(t)
+	if err := netlink.RouteAdd(&netlink.Route{Gw: []byte{192, 168, 32, 1}}); err != nil {
+		t.Fatal(err)
+	}
+	const n = 2*kernelStep + 10
+	all := store.Update{Full: true, Revision: 2}
+	for i := range n {
+		all.Put = append(all.Put, numbered(i))
+	}
+	pass := func(u store.Update) {
+		t.Helper()
+		if err := l.update(u); err != nil {
+			t.Fatal(err)
+		}
+		if l.nothingNew() != nil {
+			t.Error("goes on before it applies what is new")
+		}
+		<-l.wake
+		if failed, err := l.pass(false); failed || err != nil {
+			t.Fatalf("failed %t, error %v: %v", failed, err, l.reporter.problems())
+		}
+	}
+	is := func(what string, lease store.Lease, maps, routed bool) {
+		t.Helper()
+		if byMaps, byKernel := reached(t, set, lease); byMaps != maps || byKernel != routed {
+			t.Errorf("%s is in the maps: %t, in the kernel: %t; want %t, %t", what, byMaps, byKernel, maps, routed)
+		}
+	}
+	pass(all)
+	is("the first", numbered(0), true, true)
+	is("the last", numbered(n-1), true, false)
+	if v := l.status.get().KernelView; !l.isSynced() || v == nil || *v != (KernelView{kernelStep, n}) {
+		t.Errorf("serves: %t, kernel view %+v", l.isSynced(), v)
+	}
+	pass(store.Update{Revision: 3, Put: []store.Lease{numbered(n)}, Deleted: []string{numbered(0).Key, numbered(n - 1).Key}})
+	is("who came", numbered(n), true, true)
+	is("who went", numbered(0), false, false)
+	is("who went unwritten", numbered(n-1), false, false)
+	is("the last but one", numbered(n-2), true, false)
+	for l.unwritten > 0 {
+		if l.stranded = true; l.nothingNew() != nil {
+			t.Error("goes on without an uplink")
+		}
+		if l.stranded = false; l.nothingNew() == nil {
+			t.Fatal("does not go on")
+		}
+		if err := l.advance(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	is("the last but one", numbered(n-2), true, true)
+	is("who went unwritten", numbered(n-1), false, false)
+	if v := l.status.get().KernelView; v != nil || l.nothingNew() != nil {
+		t.Errorf("in the end the kernel view is %+v", v)
+	}
+}

@@ -11,7 +11,10 @@
 // reported is that thread's CPU time for each packet, whatever of them the
 // sender lost in front of a full ring:
 //
-//	go test -run - -bench . -benchtime 3000000x -tags root ./test/bench/flood
+//	for round in 1 2 3 4 5; do go test -run - -bench . -benchtime 300000x -tags root ./test/bench/flood; done
+//
+// Rounds, because a virtual machine's CPUs are now faster, now slower: compare
+// within one, or medians over several.
 //
 // It wants root, two CPUs, Linux 6.6 (tcx), nft, and to see the kernel's threads:
 // not .ci/sandbox.

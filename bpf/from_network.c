@@ -183,7 +183,8 @@ static __always_inline enum version inside(struct __sk_buff *skb, enum version o
 {
 	if (!config.ipip)
 		return outer;
-	return version_inside(cursor_start(skb, ETH_HLEN + ip_header_len(outer)), outer);
+	return version_inside(
+		cursor_start(skb, ETH_HLEN + ip_header_len(outer) + sizeof(struct frag_hdr)), outer);
 }
 
 SEC("tc")

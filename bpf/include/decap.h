@@ -27,11 +27,19 @@ static __always_inline enum version version_inside(struct cursor c, enum version
 {
 	const struct ethhdr *eth = take(&c, ETH_HLEN);
 	const void *ip = eth ? take(&c, ip_header_len(outer)) : NULL;
+	const struct frag_hdr *fragment;
+	__u8 protocol;
 
 	if (!ip || is_wire_mac(eth->h_source) ||
 	    !addr_is(&family(outer)->node, outer, ip_dst(outer, ip)))
 		return outer;
-	switch (ip_protocol(outer, ip)) {
+	protocol = ip_protocol(outer, ip);
+	if (outer == IPV6 && is_fragment(outer, ip)) {
+		fragment = take(&c, sizeof(*fragment));
+		if (fragment)
+			protocol = fragment->nexthdr;
+	}
+	switch (protocol) {
 	case IPPROTO_IPIP:
 		return IPV4;
 	case IPPROTO_IPV6:

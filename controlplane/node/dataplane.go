@@ -61,7 +61,7 @@ type dataplane interface {
 // openDataplane makes the session's dataplane; no packet goes by it yet.
 func (s *session) openDataplane() (dataplane, error) {
 	if s.kind == Netlink {
-		for _, source := range []string{"nat", "containers", "tunnel socket", "reassembled packets", "xdp", "xdp attach"} { // of the programs alone
+		for _, source := range []string{"nat", "containers", "xdp", "xdp attach"} { // of the programs alone
 			s.reporter.report(source, nil)
 		}
 		s.status.update(func(now *Status) { now.Containers, now.Endpoints, now.XDP = 0, 0, nil })

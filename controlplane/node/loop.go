@@ -388,10 +388,9 @@ func (l *loop) serve(ctx context.Context) error {
 	}
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return l.dataplane.serve(ctx) })
-	g.Go(func() error { l.listenTunnel(ctx); return nil })
-	for _, from := range l.uplink.Addrs() {
+	for _, at := range l.uplink.Addrs() {
 		if l.kind == EBPF { // else the kernel's devices do it themselves
-			g.Go(func() error { l.watchPathMTU(ctx, from); return nil })
+			g.Go(func() error { l.listenTunnel(ctx, at); return nil })
 		}
 	}
 	return g.Wait()

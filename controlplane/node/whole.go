@@ -13,28 +13,30 @@ import (
 	"github.com/bpfnet/bpfnet/maps"
 )
 
-// listenTunnel follows what comes for the programs' tunnel and is not theirs to
-// take: what routers say of its packets, and packets in fragments. That it
-// cannot keeps nothing else from being served.
-func (l *loop) listenTunnel(ctx context.Context) {
-	if l.kind != EBPF || !l.uplink.Addr.IsValid() {
-		return // the kernel's devices do it themselves; nothing comes over IPv4
-	}
+// listenTunnel follows what comes for the programs' tunnel to one of this node's
+// addresses and is not theirs to take: what routers say of its packets, and packets
+// in fragments. That it cannot keeps nothing else from being served.
+func (l *loop) listenTunnel(ctx context.Context, at netip.Addr) {
+	source, injecting := "tunnel socket at "+at.String(), "reassembled packets to "+at.String()
+	defer func() {
+		l.reporter.report(source, nil)
+		l.reporter.report(injecting, nil)
+	}()
 	for {
-		err := l.listenTunnelOnce(ctx)
+		err := l.listenTunnelOnce(ctx, at, source, injecting)
 		if ctx.Err() != nil {
 			return
 		}
-		l.reporter.report("tunnel socket", err)
+		l.reporter.report(source, err)
 		if !sleep(ctx, retryEvery) {
 			return
 		}
 	}
 }
 
-func (l *loop) listenTunnelOnce(ctx context.Context) (err error) {
+func (l *loop) listenTunnelOnce(ctx context.Context, at netip.Addr, source, injecting string) (err error) {
 	on := underlay.TunnelEvents{PathMTU: func() {
-		l.reporter.report("tunnel socket", nil)
+		l.reporter.report(source, nil)
 		l.underlayChanged()
 	}}
 	if overlay := l.first().overlay; overlay.PeerIfindex != 0 { // no kernel device unpacks what the kernel has put together
@@ -45,10 +47,9 @@ func (l *loop) listenTunnelOnce(ctx context.Context) (err error) {
 		defer func() { err = errors.Join(err, in.Close()) }()
 		on.Whole = func(inner []byte, tos byte) {
 			if udptun.MergeECN(inner, tos) {
-				l.reporter.report("reassembled packets", in.Inject(inner))
+				l.reporter.report(injecting, in.Inject(inner))
 			}
 		}
 	}
-	at := netip.AddrPortFrom(l.uplink.Addr, l.first().self.Port)
-	return underlay.ListenTunnel(ctx, l.encap(), at, maps.MarkChecked, on)
+	return underlay.ListenTunnel(ctx, l.encap(), netip.AddrPortFrom(at, l.first().self.Port), maps.MarkChecked, on)
 }

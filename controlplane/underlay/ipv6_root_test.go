@@ -237,10 +237,10 @@ func TestPathToIPv6(t *testing.T) {
 	})
 }
 
-// TestWatchPathMTUOverIPv6: a router says of each tunnel's packet that it was
+// TestListenTunnelOverIPv6: a router says of each tunnel's packet that it was
 // too big (RFC 4443 section 3.2). The kernel's vxlan device, which takes in what
 // concerns vxlan, is not there, so only the call is looked for.
-func TestWatchPathMTUOverIPv6(t *testing.T) {
+func TestListenTunnelOverIPv6(t *testing.T) {
 	own, peer := netip.MustParseAddr("2001:db8:1::245"), netip.MustParseAddr("2001:db8:1::246")
 	for name, tc := range map[string]struct {
 		encap topology.Encap
@@ -268,7 +268,7 @@ func TestWatchPathMTUOverIPv6(t *testing.T) {
 				defer cancel()
 				done <- tell(ctx, conn, calls, tooBigFrom(own, peer, tc.next), tc.mtu >= 0)
 			}()
-			if err := WatchPathMTU(ctx, tc.encap, netip.AddrPortFrom(own, 8472), func() { calls <- struct{}{} }); err != nil {
+			if err := ListenTunnel(ctx, tc.encap, netip.AddrPortFrom(own, 8472), 0, TunnelEvents{PathMTU: func() { calls <- struct{}{} }}); err != nil {
 				t.Error(err)
 			}
 			if err := <-done; err != nil {

@@ -79,6 +79,9 @@ func (s site) run(t *testing.T) {
 	m.setOffloads(t, offload{off: []devices{uplinks}}) // what is brought again has its checksums
 	t.Run("ECN out of the tunnel", m.testDecapsulatedECN)
 	t.Run("not routed", m.testNotRouted)
+	if s.dataplanes == bothEBPF && s.backend != topology.EncapNone && (s.inner == lab.V6 || s.outer == lab.V6) {
+		t.Run("outer fragments", m.testOuterFragments)
+	}
 	for _, o := range offloads {
 		t.Run(o.name, func(t *testing.T) {
 			m.setOffloads(t, o)

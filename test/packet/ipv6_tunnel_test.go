@@ -211,25 +211,25 @@ func TestIPv6UDPChecksum(t *testing.T) {
 
 // TestIPv6OuterFragments: the first fragment of a tunnel packet tells who sent it, and the kernel puts it together.
 func TestIPv6OuterFragments(t *testing.T) {
-	for _, tun := range []tunnelV6{vxlanV6, sixInSix} {
-		fragment := func(node netip.Addr, inner packetV6, offset uint16) []byte {
-			whole := tun.wrap(node, 0, inner.bytes())
+	for _, tun := range []tunnelV6{vxlanV6, sixInSix, fourIn6} {
+		fragment := func(node netip.Addr, inner []byte, offset uint16) []byte {
+			whole := tun.wrap(node, 0, inner)
 			head := []byte{whole[6], 0, byte(offset >> 5), byte(offset<<3) | 1, 0, 0, 0, 7}
 			most := (len(whole) - ipv6Len - 16) &^ 7 // the rest is in the next
 			return packetV6{src: node, dst: nodeV6, next: protocolFragment, payload: join(head, whole[ipv6Len:ipv6Len+most])}.bytes()
 		}
-		inner, spoofed := packetV6{src: remoteV6, dst: containerV6}, packetV6{src: remote3V6, dst: containerV6}
+		inner, spoofed := tun.datagram(tun.remote(), tun.container(), 64, 0), tun.datagram(tun.remote3(), tun.container(), 64, 0)
 		program, outer := bpf.DatapathProgramPROGRAM_FROM_NETWORK, bpf.DatapathReasonPASS_OUTER_FRAGMENT
 		tun.machine(t).checkAllV6(t, []caseV6{
 			{name: tun.name + "/first", program: program, in: tun.arrives(fragment(peerV6, inner, 0)), reason: outer, checked: true},
 			{name: tun.name + "/later", program: program, in: tun.arrives(fragment(peerV6, inner, 9)), reason: outer},
 			{
 				name: tun.name + "/first, of a stranger", program: program, in: tun.arrives(fragment(strangerV6, inner, 0)),
-				reason: bpf.DatapathReasonDROP_UNKNOWN_HOST, event: dropEvent{strangerV6, remoteV6, containerV6},
+				reason: bpf.DatapathReasonDROP_UNKNOWN_HOST, event: dropEvent{strangerV6, tun.remote(), tun.container()},
 			},
 			{
 				name: tun.name + "/first, spoofed", program: program, in: tun.arrives(fragment(peerV6, spoofed, 0)),
-				reason: bpf.DatapathReasonDROP_SPOOFED_SOURCE, event: dropEvent{peerV6, remote3V6, containerV6},
+				reason: bpf.DatapathReasonDROP_SPOOFED_SOURCE, event: dropEvent{peerV6, tun.remote3(), tun.container()},
 			},
 		})
 	}

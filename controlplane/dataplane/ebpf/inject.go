@@ -37,13 +37,18 @@ func OpenInjector(peer int, mac topology.MAC) (*Injector, error) {
 		return nil, errors.Join(fmt.Errorf("set up packet socket: %w", err), unix.Close(fd))
 	}
 	// From nobody: the kernel routes it, and does not look.
-	frame := binary.BigEndian.AppendUint16(append(mac[:], make([]byte, len(mac))...), unix.ETH_P_IP)
-	return &Injector{fd, frame}, nil
+	return &Injector{fd, append(mac[:], make([]byte, ethLen-len(mac))...)}, nil
 }
 
-// Inject sends one IPv4 packet. The error is EMSGSIZE where it is bigger than the device's MTU.
+// Inject sends one IP packet, of the version that it says itself. The error is EMSGSIZE where it is
+// bigger than the device's MTU.
 func (i *Injector) Inject(packet []byte) error {
 	i.frame = append(i.frame[:ethLen], packet...)
+	etherType := uint16(unix.ETH_P_IP)
+	if len(packet) > 0 && packet[0]>>4 == 6 {
+		etherType = unix.ETH_P_IPV6
+	}
+	binary.BigEndian.PutUint16(i.frame[ethLen-2:], etherType)
 	if err := unix.Sendto(i.fd, i.frame, 0, nil); err != nil {
 		return fmt.Errorf("send packet of %d bytes to bpfnet0: %w", len(packet), err)
 	}

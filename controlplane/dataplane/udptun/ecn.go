@@ -23,22 +23,40 @@ func (p packet) outerTOS() byte {
 	return ecnECT0
 }
 
-// MergeECN brings what the underlay marked into an inner packet, in place. It
-// reports false where the packet has to be dropped, as mergeECN does, or is none of IPv4.
+// MergeECN brings what the underlay marked into an inner packet of either version, in place. It
+// reports false where the packet has to be dropped, as mergedECN does, or is none.
 func MergeECN(inner []byte, outerTOS byte) bool {
-	return len(inner) >= headerLen && isIPv4(inner) && packet(inner).mergeECN(outerTOS)
+	const ipv6HeaderLen = 40 // RFC 8200, 3; the traffic class is in two octets
+	switch {
+	case len(inner) >= headerLen && isIPv4(inner):
+		return packet(inner).mergeECN(outerTOS)
+	case len(inner) >= ipv6HeaderLen && inner[0]>>4 == 6:
+		ecn, ok := mergedECN(inner[1]>>4&ecnMask, outerTOS&ecnMask)
+		inner[1] = inner[1]&^(ecnMask<<4) | ecn<<4
+		return ok
+	}
+	return false
 }
 
-// mergeECN brings what the underlay marked into the inner packet (RFC 6040, 4.2,
-// as __INET_ECN_decapsulate() has it). It reports false where the packet has to
-// be dropped: congestion was marked on a flow that would not understand.
+// mergeECN brings what the underlay marked into the inner packet, as mergedECN has it.
 func (p packet) mergeECN(outerTOS byte) bool {
-	inner, outer := p[offTOS]&ecnMask, outerTOS&ecnMask
+	inner := p[offTOS] & ecnMask
+	ecn, ok := mergedECN(inner, outerTOS&ecnMask)
+	if ecn != inner {
+		p.setWord(0, binary.BigEndian.Uint16(p)&^ecnMask|uint16(ecn))
+	}
+	return ok
+}
+
+// mergedECN is the inner packet's ECN field once the outer header is gone (RFC 6040, 4.2, as
+// __INET_ECN_decapsulate() has it); false where the packet has to be dropped: congestion was
+// marked on a flow that would not understand.
+func mergedECN(inner, outer byte) (byte, bool) {
 	switch {
 	case inner == ecnNotECT:
-		return outer != ecnCE
+		return inner, outer != ecnCE
 	case outer == ecnCE, outer == ecnECT1 && inner == ecnECT0:
-		p.setWord(0, binary.BigEndian.Uint16(p)&^ecnMask|uint16(outer))
+		return outer, true
 	}
-	return true
+	return inner, true
 }

@@ -98,11 +98,24 @@ func TestECN(t *testing.T) {
 				t.Errorf("inner %d, outer %d: TOS %#x, well-formed %v, want ECN %d",
 					inner, outer, b[offTOS], wellFormed(b), want[inner][outer])
 			}
+			six := append([]byte{0x6b, (0x8|inner)<<4 | 0x5}, make([]byte, 38)...) // the class as above, a flow label behind it
+			ok = MergeECN(six, dscp|outer)
+			if ok != (want[inner][outer] != drop) || ok && (six[0] != 0x6b || six[1] != (0x8|byte(want[inner][outer]))<<4|0x5) {
+				t.Errorf("IPv6: inner %d, outer %d: kept %v, % x, want ECN %d", inner, outer, ok, six[:2], want[inner][outer])
+			}
 		}
 		b := packet(ipv4("172.245.0.2", "172.246.0.2", 17, nil))
 		b[offTOS] = dscp | inner
 		if want := [4]byte{ecnNotECT, ecnECT1, ecnECT0, ecnECT0}[inner]; b.outerTOS() != want {
 			t.Errorf("inner %d: outer TOS %#x, want %#x", inner, b.outerTOS(), want)
+		}
+	}
+}
+
+func TestMergeECNOfNoPacket(t *testing.T) {
+	for _, b := range [][]byte{nil, {0x45}, make([]byte, 60), append([]byte{0x60}, make([]byte, 38)...)} {
+		if MergeECN(b, 0) {
+			t.Errorf("% x is taken for a packet", b)
 		}
 	}
 }

@@ -240,3 +240,30 @@ func TestVerify6NeedsALinkLocalAddress(t *testing.T) {
 		}
 	}
 }
+
+// A container proxies for one behind it (RFC 4861, 7.2.8) as Linux does where proxy_ndp is set for its device alone: it
+// answers who asks the link, and forwards what asks it, to no answer. The address is found again all the same,
+// and nobody has to send to it first.
+func TestWatch6FindsAProxiedAddressAgain(t *testing.T) {
+	n, a, _ := bridged6(t)
+	const behind = "2001:db8:42:1::c8"
+	for path, value := range map[string]string{
+		"ipv6/conf/all/forwarding": "1", "ipv6/conf/eth0/proxy_ndp": "1",
+		"ipv6/neigh/eth0/proxy_delay": "0", // else up to 0.8 s, at random
+	} {
+		a.sysctl(path, value)
+	}
+	a.must(a.NeighSet(&netlink.Neigh{LinkIndex: a.index("eth0"), Family: unix.AF_INET6, Flags: netlink.NTF_PROXY, IP: net.ParseIP(behind)}))
+	a.must(a.RouteAdd(&netlink.Route{Type: unix.RTN_BLACKHOLE, Dst: &net.IPNet{IP: net.ParseIP(behind), Mask: net.CIDRMask(128, 128)}}))
+	n.sysctl("ipv6/neigh/br245/retrans_time_ms", "200")
+	states := followOf(n, subnet6, time.Hour)
+	two, three := fmt.Sprintf("2001:db8:42:1::2 at %d", n.index("vethA")), fmt.Sprintf("2001:db8:42:1::3 at %d", n.index("vethB"))
+	found := []string{two, three, fmt.Sprintf("%s at %d", behind, n.index("vethA"))}
+	awaitPlaces(t, states, "those on the bridge", []string{two, three})
+	n.speak(behind)
+	awaitPlaces(t, states, "the one behind", found)
+	n.must(n.NeighSet(&netlink.Neigh{LinkIndex: n.index("br245"), State: netlink.NUD_PROBE,
+		IP: net.ParseIP(behind), HardwareAddr: a.link("eth0").Attrs().HardwareAddr}))
+	awaitPlaces(t, states, "the router asked, and silent", []string{two, three})
+	awaitPlaces(t, states, "the link asked", found)
+}

@@ -21,6 +21,7 @@ type machine struct {
 	ignore    []string
 	endpoints map[netip.Addr]place // outlive the entries they were learned from
 	behind    map[int]int          // port -> how many of them
+	failed    map[netip.Addr]int   // endpoints that just ceased to answer, and where the kernel asked for them
 }
 
 // place is where an address was found.
@@ -32,7 +33,10 @@ type place struct {
 
 func newMachine(subnet netip.Prefix, ignore []string) *machine {
 	subnet = subnet.Masked()
-	return &machine{tables: newTables(subnet), ignore: ignore, endpoints: make(map[netip.Addr]place), behind: make(map[int]int)}
+	return &machine{
+		tables: newTables(subnet), ignore: ignore,
+		endpoints: make(map[netip.Addr]place), behind: make(map[int]int), failed: make(map[netip.Addr]int),
+	}
 }
 
 func newMachines(subnets []netip.Prefix, ignore []string) (all []*machine) {
@@ -84,9 +88,12 @@ func (m *machine) apply(e event) {
 func (m *machine) settle(addr netip.Addr) {
 	if p, ok := m.resolve(addr); ok {
 		m.put(addr, p)
-	} else {
-		m.drop(addr)
+		return
 	}
+	if before, known := m.endpoints[addr]; known && m.neighs[addr][before.dev].failed {
+		m.failed[addr] = before.dev
+	}
+	m.drop(addr)
 }
 
 // put notes where an address is, unless its link has too many.

@@ -38,6 +38,22 @@ func (w *watcher) verify() {
 	}
 }
 
+// askAgain has the kernel ask once more for endpoints that have just ceased to
+// answer, and all of the link this time: what it asks from time to time goes to the MAC that it knows, and is
+// not answered by a container that proxies for one behind it in IPv6 (ip6_forward() in net/ipv6/ip6_output.c
+// sends it on, where it is no neighbour discovery any more, unless net.ipv6.conf.all.proxy_ndp is set), nor by
+// one whose address has moved. The next packet would have it asked for just so.
+func (w *watcher) askAgain() {
+	for _, m := range w.machines {
+		for addr, dev := range m.failed {
+			if err := use(addr, dev); err != nil {
+				w.log.Debug("cannot have a container looked for by its address", "address", addr, "error", err)
+			}
+		}
+		clear(m.failed)
+	}
+}
+
 // asks reports whether the kernel can ask for an address on the device. In IPv6 it
 // asks from a link-local address; without one it asks nobody, and takes that for no answer
 // (ndisc_ns_create in net/ipv6/ndisc.c).

@@ -106,6 +106,7 @@ func (w *watcher) session(ctx context.Context) error {
 		if err := w.publish(); err != nil {
 			return err
 		}
+		w.askAgain()
 		w.verify()
 		if err := w.gather(socket); err != nil {
 			return err

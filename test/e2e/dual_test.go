@@ -102,6 +102,37 @@ func testDualStackSwitch(t *testing.T, backend topology.Encap) {
 	}
 }
 
+// TestZeroChecksumChanges restarts a node so that others learn, under pings, that it takes
+// VXLAN over IPv6 with a UDP checksum alone, as when flanneld takes it over, and then without one again.
+func TestZeroChecksumChanges(t *testing.T) {
+	l := up(t, func(o *lab.Options) { o.Inner, o.Outer = lab.V6, lab.V6 })
+	noError(t, l.StartDaemons(t.Context()))
+	h1, h2 := l.Hosts[0], l.Hosts[1]
+	from, to := h1.Containers[0], h2.Containers[0]
+	wire := capture(t, h1.NS, lab.Uplink)
+	ping(t, from.NS, to.Addr6, lab.PingOptions{Count: 1})
+	p, err := from.NS.StartPing(t.Context(), to.Addr6, lab.PingOptions{Interval: time.Millisecond})
+	noError(t, err)
+	for _, zero := range []bool{true, false, true} {
+		noError(t, h2.StopDaemon(t.Context()))
+		noError(t, h2.StartDaemon(t.Context(), fmt.Sprintf("--udp6-zero-checksum=%t", zero)))
+		until(t, fmt.Sprintf("h1 sends no checksums: %t", zero), func() (as bool, err error) {
+			packets, err := wire.Take()
+			for _, q := range packets {
+				if d := lab.Decode(q); q.Outgoing && len(d.VXLAN) > 0 {
+					as = (d.UDP[0].Checksum == 0) == zero // the last one counts
+				}
+			}
+			return as, err
+		})
+	}
+	r, err := p.Stop()
+	noError(t, err)
+	if r.Sent != r.Received {
+		t.Errorf("%d of %d pings were answered", r.Received, r.Sent)
+	}
+}
+
 // TestFamilyComesAndGoes enables IPv6 in a network that runs, and takes it away
 // again: IPv4 subnets stay, and of the family that goes nothing is left.
 func TestFamilyComesAndGoes(t *testing.T) {

@@ -26,6 +26,7 @@ const (
 	demoPings    = 4
 	demoInterval = 200 * time.Millisecond
 	demoWidth    = 100
+	demoPatience = 10 * time.Second // with a machine that has other things to do
 )
 
 func newDemoCommand() *cobra.Command {
@@ -148,7 +149,7 @@ func (d *demo) reachAll(ctx context.Context, l *lab.Lab) error {
 	for _, side := range [][2][]*lab.Container{{h1, h2}, {h2, h1}} {
 		for _, from := range side[0] {
 			for _, to := range side[1] {
-				r, err := from.NS.Ping(ctx, to.Addr, lab.PingOptions{Count: 1, Interval: time.Millisecond})
+				r, err := from.NS.Ping(ctx, to.Addr, lab.PingOptions{Count: 1, Interval: time.Millisecond, Timeout: demoPatience})
 				if err != nil {
 					return err
 				}
@@ -166,7 +167,7 @@ func (d *demo) reachAll(ctx context.Context, l *lab.Lab) error {
 
 // waitForEndpoints waits until the datapath knows every container.
 func waitForEndpoints(ctx context.Context, l *lab.Lab) error {
-	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	ctx, cancel := context.WithTimeout(ctx, demoPatience)
 	defer cancel()
 	for _, h := range l.Hosts {
 		err := lab.Until(ctx, "the containers of "+h.Name+" are known", func() (bool, error) {
@@ -207,11 +208,11 @@ func isRequest(p lab.Packet) bool {
 
 func (d *demo) pingAloud(ctx context.Context, from, to *lab.Container) error {
 	d.printf("\n%s\n", d.paint.bold(fmt.Sprintf("h1/c1$ ping -c %d %s", demoPings, to.Addr)))
-	p, err := from.NS.StartPing(ctx, to.Addr, lab.PingOptions{Count: demoPings, Interval: demoInterval})
+	p, err := from.NS.StartPing(ctx, to.Addr, lab.PingOptions{Count: demoPings, Interval: demoInterval, Timeout: demoPatience})
 	if err != nil {
 		return err
 	}
-	wait, cancel := context.WithTimeout(ctx, demoPings*demoInterval+time.Second)
+	wait, cancel := context.WithTimeout(ctx, demoPings*demoInterval+demoPatience)
 	defer cancel()
 	for i := range demoPings {
 		answered := func() (bool, error) { return p.Snapshot().Received > i, nil }

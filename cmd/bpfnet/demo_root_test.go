@@ -34,10 +34,10 @@ func TestDemo(t *testing.T) {
 	}
 }
 
-// nothingLeft checks that no namespace and no state of any lab is there.
+// nothingLeft checks that no namespace and no state of the demo's lab is there. Other labs may be.
 func nothingLeft(t *testing.T) {
 	t.Helper()
-	for _, pattern := range []string{"/run/netns/bpfnet-*", "/run/bpfnet-lab/*"} {
+	for _, pattern := range []string{"/run/netns/bpfnet-" + demoLab + "-*", "/run/bpfnet-lab/" + demoLab} {
 		if left, err := filepath.Glob(pattern); err != nil || len(left) > 0 {
 			t.Errorf("left behind: %v, %v", left, err)
 		}

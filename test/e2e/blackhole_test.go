@@ -21,31 +21,39 @@ import (
 //
 //	h1 ── seg1, MTU 1500 ── router ── seg2, MTU 1400 ── h2
 func TestNarrowRouter(t *testing.T) {
+	forEach(t, modesOf(node.EBPF, topology.EncapIPIP, topology.EncapUDP), routed, testNarrowRouter)
+}
+
+// TestNarrowRouterIPv6: likewise where IPv6 is inside, outside, or both. Nobody cuts it.
+func TestNarrowRouterIPv6(t *testing.T) {
+	forEachSite(t, tunnelled(sitesV6), routed, testNarrowRouter)
+}
+
+func testNarrowRouter(t *testing.T, l *lab.Lab) {
 	const underlay = 1400
-	forEach(t, modesOf(node.EBPF, topology.EncapIPIP, topology.EncapUDP), routed, func(t *testing.T, l *lab.Lab) {
-		h1, h2 := l.Hosts[0], l.Hosts[1]
-		run(t, l.Wire(), "ip", "link", "set", "seg2", "mtu", fmt.Sprint(underlay))
-		from, to := h1.Containers[0], h2.Containers[0]
-		full, fits := l.Options.ContainerMTU()-28, underlay-l.Options.Overhead()-28 // less IPv4 and ICMP headers
-		c := capture(t, from.NS, "eth0")
-		until(t, "the sender is told", func() (bool, error) {
-			_, err := from.NS.Ping(t.Context(), to.Addr, lab.PingOptions{Count: 1, Size: full, DF: true, Timeout: 100 * time.Millisecond})
-			if err != nil {
-				return false, err
-			}
-			route, err := from.NS.Run(t.Context(), "ip", "route", "get", to.Addr.String())
-			return err == nil && containsMTU(route, underlay-l.Options.Overhead()), err
-		})
-		for _, p := range stop(t, c) {
-			if d := lab.Decode(p); !p.Outgoing && len(d.ICMP) > 0 && int(d.ICMP[0].Seq) != underlay-l.Options.Overhead() {
-				t.Errorf("told %v, MTU %d", d.ICMP[0].TypeCode, d.ICMP[0].Seq)
-			}
+	f := l.Options.Inner
+	h1, h2 := l.Hosts[0], l.Hosts[1]
+	run(t, l.Wire(), "ip", "link", "set", "seg2", "mtu", fmt.Sprint(underlay))
+	from, to := h1.Containers[0], h2.Containers[0]
+	mtu := underlay - l.Options.Overhead()
+	full, fits := l.Options.ContainerMTU()-icmpHeaders[f], mtu-icmpHeaders[f]
+	c := capture(t, from.NS, "eth0")
+	until(t, "the sender is told", func() (bool, error) {
+		_, err := from.NS.Ping(t.Context(), to.In(f), lab.PingOptions{Count: 1, Size: full, DF: true, Timeout: 100 * time.Millisecond})
+		if err != nil {
+			return false, err
 		}
-		ping(t, from.NS, to.Addr, lab.PingOptions{Count: 3, Size: fits, DF: true})
-		// Another container, which has been told nothing: TCP finds its way, in both directions.
-		noError(t, lab.TransferTCP(t.Context(), h1.Containers[1].NS, to.NS, to.Addr, 4<<20))
-		noError(t, lab.TransferTCP(t.Context(), to.NS, h1.Containers[1].NS, h1.Containers[1].Addr, 4<<20))
+		route, err := from.NS.Run(t.Context(), "ip", "route", "get", to.In(f).String())
+		return err == nil && containsMTU(route, mtu), err
 	})
+	for _, e := range icmpErrors(t, stop(t, c)) {
+		equal(t, "error to the sender", icmpError{From: h1.GatewayOf(f), What: "too big", MTU: mtu}, e, addresses)
+	}
+	ping(t, from.NS, to.In(f), lab.PingOptions{Count: 3, Size: fits, DF: true})
+	// Another container, which has been told nothing: TCP finds its way, in both directions.
+	other := h1.Containers[1]
+	transfer(t, other.NS, to.NS, to.In(f), 4<<20)
+	transfer(t, to.NS, other.NS, other.In(f), 4<<20)
 }
 
 func containsMTU(route string, mtu int) bool {

@@ -80,18 +80,29 @@ func serveAll(t *testing.T, l *lab.Lab) {
 	noError(t, l.StartDaemons(t.Context()))
 	for _, h := range l.Hosts {
 		learn(t, h)
-		waitPeers(t, h, len(l.Hosts)-1)
+		waitPeers(t, h, (len(l.Hosts)-1)*len(l.Options.Inner.Each()))
 	}
 }
 
-// learn has each container of a host speak, and waits until the daemon knows
-// all their addresses.
+// learn has each container of a host speak in each family that it has, and waits
+// until the daemon knows all their addresses.
 func learn(t *testing.T, h *lab.Host) {
 	t.Helper()
+	known := 0
 	for _, c := range h.Containers {
-		ping(t, c.NS, h.Addr, lab.PingOptions{Count: 1})
+		for _, f := range lab.Dual.Each() {
+			if !c.In(f).IsValid() {
+				continue
+			}
+			to := h.Node(f)
+			if !to.IsValid() {
+				to = h.GatewayOf(f)
+			}
+			ping(t, c.NS, to, lab.PingOptions{Count: 1})
+			known++
+		}
 	}
-	waitEndpoints(t, h, len(h.Containers))
+	waitEndpoints(t, h, known)
 }
 
 // waitEndpoints waits until a host's daemon knows that many of its containers'

@@ -7,6 +7,7 @@ package e2e
 import (
 	"errors"
 	"fmt"
+	"net/netip"
 	"os"
 	"strings"
 	"testing"
@@ -18,36 +19,46 @@ import (
 )
 
 // TestNarrowPath has the way from h1 to h2 carry less than the uplink (topology
-// as TestOverlay). What a container sends without DF is cut and arrives; with DF
-// its sender is told, by the host, what fits, and that arrives.
+// as TestOverlay).
 func TestNarrowPath(t *testing.T) {
-	const underlay = 1400
-	forEach(t, allModes, nil, func(t *testing.T, l *lab.Lab) {
-		h1, h2 := l.Hosts[0], l.Hosts[1]
-		run(t, h1.NS, "ip", "route", "add", h2.Addr.String()+"/32", "dev", lab.Uplink, "mtu", fmt.Sprint(underlay))
-		mtu := underlay - l.Options.Overhead()
-		waitPathMTU(t, h1, h2, mtu, fmt.Sprintf(" mtu %d", mtu))
-		from, to := h1.Containers[0], h2.Containers[0]
-		full, fits := l.Options.ContainerMTU()-28, mtu-28 // less IPv4 and ICMP headers
-		run(t, from.NS, "ping", "-M", "dont", "-c", "1", "-W", "5", "-s", fmt.Sprint(full), to.Addr.String())
-		ping(t, from.NS, to.Addr, lab.PingOptions{Count: 3, Size: fits, DF: true})
-		c := capture(t, from.NS, "eth0")
-		if r, err := from.NS.Ping(t.Context(), to.Addr, lab.PingOptions{Count: 1, Size: fits + 1, DF: true}); err != nil || r.Received != 0 {
-			t.Errorf("a byte too many with DF: %+v, %v", r, err)
-		}
-		var told []string
-		for _, p := range stop(t, c) {
-			if d := lab.Decode(p); !p.Outgoing && len(d.ICMP) > 0 {
-				told = append(told, fmt.Sprintf("%v, MTU %d", d.ICMP[0].TypeCode, d.ICMP[0].Seq))
-			}
-		}
-		equal(t, "ICMP to the sender", []string{fmt.Sprintf("DestinationUnreachable(FragmentationNeeded), MTU %d", mtu)}, told)
-
-		run(t, h1.NS, "ip", "route", "del", h2.Addr.String()+"/32")
-		waitPathMTU(t, h1, h2, l.Options.ContainerMTU(), "")
-		ping(t, h1.Containers[1].NS, to.Addr, lab.PingOptions{Count: 3, Size: full, DF: true})
-	})
+	forEach(t, allModes, nil, testNarrowPath)
 }
+
+// testNarrowPath: what a container sends with DF, and all of IPv6, its host
+// tells it to be too big, and what fits, and that arrives; without DF it is cut.
+func testNarrowPath(t *testing.T, l *lab.Lab) {
+	const underlay = 1400
+	f := l.Options.Inner
+	h1, h2 := l.Hosts[0], l.Hosts[1]
+	node := h2.Node(l.Options.OuterOf(f))
+	narrow := netip.PrefixFrom(node, node.BitLen()).String()
+	run(t, h1.NS, "ip", "route", "add", narrow, "dev", lab.Uplink, "mtu", fmt.Sprint(underlay))
+	mtu := underlay - l.Options.Overhead()
+	waitPathMTU(t, l, h1, h2, mtu, fmt.Sprintf(" mtu %d", mtu))
+	from, other, to := h1.Containers[0].NS, h1.Containers[1].NS, h2.Containers[0].In(f)
+	full, fits := l.Options.ContainerMTU()-icmpHeaders[f], mtu-icmpHeaders[f]
+	if f == lab.V4 {
+		run(t, from, "ping", "-M", "dont", "-c", "1", "-W", "5", "-s", fmt.Sprint(full), to.String())
+	}
+	ping(t, from, to, lab.PingOptions{Count: 3, Size: fits, DF: true})
+	c := capture(t, from, "eth0")
+	if r, err := from.Ping(t.Context(), to, lab.PingOptions{Count: 1, Size: fits + 1, DF: true}); err != nil || r.Received != 0 {
+		t.Errorf("a byte too many with DF: %+v, %v", r, err)
+	}
+	equal(t, "errors to the sender", []icmpError{{From: h1.GatewayOf(f), What: "too big", MTU: mtu}}, icmpErrors(t, stop(t, c)), addresses)
+	ping(t, from, to, lab.PingOptions{Count: 3, Size: full}) // in pieces that fit, which it makes itself now
+	transfer(t, other, h2.Containers[0].NS, to, 1<<20)       // of one that has been told nothing yet
+
+	run(t, h1.NS, "ip", "route", "del", narrow)
+	waitPathMTU(t, l, h1, h2, l.Options.ContainerMTU(), "")
+	for _, family := range []string{"-4", "-6"} {
+		run(t, other, "ip", family, "route", "flush", "cache") // what it has learnt
+	}
+	ping(t, other, to, lab.PingOptions{Count: 3, Size: full, DF: true})
+}
+
+// icmpHeaders are the IP and the ICMP header in front of a ping's payload, bytes.
+var icmpHeaders = map[lab.Families]int{lab.V4: 28, lab.V6: 48}
 
 // TestBackendMTU configures what the underlay carries, outer headers included, as
 // with flannel. What the uplink cannot carry is said, and the uplink's MTU served.
@@ -68,7 +79,7 @@ func testBackendMTU(t *testing.T, l *lab.Lab) {
 				return err == nil && s.MTU == step.container && len(s.Peers) == 1, err
 			})
 		}
-		waitPathMTU(t, h1, h2, step.container, " dev bpfnet0 ")
+		waitPathMTU(t, l, h1, h2, step.container, " dev bpfnet0 ")
 		if link := run(t, h1.NS, "ip", "link", "show", "bpfnet0"); !strings.Contains(link, fmt.Sprintf(" mtu %d ", step.container)) {
 			t.Errorf("Backend.MTU %d: %s", step.backend, link)
 		}
@@ -83,10 +94,11 @@ func testBackendMTU(t *testing.T, l *lab.Lab) {
 
 // waitPathMTU waits until both the kernel and the fast path of a host, where it
 // has one, know what fits on the way to a peer's containers, the kernel by its route's metric ("": it has none).
-func waitPathMTU(t *testing.T, h, peer *lab.Host, mtu int, metric string) {
+func waitPathMTU(t *testing.T, l *lab.Lab, h, peer *lab.Host, mtu int, metric string) {
 	t.Helper()
+	f := l.Options.Inner
 	until(t, fmt.Sprintf("the way from %s to %s has MTU %d", h.Name, peer.Name, mtu), func() (bool, error) {
-		route, err := h.NS.Run(t.Context(), "ip", "route", "get", peer.Containers[0].Addr.String())
+		route, err := h.NS.Run(t.Context(), "ip", "route", "get", peer.Containers[0].In(f).String())
 		if err != nil || !strings.Contains(route, metric) || metric == "" && strings.Contains(route, " mtu ") {
 			return false, err
 		}
@@ -100,7 +112,7 @@ func waitPathMTU(t *testing.T, h, peer *lab.Host, mtu int, metric string) {
 		defer set.Close()
 		hosts, err := set.Hosts.All()
 		for _, host := range hosts {
-			if host.Node == peer.Addr && int(host.MTU) == mtu {
+			if host.Node == peer.Node(l.Options.OuterOf(f)) && int(host.MTU) == mtu {
 				return true, err
 			}
 		}

@@ -24,7 +24,7 @@ func (r *row) checkCounters() (err error) {
 		if r.before[i] == nil {
 			continue
 		}
-		now, e := h.Counters()
+		now, e := lab.CountersOf(r.maps[i])
 		if e != nil {
 			return e
 		}

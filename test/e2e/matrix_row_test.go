@@ -12,7 +12,6 @@ import (
 
 	"github.com/gopacket/gopacket/layers"
 
-	"github.com/bpfnet/bpfnet/controlplane/node"
 	"github.com/bpfnet/bpfnet/test/lab"
 )
 
@@ -34,7 +33,7 @@ type row struct {
 	from, to spot
 	seen     map[point][]seen
 	noise    map[point]uint64 // packets that are none of the row's
-	before   []lab.Counters
+	before   [2]lab.Counters
 }
 
 const settleTimeout = lab.Patience * 5 * time.Second
@@ -49,10 +48,11 @@ func (m *matrix) row(t *testing.T, w way, f lab.Families, k kind, o offload) {
 	noError(t, r.look()) // and forget: it was there before
 	clear(r.seen)
 	clear(r.noise)
-	for i, h := range m.Hosts {
-		r.before = append(r.before, nil)
-		if m.dataplanes[i] == node.EBPF {
-			r.before[i] = counters(t, h)
+	for i, set := range m.maps {
+		if set != nil {
+			var err error
+			r.before[i], err = lab.CountersOf(set)
+			noError(t, err)
 		}
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), timeout)

@@ -12,6 +12,7 @@ import (
 
 	"github.com/bpfnet/bpfnet/controlplane/node"
 	"github.com/bpfnet/bpfnet/controlplane/topology"
+	"github.com/bpfnet/bpfnet/maps"
 	"github.com/bpfnet/bpfnet/test/lab"
 )
 
@@ -54,6 +55,7 @@ var sites = []site{
 	{topology.EncapIPIP, lab.V6, lab.V4, bothEBPF},
 	{topology.EncapIPIP, lab.V4, lab.V6, bothEBPF},
 	{topology.EncapVXLAN, lab.V6, lab.V6, bothEBPF},
+	{topology.EncapVXLAN, lab.Dual, lab.Dual, bothEBPF},
 	{topology.EncapVXLAN, lab.V4, lab.V4, bothNetlink},
 	{topology.EncapVXLAN, lab.V6, lab.V6, bothNetlink},
 	{topology.EncapNone, lab.V4, lab.V4, bothNetlink},
@@ -103,6 +105,7 @@ type matrix struct {
 	behind   *lab.Container // nested in h2's second
 	captures map[iface]*lab.Capture
 	macs     map[iface]string
+	maps     [2]*maps.Set // of h1 and h2, where programs count
 }
 
 // iface is an interface.
@@ -125,6 +128,13 @@ func (s site) up(t *testing.T) *matrix {
 	for _, h := range l.Hosts {
 		m.learn(t, h)
 		waitPeers(t, h, len(s.inner.Each()))
+	}
+	for i, h := range l.Hosts {
+		if s.dataplanes[i] == node.EBPF {
+			m.maps[i], err = h.Maps() // once: that takes longer than a packet
+			noError(t, err)
+			t.Cleanup(func() { _ = m.maps[i].Close() }) // only read
+		}
 	}
 	for _, p := range m.ifaces() {
 		m.captures[p] = capture(t, p.ns, p.name)

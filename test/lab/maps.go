@@ -42,15 +42,21 @@ func (h *Host) Counters() (Counters, error) {
 	if err != nil {
 		return nil, err
 	}
-	counts, err := set.Counters.Read()
+	c, err := CountersOf(set)
 	if err = errors.Join(err, set.Close()); err != nil {
 		return nil, fmt.Errorf("read counters of %s: %w", h.Name, err)
 	}
+	return c, nil
+}
+
+// CountersOf reads the counters of maps that are open.
+func CountersOf(set *maps.Set) (Counters, error) {
+	counts, err := set.Counters.Read()
 	c := make(Counters, len(counts))
 	for _, n := range counts {
 		c[CounterKey{n.Program, n.Verdict, n.Reason}] = n.Packets
 	}
-	return c, nil
+	return c, err
 }
 
 // Since is what has been counted since an earlier reading; what did not move is not in it.

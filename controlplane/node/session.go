@@ -171,10 +171,18 @@ func (s *session) takesZeroChecksum() bool {
 	return takes
 }
 
+// maxTunnelled is the longest packet with a tunnel header that there may be, bytes, whatever the uplink
+// carries. bpf_skb_adjust_room() makes none longer than BPF_SKB_MAX_LEN (net/core/filter.c), superpackets
+// apart: 16 KiB less struct skb_shared_info, which has 320 to 768 bytes, and Ethernet's header counts.
+const maxTunnelled = 15600
+
 // containerMTU is what the underlay carries less the outer headers of packets from node. With vxlan
 // that may be configured where it is less than the uplink's; flannel reads
 // Backend.MTU in no other of these backends (pkg/backend/vxlan/vxlan.go).
 func containerMTU(b store.Backend, uplink int, node netip.Addr) int {
+	if b.Type != topology.EncapNone {
+		uplink = min(uplink, maxTunnelled)
+	}
 	if b.Type == topology.EncapVXLAN && b.MTU != 0 {
 		uplink = min(uplink, b.MTU)
 	}

@@ -25,4 +25,10 @@ func TestContainerMTU(t *testing.T) {
 			}
 		}
 	}
+	// IP over InfiniBand, in connected mode (RFC 4755): flannel has 65470, where its kernel makes the packets.
+	for encap, want := range map[topology.Encap]int{topology.EncapVXLAN: 15550, topology.EncapIPIP: 15580, topology.EncapNone: 65520} {
+		if got := containerMTU(store.Backend{Type: encap}, 65520, netip.IPv4Unspecified()); got != want {
+			t.Errorf("%s on an uplink of MTU 65520: %d, want %d", encap, got, want)
+		}
+	}
 }

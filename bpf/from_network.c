@@ -119,7 +119,7 @@ static __always_inline enum reason plain(struct walk *w, struct ethhdr *eth, voi
 	enum version v = w->version;
 	__u32 from;
 
-	if (addr_is(&family(v)->node, v, ip_dst(v, ip)) || route_lookup(v, ip_dst(v, ip)) != HOST_SELF)
+	if (is_own(v, ip_dst(v, ip)) || route_lookup(v, ip_dst(v, ip)) != HOST_SELF)
 		return PASS_NOT_OURS;
 	from = route_lookup(v, ip_src(v, ip));
 	if (from == HOST_SELF || (from != HOST_NONE && !config.direct)) {

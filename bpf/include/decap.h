@@ -30,8 +30,7 @@ static __always_inline enum version version_inside(struct cursor c, enum version
 	const struct frag_hdr *fragment;
 	__u8 protocol;
 
-	if (!ip || is_wire_mac(eth->h_source) ||
-	    !addr_is(&family(outer)->node, outer, ip_dst(outer, ip)))
+	if (!ip || is_wire_mac(eth->h_source) || !is_own(outer, ip_dst(outer, ip)))
 		return outer;
 	protocol = ip_protocol(outer, ip);
 	if (outer == IPV6 && is_fragment(outer, ip)) {
@@ -179,7 +178,7 @@ static __always_inline int tunnel_read(struct walk *w, struct tunnel *t)
 	enum version outer = w->outer_version;
 	int reason;
 
-	if (!addr_is(&family(outer)->node, outer, ip_dst(outer, t->outer)))
+	if (!is_own(outer, ip_dst(outer, t->outer)))
 		return PASS_NOT_OURS;
 	t->header_len = ip_header_len(outer);
 	reason = outer == IPV4 ? outer_ipv4(w, t) : outer_ipv6(w, t);

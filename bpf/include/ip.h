@@ -86,6 +86,15 @@ static __always_inline int addr_is(const volatile struct addr *a, enum version v
 	       a->word[0] == ip[0];
 }
 
+/*
+ * Whether it is this node's own. A node with no address of that version is not at ::, the place of none in the
+ * settings, and no address that packets are sent to or from begins with zeros.
+ */
+static __always_inline int is_own(enum version v, const __be32 *ip)
+{
+	return (v == IPV4 || ip[0]) && addr_is(&family(v)->node, v, ip);
+}
+
 /* IPv4 in IPv6's form (RFC 4291, 2.5.5.2): on the wire it is nobody's address. */
 static __always_inline int addr_is_mapped(const struct addr *a)
 {

@@ -120,8 +120,7 @@ static __always_inline enum reason send_from_node(struct walk *w, enum progress 
 		return reason;
 	src = ip_src(w->version, p.ip);
 	/* The peer would drop it: say so here, where the cause is. */
-	if (!addr_is(&family(w->version)->node, w->version, src) &&
-	    route_lookup(w->version, src) != HOST_SELF)
+	if (!is_own(w->version, src) && route_lookup(w->version, src) != HOST_SELF)
 		return DROP_NODE_SOURCE;
 	return send(w, &p, host, progress);
 }

@@ -87,6 +87,15 @@ test-vm-%: nettools vmtools build
 fuzz: nettools ## run each fuzz target for FUZZTIME (default 10s; root or sudo)
 	@.ci/fuzz $(FUZZTIME)
 
+# A seed of one's own: BPFNET_SEED=n make fuzz-long. What fails is printed with the command that repeats it.
+FUZZ_PACKETS ?= 10000000
+FUZZ_WORKERS ?= $(shell nproc)
+
+.PHONY: fuzz-long
+fuzz-long: nettools ## compare FUZZ_PACKETS packets (default 10 million) of each program with the model, on all processors
+	BPFNET_PACKETS=$(FUZZ_PACKETS) BPFNET_WORKERS=$(FUZZ_WORKERS) \
+		go test -tags root -count 1 -timeout 0 -v -run '^TestFuzz$$' -exec '$(CURDIR)/.ci/sandbox' ./test/packet
+
 .PHONY: generate
 generate: clang ## compile the C programs and write their Go bindings, with clang 19
 	go generate ./bpf

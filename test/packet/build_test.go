@@ -161,7 +161,7 @@ func (t tunnelled) bytes() []byte {
 	_ = udp.SetNetworkLayerForChecksum(ip)
 	packet := build(ip, udp, gopacket.Payload(payload))
 	if !t.checksum {
-		clear(packet[ipv4Header(packet).len()+6:][:2])
+		clear(packet[ipHeader(packet).len()+6:][:2])
 	}
 	return packet
 }
@@ -229,7 +229,7 @@ func patched(packet []byte, patches ...patch) []byte {
 // resum is a copy of a frame whose first IP header has a right checksum.
 func resum(frame []byte) []byte {
 	frame = bytes.Clone(frame)
-	ipv4Header(frame[etherLen:]).setChecksum()
+	ipHeader(frame[etherLen:]).setChecksum()
 	return frame
 }
 

@@ -149,36 +149,54 @@ func action(reason bpf.DatapathReason) int32 {
 // broken says that a packet was dropped in the middle of being changed: what is left of it is nobody's.
 func broken(reason bpf.DatapathReason) bool { return reason >= bpf.DatapathReasonDROP_ENCAPSULATE }
 
-// settle checks what is free in a pushed header, and takes it out: the IP ID, and with it the IP
-// checksum, and the source port that has the flow's entropy. It changes the bytes it is given.
+// settle checks what is free in a pushed header, and takes it out: the IP ID, and with it the IP checksum; the flow
+// label, and the source port, that have the flow's entropy, and with it the UDP checksum. It changes the bytes it is given.
 func (w *world) settle(reason bpf.DatapathReason, frame []byte) ([]byte, error) {
 	if reason != bpf.DatapathReasonFORWARD_ENCAPSULATED {
 		return frame, nil
 	}
-	ip := ipv4Header(frame[etherLen:])
-	if !plausible(ip) || ip.hasOptions() || !ip.checksumOK() {
-		return frame, fmt.Errorf("invalid IPv4 header % x", ip[:ipv4Len])
+	ip := ipHeader(frame[etherLen:])
+	v := version(ip[0] >> 4)
+	if v != ipv4 && v != ipv6 || !plausible(v, ip) || ip.hasOptions() || !ip.checksumOK() {
+		return frame, fmt.Errorf("invalid IP header % x", ip[:ipv4Len])
 	}
-	ip[4], ip[5] = 0, 0
-	ip.setChecksum()
-	if !w.isVXLAN(ip.dst()) {
+	to := w.hostAt(ip.dst())
+	if v == ipv4 {
+		ip[4], ip[5] = 0, 0
+		ip.setChecksum()
+	} else if to.label {
+		ip[1], ip[2], ip[3] = ip[1]&0xf0, 0, 0
+	}
+	if to.encap != bpf.DatapathEncapENCAP_VXLAN {
 		return frame, nil
 	}
-	udp := ip[ipv4Len:]
+	udp := ip[v.headerLen():]
 	if port := binary.BigEndian.Uint16(udp); port < 49152 {
 		return frame, fmt.Errorf("source port %d is not in 49152 to 65535", port)
+	}
+	if to.needsChecksum() {
+		if inner := ipHeader(udp[udpLen+vxlanLen+etherLen:]); binary.BigEndian.Uint16(udp[6:]) == 0 ||
+			(tunnel{outer: ip, udp: udp, inner: inner}).udpSum(inner) != sumRight {
+			return frame, fmt.Errorf("wrong UDP checksum % x", udp[:udpLen])
+		}
+		udp[6], udp[7] = 0, 0
 	}
 	udp[0], udp[1] = 0, 0
 	return frame, nil
 }
 
 func (w *world) isVXLAN(node netip.Addr) bool {
+	return w.hostAt(node).encap == bpf.DatapathEncapENCAP_VXLAN
+}
+
+// hostAt is a peer at that address: all there are tunnel alike.
+func (w *world) hostAt(node netip.Addr) host {
 	for _, h := range w.hosts {
 		if h.node == node {
-			return h.encap == bpf.DatapathEncapENCAP_VXLAN
+			return h
 		}
 	}
-	return false
+	return host{}
 }
 
 // hexLines is a packet for people to compare.

@@ -15,7 +15,7 @@ import (
 // protocol there is.
 func TestTTLChecksum(t *testing.T) {
 	m := load(t, lab)
-	ip := ipv4Header(datagram{src: c1, dst: c2}.bytes())
+	ip := ipHeader(datagram{src: c1, dst: c2}.bytes())
 	for value := range 1 << 16 {
 		binary.BigEndian.PutUint16(ip[8:], uint16(value))
 		if ip.ttl() <= 1 {
@@ -32,7 +32,7 @@ func TestTTLChecksum(t *testing.T) {
 func TestEveryChecksum(t *testing.T) {
 	m := load(t, lab)
 	a := fromC1(datagram{src: c1, dst: c2})
-	ip := ipv4Header(a.frame[etherLen:])
+	ip := ipHeader(a.frame[etherLen:])
 	for id := range 1 << 16 {
 		binary.BigEndian.PutUint16(ip[4:], uint16(id))
 		ip.setChecksum()
@@ -49,7 +49,7 @@ func TestTOSChecksum(t *testing.T) {
 			continue
 		}
 		in := from(node3, patched(ipip3, put8(1, tos), put8(8, ttl)))
-		ipv4Header(in.inner).setChecksum()
+		ipHeader(in.inner).setChecksum()
 		in.tos = 3
 		m.checkSummed(t, bpf.DatapathProgramPROGRAM_FROM_NETWORK, arrives(in.bytes()))
 	}
@@ -62,7 +62,7 @@ func (m *machine) checkSummed(t *testing.T, program bpf.DatapathProgram, a arriv
 	t.Helper()
 	verdict, out, err := m.run(program, a)
 	must(t, err)
-	ip := ipv4Header(out[etherLen:])
+	ip := ipHeader(out[etherLen:])
 	got := binary.BigEndian.Uint16(ip[10:])
 	ip.setChecksum()
 	if want := binary.BigEndian.Uint16(ip[10:]); verdict != actRedirect || got != want {

@@ -7,6 +7,7 @@ package packet
 import (
 	"bytes"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"strings"
 
@@ -19,28 +20,43 @@ import (
 // the one that has to move: a program counts once, so no other can have moved if that one did.
 // recount() tells whether that is so.
 func (m *machine) compare(program bpf.DatapathProgram, a arrival) error {
+	want, err := m.agree(program, a)
+	return errors.Join(err, m.countOne(program, want.reason, a))
+}
+
+// agree runs a program on a packet and says where it and the model differ, but for counters and events.
+func (m *machine) agree(program bpf.DatapathProgram, a arrival) (fate, error) {
 	want := models[program](m.world, a)
 	verdict, out, err := m.run(program, a)
-	if err != nil {
-		return err
-	}
-	if err = m.countOne(program, want.reason, a); err != nil {
-		return err
-	}
-	if verdict != verdictOf(program, want.reason) {
-		return fmt.Errorf("verdict %d, the model's is %s", verdict, name(want.reason))
-	}
-	if want.frame == nil {
-		return nil
+	switch {
+	case err != nil:
+		return want, err
+	case verdict != verdictOf(program, want.reason):
+		return want, fmt.Errorf("verdict %d, the model's is %s", verdict, name(want.reason))
+	case want.frame == nil:
+		return want, nil
+	case program != bpf.DatapathProgramPROGRAM_FROM_WIRE && m.mark() != want.mark(a):
+		return want, fmt.Errorf("%s, mark %#x, the model's is %#x", name(want.reason), m.mark(), want.mark(a))
 	}
 	out, err = m.settle(want.reason, out)
 	if err != nil {
-		return fmt.Errorf("pushed header: %w\n% x", err, out)
+		return want, fmt.Errorf("pushed header: %w\n% x", err, out)
 	}
 	if !bytes.Equal(out, want.frame) {
-		return fmt.Errorf("%s (-model +program):\n%s", name(want.reason), cmp.Diff(hexLines(want.frame), hexLines(out)))
+		return want, fmt.Errorf("%s (-model +program):\n%s", name(want.reason), cmp.Diff(hexLines(want.frame), hexLines(out)))
 	}
-	return nil
+	return want, nil
+}
+
+// mark is what the packet leaves with: nobody but us touches our bits, and we no others.
+func (f fate) mark(a arrival) uint32 {
+	switch {
+	case f.checked:
+		return a.mark | markChecked
+	case f.reason == bpf.DatapathReasonPASS_CHECKED: // and out of the overlay
+		return a.mark &^ markChecked
+	}
+	return a.mark
 }
 
 // countOne expects the counter to have moved by the packet.
@@ -101,7 +117,7 @@ func refit(frame []byte) {
 	if len(frame) < testRunMin {
 		return
 	}
-	ip := ipv4Header(frame[etherLen:])
+	ip := ipHeader(frame[etherLen:])
 	binary.BigEndian.PutUint16(ip[2:], uint16(len(ip)))
 	if headerLen := ip.len(); ip.protocol() == protocolUDP && headerLen+udpLen <= len(ip) {
 		binary.BigEndian.PutUint16(ip[headerLen+4:], uint16(len(ip)-headerLen))

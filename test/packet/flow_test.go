@@ -20,7 +20,7 @@ func sourcePort(t *testing.T, m *machine, d datagram) uint16 {
 	t.Helper()
 	_, out, err := m.run(bpf.DatapathProgramPROGRAM_FROM_CONTAINER, fromC1(d))
 	must(t, err)
-	if ip := ipv4Header(out[etherLen:]); !m.isVXLAN(ip.dst()) {
+	if ip := ipHeader(out[etherLen:]); !m.isVXLAN(ip.dst()) {
 		t.Fatalf("packet not sent by VXLAN: % x", out)
 	}
 	return binary.BigEndian.Uint16(out[atUDP:])
@@ -68,7 +68,7 @@ func TestFragmentsSharePort(t *testing.T) {
 		fragment := datagram{src: c1, dst: remote2, transport: transport, flags: layers.IPv4MoreFragments}
 		want := sourcePort(t, m, fragment)
 		for offset := uint16(1); offset < 8191; offset = offset*2 + 1 {
-			later := ipv4Header(fragment.bytes()) // keeps the protocol; its transport header is now data
+			later := ipHeader(fragment.bytes()) // keeps the protocol; its transport header is now data
 			binary.BigEndian.PutUint16(later[6:], 0x2000|offset)
 			copy(later[ipv4Len:], pattern(8))
 			later.setChecksum()

@@ -18,13 +18,18 @@ func FuzzFromContainer(f *testing.F) { fuzz(f, bpf.DatapathProgramPROGRAM_FROM_C
 func FuzzFromNetwork(f *testing.F)   { fuzz(f, bpf.DatapathProgramPROGRAM_FROM_NETWORK) }
 func FuzzFromHost(f *testing.F)      { fuzz(f, bpf.DatapathProgramPROGRAM_FROM_HOST) }
 func FuzzFromVeth(f *testing.F)      { fuzz(f, bpf.DatapathProgramPROGRAM_FROM_VETH) }
+func FuzzFromWire(f *testing.F)      { fuzz(f, bpf.DatapathProgramPROGRAM_FROM_WIRE) }
 
-// fuzz runs each packet twelve times: in every world, by the program's link and by another, as it is
+// fuzz runs each packet in 24 ways: in every world, by the program's link and by another, as it is
 // and with right lengths. Most of what an execution costs is the fuzzer's own bookkeeping.
 func fuzz(f *testing.F, program bpf.DatapathProgram) {
 	for _, c := range tables()[program] {
 		head := min(len(c.in.frame), headMax)
 		f.Add(c.in.frame[:head], uint16(len(c.in.frame)-head), c.in.gsoSize)
+	}
+	worlds := slices.Concat(worlds, []*world{dual})
+	if program == bpf.DatapathProgramPROGRAM_FROM_WIRE {
+		worlds = []*world{native, dualNative, dualSpread}
 	}
 	for _, w := range worlds {
 		must(f, load(f, w).begin()) // now, or its code would count as what the first packet covers
@@ -62,4 +67,5 @@ var entry = map[bpf.DatapathProgram]link{
 	bpf.DatapathProgramPROGRAM_FROM_NETWORK:   uplink,
 	bpf.DatapathProgramPROGRAM_FROM_HOST:      overlay,
 	bpf.DatapathProgramPROGRAM_FROM_VETH:      overlay, // whose other end has any number
+	bpf.DatapathProgramPROGRAM_FROM_WIRE:      uplink,
 }

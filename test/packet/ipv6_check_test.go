@@ -19,34 +19,6 @@ import (
 	"github.com/bpfnet/bpfnet/maps"
 )
 
-// Next headers, as IANA's "Assigned Internet Protocol Numbers" has them.
-const (
-	protocolHopByHop = 0
-	protocolIPv6     = 41
-	protocolRouting  = 43
-	protocolFragment = 44
-	protocolICMPv6   = 58
-	protocolOptions  = 60 // destination options
-)
-
-const ipv6Len = 40
-
-// More of the node of TestIPv6: a second peer, and addresses of nobody.
-var (
-	thirdV6     = netip.MustParseAddr("2001:db8:32::247")
-	thirdNetV6  = netip.MustParsePrefix("fd00:42:0:247::/64")
-	remote3V6   = netip.MustParseAddr("fd00:42:0:247::2")
-	strangerV6  = netip.MustParseAddr("2001:db8:32::66")
-	newbornV6   = netip.MustParseAddr("fd00:42:0:245::77")
-	secondV6    = netip.MustParseAddr("fd00:42:0:245::3") // a container at link2
-	noLeaseV6   = netip.MustParseAddr("fd00:42:0:e99::1")
-	internetV6  = netip.MustParseAddr("2606:4700::1111")
-	linkLocalV6 = netip.MustParseAddr("fe80::2")
-	allNodes    = netip.MustParseAddr("ff02::1")
-	allMLDv2    = netip.MustParseAddr("ff02::16")
-	unspecified = netip.IPv6Unspecified()
-)
-
 const natNone = bpf.DatapathNatModeNAT_NONE
 
 // tunnelV6 is a way to a peer in which IPv6 is inside, outside, or both.
@@ -179,7 +151,7 @@ func (tun tunnelV6) wrap(src netip.Addr, tos uint8, inner []byte) []byte {
 		udp := join([]byte{0xc3, 0x50, 0x21, 0x18}, binary.BigEndian.AppendUint16(nil, uint16(udpLen+vxlanLen+len(frame))), []byte{0, 0})
 		return packetV6{src: src, dst: tun.self, class: tos, next: protocolUDP, payload: join(udp, []byte{8, 0, 0, 0, 0, 0, 1, 0}, frame)}.bytes()
 	case tun.self.Is4():
-		header := ipv4Header(join([]byte{0x45, tos}, binary.BigEndian.AppendUint16(nil, uint16(ipv4Len+len(inner))), []byte{0, 0, 0, 0, 64, protocolIPv6, 0, 0},
+		header := ipHeader(join([]byte{0x45, tos}, binary.BigEndian.AppendUint16(nil, uint16(ipv4Len+len(inner))), []byte{0, 0, 0, 0, 64, protocolIPv6, 0, 0},
 			src.AsSlice(), tun.self.AsSlice()))
 		header.setChecksum()
 		return join(header, inner)
@@ -293,7 +265,7 @@ func fromContainerV6(ip []byte) arrival {
 func settleV6(t *testing.T, frame []byte) {
 	t.Helper()
 	if binary.BigEndian.Uint16(frame[etherLen-2:]) == uint16(layers.EthernetTypeIPv4) {
-		ip := ipv4Header(frame[etherLen:])
+		ip := ipHeader(frame[etherLen:])
 		if !ip.checksumOK() {
 			t.Errorf("wrong IPv4 checksum: % x", ip[:ipv4Len])
 		}

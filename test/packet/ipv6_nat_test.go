@@ -5,18 +5,11 @@
 package packet
 
 import (
-	"net/netip"
 	"testing"
 
 	"github.com/bpfnet/bpfnet/bpf"
 	"github.com/bpfnet/bpfnet/controlplane/topology"
 )
-
-// connectionsV6 are translated ones whose answers are packetV6's datagrams, sent and received.
-var connectionsV6 = []connection{
-	{flow{protocolUDP, netip.AddrPortFrom(remoteV6, 53), netip.MustParseAddrPort("[fd00:96::1]:8000")}, netip.AddrPortFrom(containerV6, 40000)},
-	{flow{protocolUDP, netip.AddrPortFrom(containerV6, 53), netip.MustParseAddrPort("[fd00:96::1]:8001")}, netip.AddrPortFrom(remoteV6, 40000)},
-}
 
 // TestIPv6NAT: the kernel gets what conntrack translates, or cannot say; out of an IP tunnel, from us.
 func TestIPv6NAT(t *testing.T) {

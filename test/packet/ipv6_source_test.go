@@ -121,6 +121,20 @@ func TestIPv6NodeSources(t *testing.T) {
 	}
 }
 
+// TestIPv6NoAddress: a node with no IPv6 address is not at ::, neither as a sender nor as a receiver of tunnel packets.
+func TestIPv6NoAddress(t *testing.T) {
+	out := packetV6{src: unspecified, dst: netip.MustParseAddr("fd00:42:0:248::2")}.bytes()
+	in := packetV6{src: peerV6, dst: unspecified, next: protocolIPv6, payload: packetV6{src: remoteV6, dst: containerV6}.bytes()}.bytes()
+	check(t, bpf.DatapathProgramPROGRAM_FROM_HOST, packetCase{
+		world: onlyIPv4, in: arrival{frame: etherType(vtep2, overlay.mac, 0x86dd, out), ifindex: overlay.ifindex},
+		reason: bpf.DatapathReasonDROP_NODE_SOURCE, event: dropEvent{dst: netip.MustParseAddr("fd00:42:0:248::2")},
+	})
+	check(t, bpf.DatapathProgramPROGRAM_FROM_NETWORK, packetCase{
+		world: onlyIPv4, in: arrival{frame: etherType(uplink.mac, routerMAC, 0x86dd, in), ifindex: uplink.ifindex},
+		reason: bpf.DatapathReasonPASS_NOT_OURS,
+	})
+}
+
 // TestIPv6PlainSources: what the underlay sends to our subnet as it is.
 func TestIPv6PlainSources(t *testing.T) {
 	from := func(name string, src, dst netip.Addr, reason bpf.DatapathReason) caseV6 {

@@ -16,13 +16,6 @@ import (
 	"github.com/bpfnet/bpfnet/controlplane/topology"
 )
 
-var (
-	nodeV6, peerV6      = netip.MustParseAddr("2001:db8:32::245"), netip.MustParseAddr("2001:db8:32::246")
-	containerV6         = netip.MustParseAddr("fd00:42:0:245::2")
-	remoteV6            = netip.MustParseAddr("fd00:42:0:246::2")
-	subnetV6, peerNetV6 = netip.MustParsePrefix("fd00:42:0:245::/64"), netip.MustParsePrefix("fd00:42:0:246::/64")
-)
-
 // ipv6Machine is host 1 with one peer at an address of either family, and a container of IPv6.
 func ipv6Machine(t *testing.T, encap topology.Encap, peer netip.Addr) *machine {
 	t.Helper()

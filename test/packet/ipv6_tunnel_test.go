@@ -70,7 +70,7 @@ func (tun tunnelV6) sent(class, hops uint8, inner []byte) []byte {
 	case "4in6":
 		outer.next = protocolIPIP
 	case "6in4":
-		ip := ipv4Header(join([]byte{0x45, class}, length(ipv4Len+len(inner)), []byte{0, 0, 0x40, 0, hops, protocolIPv6, 0, 0}, node1.AsSlice(), node2.AsSlice()))
+		ip := ipHeader(join([]byte{0x45, class}, length(ipv4Len+len(inner)), []byte{0, 0, 0x40, 0, hops, protocolIPv6, 0, 0}, node1.AsSlice(), node2.AsSlice()))
 		ip.setChecksum()
 		return etherType(bridgeMAC, c1MAC, layers.EthernetTypeIPv4, join(ip, inner))
 	}

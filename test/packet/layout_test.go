@@ -6,13 +6,15 @@ package packet
 
 import (
 	"encoding/binary"
-	"fmt"
+	"errors"
 	"math/bits"
+	"net/netip"
 
 	"github.com/cilium/ebpf"
 
 	"github.com/bpfnet/bpfnet/bpf"
 	"github.com/bpfnet/bpfnet/controlplane/topology"
+	"github.com/bpfnet/bpfnet/maps"
 )
 
 // settings are the world's, as the programs read them.
@@ -26,15 +28,10 @@ func (w *world) settings() *bpf.DatapathSettings {
 		Conntrack: flag[uint8](w.conntrack, 1),
 		Vni:       w.vni,
 	}
-	s.Ipv4.Node, s.Ipv4.OverlayIfindex = wire(w.node), w.overlay.ifindex
-	s.Ipv4.OverlayMac.Byte = w.overlay.mac
-	s.Ipv4.IndexCount = w.slotCount()
+	s.Ipv4 = w.family(w.node, w.overlay, w.window(ipv4))
+	s.Ipv6 = w.family(w.node6, w.overlay6, w.window(ipv6))
+	s.Ipv6.Used = flag[uint8](w.useIPv6, 1)
 	w.setXDP(s)
-	if w.slots.IsValid() {
-		base := w.slots.Addr().As4()
-		s.Ipv4.IndexBase[1] = uint64(binary.BigEndian.Uint32(base[:]))
-		s.Ipv4.IndexShift = uint32(32 - w.slotBits)
-	}
 	return s
 }
 
@@ -45,136 +42,116 @@ func (w *world) setXDP(s *bpf.DatapathSettings) {
 	}
 }
 
-// slotCount is how many slots route_index has.
-func (w *world) slotCount() uint32 {
-	if !w.slots.IsValid() {
-		return 0
-	}
-	return 1 << (w.slotBits - w.slots.Bits())
+func (w *world) family(node netip.Addr, overlay link, index maps.Window) bpf.DatapathFamily {
+	f := bpf.DatapathFamily{Node: wire(node), OverlayIfindex: overlay.ifindex, OverlayMac: mac(overlay.mac)}
+	index.Encode(&f)
+	return f
 }
 
-// fill writes the world into empty maps.
-func (w *world) fill(maps map[string]*ebpf.Map) error {
+// window is what route_index has of that version: IPv4's slots come first.
+func (w *world) window(v version) maps.Window {
+	first, slots, bits := uint32(0), w.slots, w.slotBits
+	if v == ipv6 {
+		first, slots, bits = w.window(ipv4).Count, w.slots6, w.slotBits6
+	}
+	if !slots.IsValid() {
+		return maps.Window{}
+	}
+	return maps.Window{Base: slots.Addr(), Bits: bits, First: first, Count: 1 << (bits - slots.Bits())}
+}
+
+// fill writes the world into empty maps, as the daemon does.
+func (w *world) fill(empty map[string]*ebpf.Map) error {
+	set, err := maps.NewSet(empty)
+	if err != nil {
+		return err
+	}
 	for _, r := range w.routes {
-		if err := w.putRoute(maps, r); err != nil {
-			return fmt.Errorf("put route %s: %w", r.prefix, err)
-		}
+		err = errors.Join(err, set.Routes.Put(maps.Route{Network: r.network, Prefix: r.prefix, Host: r.host}))
 	}
 	for index, h := range w.hosts {
-		if err := maps[bpf.DatapathMapHosts].Put(index, w.entry(h)); err != nil {
-			return fmt.Errorf("put host %d: %w", index, err)
-		}
-		if index == self {
-			continue
-		}
-		if err := maps[bpf.DatapathMapNodes].Put(wire(h.node), index); err != nil {
-			return fmt.Errorf("put node %s: %w", h.node, err)
+		err = errors.Join(err, set.Hosts.Put(index, w.entry(h)))
+		if index != self {
+			err = errors.Join(err, set.Nodes.Put(h.node, index))
 		}
 	}
 	for _, e := range w.endpoints {
-		key := bpf.DatapathIpKey{Network: e.network, Addr: wire(e.addr)}
-		value := bpf.DatapathEndpoint{Ifindex: e.ifindex, Mac: mac(e.mac), Gateway: mac(e.gateway)}
-		if err := maps[bpf.DatapathMapEndpoints].Put(key, value); err != nil {
-			return fmt.Errorf("put endpoint %s: %w", e.addr, err)
-		}
+		err = errors.Join(err, set.Endpoints.Put(e.network, e.addr, maps.Endpoint{Ifindex: e.ifindex, MAC: e.mac, Gateway: e.gateway}))
 	}
-	if err := w.fillCPUs(maps); err != nil {
-		return err
-	}
-	if err := maps[bpf.DatapathMapNat].Put(uint32(0), w.nat); err != nil {
-		return fmt.Errorf("put NAT mode: %w", err)
-	}
-	return nil
+	return errors.Join(err, w.fillCPUs(empty), empty[bpf.DatapathMapNat].Put(uint32(0), w.nat))
 }
 
-func (w *world) fillCPUs(maps map[string]*ebpf.Map) error {
+func (w *world) fillCPUs(empty map[string]*ebpf.Map) error {
 	if w.spread == 0 {
 		return nil
 	}
-	if err := maps[bpf.DatapathMapCpus].Put(uint32(0), bpf.DatapathBpfCpumapVal{Qsize: 64}); err != nil {
-		return fmt.Errorf("put CPU: %w", err)
-	}
-	return nil
-}
-
-// putRoute puts a route of the usual length into the index, unless a longer one lies inside it, and
-// any other into the trie.
-func (w *world) putRoute(maps map[string]*ebpf.Map, r route) error {
-	if w.slots.IsValid() && r.network == w.network && r.prefix.Bits() == w.slotBits &&
-		w.slots.Contains(r.prefix.Addr()) && !w.split(r) {
-		addr, base := r.prefix.Addr().As4(), w.slots.Addr().As4()
-		slot := (binary.BigEndian.Uint32(addr[:]) - binary.BigEndian.Uint32(base[:])) >> (32 - w.slotBits)
-		return maps[bpf.DatapathMapRouteIndex].Update(slot, r.host, ebpf.UpdateExist)
-	}
-	key := bpf.DatapathRouteKey{
-		PrefixLen: uint32(32 + 96 + r.prefix.Bits()),
-		Network:   bits.ReverseBytes32(r.network),
-		Addr:      wire(r.prefix.Addr()),
-	}
-	return maps[bpf.DatapathMapRoutes].Put(key, r.host)
-}
-
-func (w *world) split(r route) bool {
-	for _, other := range w.routes {
-		if other.network == r.network && other.prefix.Bits() > r.prefix.Bits() && r.prefix.Overlaps(other.prefix) {
-			return true
-		}
-	}
-	return false
+	return empty[bpf.DatapathMapCpus].Put(uint32(0), bpf.DatapathBpfCpumapVal{Qsize: 64})
 }
 
 // Flags of bpf_skb_adjust_room(), include/uapi/linux/bpf.h.
 const (
 	fixedGSO      = 1 << 0
 	encapL3IPv4   = 1 << 1
+	encapL3IPv6   = 1 << 2
 	encapL4UDP    = 1 << 4
 	encapL2Eth    = 1 << 6
 	encapL2Length = 56 // shift
 )
 
 // entry is a host as types.h wants it: the header finished but for what depends on the packet.
-func (w *world) entry(h host) bpf.DatapathHost {
+func (w *world) entry(h host) maps.Host {
 	header, adjust := w.template(h)
-	e := bpf.DatapathHost{
-		Node:      wire(h.node),
-		NextHop:   wire(h.node),
+	e := maps.Host{
+		Node:      h.node,
+		NextHop:   h.node,
 		Ifindex:   w.uplink.ifindex,
-		Mtu:       h.mtu,
+		MTU:       h.mtu,
 		Encap:     h.encap,
 		Adjust:    adjust,
 		HeaderLen: uint8(len(header)),
 	}
-	e.Flags |= flag(h.encap == bpf.DatapathEncapENCAP_VXLAN, bpf.DatapathHostFlagsHOST_SOURCE_PORT)
+	vxlan := h.encap == bpf.DatapathEncapENCAP_VXLAN
+	e.Flags |= flag(vxlan, bpf.DatapathHostFlagsHOST_SOURCE_PORT)
 	e.Flags |= flag(h.ttl == 0, bpf.DatapathHostFlagsHOST_INHERIT_TTL)
 	e.Flags |= flag(h.inheritDF, bpf.DatapathHostFlagsHOST_INHERIT_DF)
+	e.Flags |= flag(h.label, bpf.DatapathHostFlagsHOST_FLOW_LABEL)
+	e.Flags |= flag(h.node.Is6(), bpf.DatapathHostFlagsHOST_IPV6)
+	e.Flags |= flag(h.needsChecksum(), bpf.DatapathHostFlagsHOST_CHECKSUM)
 	copy(e.Header[:], header)
 	return e
 }
 
+// template is what the header of every packet to the host has in common, with what types.h wants in the place of checksums.
 func (w *world) template(h host) ([]byte, uint64) {
-	ip := []byte{0x45, h.tos, 0, 0, 0, 0, flag[uint8](h.df, 0x40), 0, h.ttl, 0, 0, 0}
-	src, dst := w.node.As4(), h.node.As4()
-	ip = append(append(ip, src[:]...), dst[:]...)
-	between, adjust := []byte{}, uint64(fixedGSO|encapL3IPv4)
+	inner := max(h.carries, ipv4)
+	protocol, between, adjust := inner.tunnelled(), []byte{}, uint64(fixedGSO)
 	switch h.encap {
 	case bpf.DatapathEncapENCAP_NONE:
 		return nil, 0
 	case bpf.DatapathEncapENCAP_VXLAN:
-		ip[9] = protocolUDP
+		protocol = protocolUDP
 		between = []byte{0, 0, byte(w.vxlanPort >> 8), byte(w.vxlanPort), 0, 0, 0, 0, // UDP
 			8, 0, 0, 0, byte(w.vni >> 16), byte(w.vni >> 8), byte(w.vni), 0} // VXLAN
-		between = append(append(append(between, h.vtep[:]...), w.overlay.mac[:]...), 8, 0)
+		ours := w.overlayOf(versionOf(h.node)).mac
+		between = append(append(between, h.vtep[:]...), ours[:]...)
+		between = binary.BigEndian.AppendUint16(between, inner.etherType())
 		adjust |= encapL4UDP | encapL2Eth | etherLen<<encapL2Length
 	case bpf.DatapathEncapENCAP_UDP:
-		ip[9] = protocolUDP
+		protocol = protocolUDP
 		port := []byte{byte(w.udpPort >> 8), byte(w.udpPort)}
 		between = append(append(between, port...), port[0], port[1], 0, 0, 0, 0)
 		adjust |= encapL4UDP
-	case bpf.DatapathEncapENCAP_IPIP:
-		ip[9] = protocolIPIP
 	}
-	binary.BigEndian.PutUint16(ip[10:], internetSum(ip))
-	return append(ip, between...), adjust
+	if h.node.Is4() {
+		ip := join([]byte{0x45, h.tos, 0, 0, 0, 0, flag[uint8](h.df, 0x40), 0, h.ttl, protocol, 0, 0}, w.node.AsSlice(), h.node.AsSlice())
+		binary.BigEndian.PutUint16(ip[10:], internetSum(ip))
+		return append(ip, between...), adjust | encapL3IPv4
+	}
+	ip := ipHeader(join(binary.BigEndian.AppendUint32(nil, 6<<28|uint32(h.tos)<<20), []byte{0, 0, protocol, h.ttl}, w.node6.AsSlice(), h.node.AsSlice()))
+	if h.needsChecksum() {
+		binary.BigEndian.PutUint16(between[6:], onesAdd(ip.pseudoSum(protocol, 0), internetSum(between)))
+	}
+	return append(ip, between...), adjust | encapL3IPv6
 }
 
 func flag[T uint8 | bpf.DatapathHostFlags](on bool, value T) T {

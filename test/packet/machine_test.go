@@ -26,6 +26,7 @@ type machine struct {
 	events     *ringbuf.Reader
 	counted    [counterMax]bpf.DatapathCounter // what the counters are known to hold
 	context    []byte
+	contextXDP []byte
 	contextOut []byte
 	out        []byte
 }
@@ -103,7 +104,7 @@ func emptyMachine(w *world, settings *bpf.DatapathSettings) (*machine, error) {
 			bpf.DatapathProgramPROGRAM_FROM_VETH:      all.Programs[bpf.DatapathProgFromVeth],
 			bpf.DatapathProgramPROGRAM_FROM_WIRE:      all.Programs[bpf.DatapathProgFromWire],
 		},
-		context: make([]byte, contextLen), contextOut: make([]byte, contextLen), out: make([]byte, frameMax+256),
+		context: make([]byte, contextLen), contextXDP: make([]byte, xdpContextLen), contextOut: make([]byte, contextLen), out: make([]byte, frameMax+256),
 	}, nil
 }
 
@@ -134,9 +135,7 @@ func (m *machine) run(program bpf.DatapathProgram, a arrival) (int32, []byte, er
 		segments = (uint32(len(a.frame)) + uint32(a.gsoSize) - 1) / uint32(a.gsoSize)
 	}
 	binary.NativeEndian.PutUint32(m.context[contextGSOSegs:], segments)
-	run := ebpf.RunOptions{Data: a.frame, DataOut: m.out, Context: m.context, ContextOut: m.contextOut, Repeat: 1}
-	verdict, err := m.programs[program].Run(&run)
-	return int32(verdict), run.DataOut, err
+	return runOnce(m.programs[program].FD(), a.frame, m.out, m.context, m.contextOut)
 }
 
 // Where struct xdp_md has what a test may set.
@@ -149,18 +148,16 @@ const (
 // runXDP runs from_wire on a frame.
 func (m *machine) runXDP(a arrival) (int32, []byte, error) {
 	clear(m.contextOut)
-	context := make([]byte, xdpContextLen)
-	binary.NativeEndian.PutUint32(context[xdpContextDataEnd:], uint32(len(a.frame)))
-	binary.NativeEndian.PutUint32(context[xdpContextIfindex:], a.ifindex)
-	run := ebpf.RunOptions{Data: a.frame, DataOut: m.out, Context: context, Repeat: 1}
-	verdict, err := m.programs[bpf.DatapathProgramPROGRAM_FROM_WIRE].Run(&run)
-	return int32(verdict), run.DataOut, err
+	binary.NativeEndian.PutUint32(m.contextXDP[xdpContextDataEnd:], uint32(len(a.frame)))
+	binary.NativeEndian.PutUint32(m.contextXDP[xdpContextIfindex:], a.ifindex)
+	return runOnce(m.programs[bpf.DatapathProgramPROGRAM_FROM_WIRE].FD(), a.frame, m.out, m.contextXDP, nil)
 }
 
+// mark is skb->mark as the last run left it.
+func (m *machine) mark() uint32 { return binary.NativeEndian.Uint32(m.contextOut[contextMark:]) }
+
 // checked is whether the last run left the packet marked as checked.
-func (m *machine) checked() bool {
-	return binary.NativeEndian.Uint32(m.contextOut[contextMark:])&markChecked == markChecked
-}
+func (m *machine) checked() bool { return m.mark()&markChecked == markChecked }
 
 // counter reads one counter, summed over the CPUs.
 func (m *machine) counter(key int) (bpf.DatapathCounter, error) {

@@ -9,7 +9,7 @@ type udpSum int
 
 const (
 	sumRight   udpSum = iota // or there is none
-	sumPending               // not made yet: the pseudo header's alone
+	sumPartial               // of the pseudo header alone: a NIC is to finish it
 	sumUnknown               // only reading all of the packet would tell
 	sumWrong                 // or the inner packet's is
 )
@@ -17,55 +17,46 @@ const (
 // udpSum: the kernel's socket reads all of the packet. Here the inner packet's own checksum is taken
 // to be right, for who gets that will see; so what it covers has a sum that is known: zero, with the
 // pseudo header.
-func (t tunnel) udpSum(inner ipv4Header) udpSum {
-	payload := t.outer[ipv4Len:t.outer.totalLen()]
-	if t.outer.protocol() != protocolUDP || binary.BigEndian.Uint16(payload[6:]) == 0 {
+func (t tunnel) udpSum(inner ipHeader) udpSum {
+	if t.udp == nil || binary.BigEndian.Uint16(t.udp[6:]) == 0 {
 		return sumRight
 	}
 	if inner.totalLen() != len(t.inner) {
 		return sumUnknown
 	}
 	// RFC 768; CHECKSUM_PARTIAL, where no NIC has summed yet, has it with nothing behind it.
-	pseudo := join(t.outer[12:20], []byte{0, protocolUDP}, payload[4:6])
-	if binary.BigEndian.Uint16(payload[6:]) == internetSum(pseudo) {
-		return sumPending
+	pseudo := t.outer.pseudoSum(protocolUDP, len(t.udp))
+	if binary.BigEndian.Uint16(t.udp[6:]) == pseudo {
+		return sumPartial
 	}
-	covered := inner.covered()
-	if covered == nil {
+	covered, known := inner.coveredSum()
+	if !known {
 		return sumUnknown
 	}
-	headers := payload[:len(payload)-inner.totalLen()]
-	if internetSum(join(pseudo, headers, inner[:ipv4Len], covered)) == 0xffff {
+	headers := t.udp[:len(t.udp)-len(t.inner)]
+	if onesAdd(pseudo, internetSum(headers), internetSum(inner[:inner.len()]), covered) == 0xffff {
 		return sumRight
 	}
 	return sumWrong
 }
 
-// covered is a stand-in for what the checksum of the packet covers, with the same sum if that is
-// right: the complement of the pseudo header. Nil where the packet has none.
-func (h ipv4Header) covered() []byte {
-	length := h.totalLen() - ipv4Len
+// coveredSum is the sum of what the checksum of the packet covers, if that is right: the complement of the
+// pseudo header's. Not known where the packet has none.
+func (h ipHeader) coveredSum() (sum uint16, known bool) {
+	length := h.totalLen() - h.len()
 	if h.isFragment() || h.hasOptions() {
-		return nil
+		return 0, false
 	}
-	pseudo := join(h[12:20], []byte{0, h.protocol()}, binary.BigEndian.AppendUint16(nil, uint16(length)))
 	switch h.protocol() {
 	case protocolTCP:
-		if length < 20 {
-			return nil
-		}
+		known = length >= 20
 	case protocolUDP:
-		udp := h[ipv4Len:]
-		if len(udp) < udpLen || int(binary.BigEndian.Uint16(udp[4:])) != length || binary.BigEndian.Uint16(udp[6:]) == 0 {
-			return nil
-		}
+		udp := h[h.len():]
+		known = length >= udpLen && int(binary.BigEndian.Uint16(udp[4:])) == length && binary.BigEndian.Uint16(udp[6:]) != 0
 	case protocolICMP:
-		if length < 8 {
-			return nil
-		}
-		return []byte{} // without a pseudo header
-	default:
-		return nil
+		return 0, !h.isV6() && length >= 8 // without a pseudo header
+	case protocolICMPv6:
+		known = h.isV6() && length >= 8
 	}
-	return binary.BigEndian.AppendUint16(nil, ^internetSum(pseudo))
+	return ^h.pseudoSum(h.protocol(), length), known
 }

@@ -5,6 +5,7 @@ package packet
 import (
 	"encoding/binary"
 	"net/netip"
+	"slices"
 
 	"github.com/bpfnet/bpfnet/bpf"
 )
@@ -60,10 +61,16 @@ func serviceConnections() (all []connection) {
 	return all
 }
 
+// connectionsV6 are translated ones whose answers are packetV6's datagrams, sent and received.
+var connectionsV6 = []connection{
+	{flow{protocolUDP, netip.AddrPortFrom(remoteV6, 53), netip.MustParseAddrPort("[fd00:96::1]:8000")}, netip.AddrPortFrom(containerV6, 40000)},
+	{flow{protocolUDP, netip.AddrPortFrom(containerV6, 53), netip.MustParseAddrPort("[fd00:96::1]:8001")}, netip.AddrPortFrom(remoteV6, 40000)},
+}
+
 // translations are the packets of translated connections.
 var translations = func() map[flow]bool {
 	all := map[flow]bool{}
-	for _, c := range connections {
+	for _, c := range slices.Concat(connections, connectionsV6) {
 		if c.translated() {
 			all[c.first], all[c.answer()] = true, true
 		}
@@ -73,15 +80,15 @@ var translations = func() map[flow]bool {
 
 // mayTranslate says whether a packet between containers has to be left to the kernel, as it is or may
 // be of a connection whose addresses the kernel translates. ip goes up to the end of the frame.
-func (w *world) mayTranslate(ip ipv4Header) (bpf.DatapathReason, bool) {
+func (w *world) mayTranslate(ip ipHeader) (bpf.DatapathReason, bool) {
 	if w.nat == bpf.DatapathNatModeNAT_NONE {
 		return 0, false
 	}
 	ported := ip.protocol() == protocolTCP || ip.protocol() == protocolUDP
-	if w.nat == bpf.DatapathNatModeNAT_OTHER || !w.conntrack || !ported || ip.isFragment() || len(ip) < ipv4Len+4 {
+	if w.nat == bpf.DatapathNatModeNAT_OTHER || !w.conntrack || !ported || ip.isFragment() || len(ip) < ip.len()+4 {
 		return bpf.DatapathReasonPASS_NAT_UNKNOWN, true
 	}
-	ports := ip[ipv4Len:]
+	ports := ip[ip.len():]
 	f := flow{
 		ip.protocol(),
 		netip.AddrPortFrom(ip.src(), binary.BigEndian.Uint16(ports)),

@@ -11,10 +11,11 @@ import (
 
 // fromContainer is the walk of what a container sends.
 func (w *world) fromContainer(a arrival) fate {
-	if f, odd := a.unusual(); odd {
+	v := w.versionOf(a.frame)
+	if f, odd := a.unusual(v); odd {
 		return f
 	}
-	eth, ip := ethernetHeader(a.frame), ipv4Header(a.frame[etherLen:])
+	eth, ip := ethernetHeader(a.frame), ipHeader(a.frame[etherLen:])
 	if ip.hasOptions() { // a router has to read them
 		return a.untouched(bpf.DatapathReasonPASS_OPTIONS)
 	}
@@ -28,96 +29,117 @@ func (w *world) fromContainer(a arrival) fate {
 	to, local := w.endpointAt(ip.dst())
 	local = local && w.routeTo(ip.dst()) <= self // endpoints are looked for in no peer's subnet
 	bridged := local && eth.dst() == to.mac
-	reason, natted := w.mayTranslate(ip)
+	natReason, natted := w.mayTranslate(ip)
 	switch {
 	case !bridged && eth.dst() != from.gateway:
 		return a.untouched(bpf.DatapathReasonPASS_NOT_ROUTED)
 	case local && !bridged && ip.ttl() <= 1:
 		return a.untouched(bpf.DatapathReasonPASS_TTL)
 	case local && natted:
-		return a.untouched(reason)
+		return a.untouched(natReason)
 	case bridged: // what a bridge would hand over as it is
 		return a.untouched(bpf.DatapathReasonFORWARD_LOCAL)
 	case local:
-		return fate{reason: bpf.DatapathReasonFORWARD_LOCAL, frame: routed(a.frame, to)}
+		return fate{reason: bpf.DatapathReasonFORWARD_LOCAL, frame: routed(bytes.Clone(a.frame), to)}
 	}
-	peer, f, found := w.peerOf(a)
-	if !found {
-		return f
-	}
-	if ip.ttl() <= 1 {
+	peer, reason, found := w.peerTo(ip)
+	switch {
+	case !found:
+		return a.untouched(reason)
+	case ip.ttl() <= 1:
 		return a.untouched(bpf.DatapathReasonPASS_TTL)
+	case natted:
+		return a.untouched(natReason)
 	}
-	if natted {
+	hop := func() arrival {
+		a.frame = bytes.Clone(a.frame)
+		ipHeader(a.frame[etherLen:]).hop()
+		return a
+	}
+	if w.udpPort != 0 && peer.encap == bpf.DatapathEncapENCAP_UDP { // by bpfnet0, as the kernel would
+		if reason := peer.tooBig(a); reason != onward {
+			return a.untouched(reason)
+		}
+		return hop().untouched(bpf.DatapathReasonFORWARD_TO_OVERLAY)
+	}
+	if reason := peer.unsendable(a); reason != onward {
 		return a.untouched(reason)
 	}
-	if why := peer.tooBig(a); why != 0 {
-		return a.untouched(why)
-	}
-	ip = bytes.Clone(ip)
-	ip.change(func() { ip[8]-- })
-	a.frame = join(a.frame[:etherLen], ip)
-	if w.udpPort != 0 && peer.encap == bpf.DatapathEncapENCAP_UDP { // by bpfnet0, as the kernel would
-		return a.untouched(bpf.DatapathReasonFORWARD_TO_OVERLAY)
-	}
-	return w.send(a, peer)
+	return w.send(hop(), peer)
 }
 
 // fromHost is the walk of what the kernel routed into the overlay: it has taken the hop, and read
-// the options, already. Without VXLAN nobody is behind bpfnet0 to send what is passed.
+// the options, already. Without VXLAN nobody is behind the device to send what is passed, which is worth telling but for
+// what the device itself says on its link.
 func (w *world) fromHost(a arrival) fate {
-	if f := w.sendFromNode(a); w.vxlanPort != 0 {
-		return f
+	f := w.sendFromNode(a, w.versionOf(a.frame))
+	if w.vxlanPort == 0 && f.reason != bpf.DatapathReasonPASS_LINK_SCOPE {
+		return f.swallowed()
 	}
-	return w.fromVeth(a)
+	return f
 }
 
-// fromVeth is the walk of what has crossed bpfnet0. Nobody is there to take what is passed.
+// fromVeth is the walk of what has crossed bpfnet0, of IPv4 alone. Nobody is there to take what is passed.
 func (w *world) fromVeth(a arrival) fate {
-	f := w.sendFromNode(a)
-	if f.reason < bpf.DatapathReasonPASS_PROTOCOL || f.reason >= bpf.DatapathReasonDROP_CONTAINER_SOURCE {
-		return f
+	v := w.versionOf(a.frame)
+	if v == ipv6 {
+		v = 0
 	}
-	if ip := a.frame[etherLen:]; ethernetHeader(a.frame).isIPv4() && plausible(ip) && ipv4Header(ip).totalLen() == len(ip) {
-		return a.dropped(bpf.DatapathReasonDROP_UNSENDABLE)
-	}
-	return a.untouched(bpf.DatapathReasonDROP_UNSENDABLE)
+	return w.sendFromNode(a, v).swallowed()
 }
 
-func (w *world) sendFromNode(a arrival) fate {
-	if f, odd := a.unusual(); odd {
+// swallowed is a fate where nobody takes what is passed.
+func (f fate) swallowed() fate {
+	if f.reason >= bpf.DatapathReasonPASS_PROTOCOL && f.reason < bpf.DatapathReasonDROP_CONTAINER_SOURCE {
+		f.reason = bpf.DatapathReasonDROP_UNSENDABLE
+	}
+	return f
+}
+
+func (w *world) sendFromNode(a arrival, v version) fate {
+	if f, odd := a.unusual(v); odd {
 		return f
 	}
-	peer, f, found := w.peerOf(a)
+	ip := ipHeader(a.frame[etherLen:])
+	peer, reason, found := w.peerTo(ip)
 	if !found {
-		return f
+		return a.dropped(reason)
 	}
-	src := ipv4Header(a.frame[etherLen:]).src()
-	if src != w.node && w.routeTo(src) != self {
+	if src := ip.src(); src != w.nodeOf(v) && w.routeTo(src) != self {
 		return a.dropped(bpf.DatapathReasonDROP_NODE_SOURCE)
 	}
-	if reason := peer.tooBig(a); reason != 0 {
-		return a.untouched(reason)
+	if reason := peer.unsendable(a); reason != onward {
+		return a.dropped(reason)
 	}
 	return w.send(a, peer)
 }
 
-// unusual is what the kernel has to look at first, whoever sent it.
-func (a arrival) unusual() (fate, bool) {
+// unusual is what the kernel has to look at first, whoever sent it. v is the version of the frame.
+func (a arrival) unusual(v version) (fate, bool) {
 	ip := a.frame[etherLen:]
 	switch {
-	case !ethernetHeader(a.frame).isIPv4():
+	case v == 0:
 		return a.untouched(bpf.DatapathReasonPASS_PROTOCOL), true
-	case !plausible(ip) || ipv4Header(ip).totalLen() != len(ip):
+	case !plausible(v, ip) || ipHeader(ip).totalLen() != len(ip): // padding must not travel
 		return a.untouched(bpf.DatapathReasonPASS_MALFORMED), true
+	case v == ipv6 && ipHeader(ip).linkScope():
+		return a.dropped(bpf.DatapathReasonPASS_LINK_SCOPE), true
 	}
 	return fate{}, false
 }
 
-// dropped is the fate of a plain packet that must not go on.
+// linkScope: IPv6's multicast and link-local addresses (RFC 4291, 2.5.6 and 2.7), and neighbour discovery, router
+// solicitation to redirect (RFC 4861, 4.1 to 4.5), are the link's own.
+func (h ipHeader) linkScope() bool {
+	const firstType, lastType = 133, 137
+	src, dst := h.src(), h.dst()
+	discovery := h.protocol() == protocolICMPv6 && h.totalLen() > ipv6Len && h[ipv6Len] >= firstType && h[ipv6Len] <= lastType
+	return dst.IsMulticast() || dst.IsLinkLocalUnicast() || src.IsLinkLocalUnicast() || discovery
+}
+
 // unknownSource: a container not learned yet, or one that sends as another node's, or from outside into the overlay.
 func (w *world) unknownSource(a arrival) fate {
-	ip := ipv4Header(a.frame[etherLen:])
+	ip := ipHeader(a.frame[etherLen:])
 	ours := w.routeTo(ip.src()) == self
 	theirs := w.routeTo(ip.src()) > self
 	entersOverlay := w.routeTo(ip.dst()) > self
@@ -127,38 +149,77 @@ func (w *world) unknownSource(a arrival) fate {
 	return a.untouched(bpf.DatapathReasonPASS_UNKNOWN_SOURCE)
 }
 
-func (a arrival) dropped(reason bpf.DatapathReason) fate {
-	f, ip := a.untouched(reason), ipv4Header(a.frame[etherLen:])
-	f.src, f.dst = ip.src(), ip.dst()
-	return f
-}
-
-func (w *world) peerOf(a arrival) (host, fate, bool) {
-	index := w.routeTo(ipv4Header(a.frame[etherLen:]).dst())
+// peerTo is the peer behind the destination, or why there is none.
+func (w *world) peerTo(ip ipHeader) (host, bpf.DatapathReason, bool) {
+	index := w.routeTo(ip.dst())
 	peer, found := w.hosts[index]
 	switch {
 	case index == self:
-		return host{}, a.untouched(bpf.DatapathReasonPASS_LOCAL), false
+		return host{}, bpf.DatapathReasonPASS_LOCAL, false
 	case !found:
-		return host{}, a.untouched(bpf.DatapathReasonPASS_NO_ROUTE), false
+		return host{}, bpf.DatapathReasonPASS_NO_ROUTE, false
 	}
-	return peer, fate{}, true
+	return peer, onward, true
 }
 
-// tooBig is why a packet does not fit the way to the peer; 0 where it does.
+// unsendable is why the kernel has to send a packet to the peer; onward where we may.
+func (peer host) unsendable(a arrival) bpf.DatapathReason {
+	if reason := peer.tooBig(a); reason != onward {
+		return reason
+	}
+	// The checksum of the tunnel's header comes of the packet's own, and is one for each segment.
+	_, summed := ipHeader(a.frame[etherLen:]).coveredSum()
+	if peer.needsChecksum() && (a.gsoSize != 0 || !summed) {
+		return bpf.DatapathReasonPASS_UDP_CHECKSUM
+	}
+	return onward
+}
+
+// needsChecksum: in VXLAN over IPv6 there is one (RFC 8200, 8.1), unless the receiver takes packets without (RFC 6935).
+func (peer host) needsChecksum() bool {
+	return peer.encap == bpf.DatapathEncapENCAP_VXLAN && peer.node.Is6() && !peer.unsummed
+}
+
+// tooBig is why a packet does not fit the way to the peer; onward where it does.
 func (peer host) tooBig(a arrival) bpf.DatapathReason {
-	ip := ipv4Header(a.frame[etherLen:])
+	ip := ipHeader(a.frame[etherLen:])
 	size := ip.totalLen()
 	if a.gsoSize != 0 && size > int(peer.mtu) {
-		size = ipv4Len + transportLen(ip) + int(a.gsoSize) // of the largest segment
-		if a.gsoSize == 0xffff && peer.encap != bpf.DatapathEncapENCAP_NONE {
+		headers, known := ip.segmentHeaders()
+		size = headers + int(a.gsoSize) // of the largest segment
+		switch {
+		case a.gsoSize == 0xffff && peer.encap != bpf.DatapathEncapENCAP_NONE:
 			return bpf.DatapathReasonPASS_NOT_ENCAPSULABLE
+		case !known:
+			return bpf.DatapathReasonPASS_TOO_BIG
 		}
 	}
 	if size > int(peer.mtu) {
 		return bpf.DatapathReasonPASS_TOO_BIG
 	}
-	return 0
+	return onward
+}
+
+// segmentHeaders is how much of a packet each of its segments repeats. Not known is the length of IPv6's extension headers.
+func (h ipHeader) segmentHeaders() (length int, known bool) {
+	transport := h[h.version().headerLen():]
+	length, known = h.version().headerLen(), true
+	switch {
+	case h.isFragment():
+	case !h.isV6() && h.hasOptions(): // the transport header is not looked for: the longest there can be
+		length = 60 + 60
+	case h.protocol() == protocolTCP:
+		if len(transport) >= 13 {
+			length += int(transport[12]>>4) * 4
+		}
+	case h.protocol() == protocolUDP, h.protocol() == protocolSCTP:
+		if len(transport) >= udpLen {
+			length += udpLen
+		}
+	default:
+		known = !h.isV6()
+	}
+	return length, known
 }
 
 // send puts the peer's outer header in front of a packet that fits.
@@ -166,14 +227,13 @@ func (w *world) send(a arrival, peer host) fate {
 	if peer.encap == bpf.DatapathEncapENCAP_NONE {
 		return a.untouched(bpf.DatapathReasonFORWARD_ROUTED)
 	}
-	ip := ipv4Header(a.frame[etherLen:])
 	if a.gsoSize != 0 {
 		return a.refused(bpf.DatapathReasonDROP_ENCAPSULATE)
 	}
-	return fate{
-		reason: bpf.DatapathReasonFORWARD_ENCAPSULATED,
-		frame:  join(a.frame[:etherLen], w.outer(peer, ip), ip),
-	}
+	ip := ipHeader(a.frame[etherLen:])
+	frame := join(a.frame[:etherLen], w.outer(peer, ip), ip)
+	ethernetHeader(frame).setEtherType(versionOf(peer.node).etherType())
+	return fate{reason: bpf.DatapathReasonFORWARD_ENCAPSULATED, frame: frame}
 }
 
 // refused is the fate of a superpacket in a test run, which gives the packet a gso_size but no
@@ -184,58 +244,40 @@ func (a arrival) refused(reason bpf.DatapathReason) fate {
 	return f
 }
 
-// transportLen is how much of a packet each of its segments repeats after the IP header.
-func transportLen(ip ipv4Header) int {
-	transport := ip[ipv4Len:]
-	switch {
-	case ip.isFragment():
-		return 0
-	case ip.hasOptions(): // not looked for: the longest there can be
-		return 60 + 60 - ipv4Len
-	case ip.protocol() == protocolTCP && len(transport) >= 13:
-		return int(transport[12]>>4) * 4
-	case ip.protocol() == protocolUDP && len(transport) >= udpLen:
-		return udpLen
-	case ip.protocol() == protocolSCTP && len(transport) >= udpLen:
-		return udpLen
-	}
-	return 0
-}
-
 // outer is the header in front of ip on its way to peer: DESIGN section 6.
-func (w *world) outer(peer host, ip ipv4Header) []byte {
+func (w *world) outer(peer host, ip ipHeader) []byte {
 	switch peer.encap {
 	case bpf.DatapathEncapENCAP_VXLAN:
-		eth := join(peer.vtep[:], w.overlay.mac[:], []byte{0x08, 0x00})
+		ours := w.overlayOf(versionOf(peer.node)).mac
+		eth := join(peer.vtep[:], ours[:], binary.BigEndian.AppendUint16(nil, ip.version().etherType()))
 		vxlan := binary.BigEndian.AppendUint32([]byte{0x08, 0, 0, 0}, w.vni<<8)
 		udp := udpHeader(0, w.vxlanPort, len(vxlan)+len(eth)+len(ip))
-		return join(w.outerIPv4(peer, ip, protocolUDP, len(udp)+len(vxlan)+len(eth)), udp, vxlan, eth)
+		return join(w.outerIP(peer, ip, protocolUDP, len(udp)+len(vxlan)+len(eth)), udp, vxlan, eth)
 	case bpf.DatapathEncapENCAP_UDP:
 		udp := udpHeader(w.udpPort, w.udpPort, len(ip))
-		return join(w.outerIPv4(peer, ip, protocolUDP, len(udp)), udp)
+		return join(w.outerIP(peer, ip, protocolUDP, len(udp)), udp)
 	default:
-		return w.outerIPv4(peer, ip, protocolIPIP, 0)
+		return w.outerIP(peer, ip, ip.version().tunnelled(), 0)
 	}
 }
 
-// outerIPv4 is the outer IP header: RFC 2003, and RFC 6040 as INET_ECN_encapsulate() has it.
+// outerIP is the outer IP header: RFC 2003, RFC 2473, and RFC 6040 as INET_ECN_encapsulate() has it.
 // between is how many bytes of other headers follow it.
-func (w *world) outerIPv4(peer host, inner ipv4Header, protocol uint8, between int) []byte {
-	h := make(ipv4Header, ipv4Len)
-	h[0] = 0x45
-	h[1] = peer.tos | encapsulatedECN(inner[1]&3)
-	binary.BigEndian.PutUint16(h[2:], uint16(ipv4Len+between+len(inner)))
+func (w *world) outerIP(peer host, inner ipHeader, protocol uint8, between int) []byte {
+	tos, ttl := peer.tos|encapsulatedECN(inner.tos()&3), peer.ttl
+	if ttl == 0 {
+		ttl = inner.ttl()
+	}
+	if peer.node.Is6() {
+		h := binary.BigEndian.AppendUint32(nil, 6<<28|uint32(tos)<<20)
+		h = binary.BigEndian.AppendUint16(h, uint16(between+len(inner)))
+		return join(h, []byte{protocol, ttl}, w.node6.AsSlice(), peer.node.AsSlice())
+	}
+	h := ipHeader(join([]byte{0x45, tos}, binary.BigEndian.AppendUint16(nil, uint16(ipv4Len+between+len(inner))),
+		[]byte{0, 0, 0, 0, ttl, protocol, 0, 0}, w.node.AsSlice(), peer.node.AsSlice()))
 	if peer.df || peer.inheritDF && inner.dontFrag() {
 		h[6] = 0x40
 	}
-	h[8] = peer.ttl
-	if peer.ttl == 0 {
-		h[8] = inner.ttl()
-	}
-	h[9] = protocol
-	src, dst := w.node.As4(), peer.node.As4()
-	copy(h[12:], src[:])
-	copy(h[16:], dst[:])
 	h.setChecksum()
 	return h
 }

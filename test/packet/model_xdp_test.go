@@ -14,84 +14,65 @@ import (
 func (w *world) fromWire(a arrival) fate {
 	a.gsoSize = 0 // there are no superpackets yet
 	eth, ip := ethernetHeader(a.frame), a.frame[etherLen:]
+	v := w.versionOf(eth)
 	switch {
 	case w.ownFrame(eth):
 		return a.untouched(bpf.DatapathReasonDROP_WIRE_MAC)
-	case !eth.isIPv4():
+	case v == 0:
 		return a.untouched(bpf.DatapathReasonPASS_PROTOCOL)
 	case eth.dst() != w.uplinkMAC:
 		return a.untouched(bpf.DatapathReasonPASS_NOT_ROUTED)
-	case !plausible(ip):
+	case !plausible(v, ip):
 		return a.untouched(bpf.DatapathReasonPASS_MALFORMED)
 	}
-	outer := ipv4Header(ip)
-	tunnelled := outer.protocol() == protocolUDP || outer.protocol() == protocolIPIP
-	switch {
-	case outer.dst() != w.node || !tunnelled:
-		return a.untouched(bpf.DatapathReasonPASS_NOT_OURS)
-	case outer.offset() != 0:
-		return a.untouched(bpf.DatapathReasonPASS_OUTER_FRAGMENT)
-	case outer.hasOptions() && !w.tunnelPort(outer):
-		return a.untouched(bpf.DatapathReasonPASS_OPTIONS)
-	case outer.hasOptions():
-		return a.oddTunnel(outer)
+	t, reason := w.recognise(ip)
+	if reason != onward {
+		f := a.untouched(reason)
+		f.outer = t.outer.src()
+		return f
 	}
-	t, reason, ours := w.recognise(a.frame)
-	switch {
-	case reason == bpf.DatapathReasonDROP_TUNNEL_MALFORMED:
-		return a.oddTunnel(outer)
-	case !ours:
-		return a.untouched(reason)
+	f := w.verify(a, t)
+	if f.reason != onward {
+		return f
 	}
-	f := w.decapsulate(a, t)
-	f.checked = false // that mark is an skb's
-	refused := f.reason >= bpf.DatapathReasonDROP_CONTAINER_SOURCE && f.reason != bpf.DatapathReasonDROP_ECN
-	whole := f.reason != bpf.DatapathReasonPASS_INNER_NOT_ROUTED && f.reason != bpf.DatapathReasonPASS_OUTER_FRAGMENT &&
-		f.reason != bpf.DatapathReasonPASS_UDP_CHECKSUM
-	switch congested := f.reason == bpf.DatapathReasonDROP_ECN; {
-	case refused || !whole:
-	case w.spread > 0 && t.outer.protocol() == protocolIPIP:
-		f.reason, f.frame = bpf.DatapathReasonFORWARD_SPREAD, a.frame
-	case w.wireMAC == (topology.MAC{}), t.udpSum(ipv4Header(t.inner)) == sumPending: // the skb knows where it is to go
-		f.reason, f.frame = bpf.DatapathReasonPASS_CHECKED, a.frame
-	case !congested:
-		f.reason, f.frame = bpf.DatapathReasonFORWARD_DECAPSULATED, w.unwrapped(t)
+	tos, congested := decapsulatedTOS(t.outer.tos(), ipHeader(t.inner).tos())
+	switch {
+	case t.udpSum(ipHeader(t.inner)) == sumPartial: // the skb will know where the rest has to go
+		f.reason = bpf.DatapathReasonPASS_CHECKED
+	case w.spread > 0 && t.udp == nil:
+		f.reason = bpf.DatapathReasonFORWARD_SPREAD
+	case w.wireMAC == (topology.MAC{}):
+		f.reason = bpf.DatapathReasonPASS_CHECKED
+	case congested:
+		f.reason = bpf.DatapathReasonDROP_ECN
+	default:
+		f.reason, f.frame = bpf.DatapathReasonFORWARD_DECAPSULATED, t.unwrapped(a.frame, tos)
+		ethernetHeader(f.frame).setDst(w.uplinkMAC)
+		ethernetHeader(f.frame).setSrc(w.wireMAC)
 	}
 	return f
 }
 
 // ownFrame says whether a frame has the address of fromWire's own.
 func (w *world) ownFrame(eth ethernetHeader) bool {
-	return w.wireMAC != topology.MAC{} && topology.MAC(eth[6:12]) == w.wireMAC
+	return w.wireMAC != topology.MAC{} && eth.src() == w.wireMAC
 }
 
-// unwrapped is the inner packet of a tunnel as fromWire leaves it to fromNetwork.
-func (w *world) unwrapped(t tunnel) []byte {
-	frame := join(w.uplinkMAC[:], w.wireMAC[:], []byte{8, 0}, t.rest)
-	ip := ipv4Header(frame[etherLen:])
-	if tos, _ := decapsulatedTOS(t.outer[1], ip[1]); tos != ip[1] {
-		ip.change(func() { ip[1] = tos })
-	}
-	return frame
-}
-
-// deliverOwn is what fromNetwork does with what fromWire has left to it.
-func (w *world) deliverOwn(a arrival) fate {
-	if !plausible(a.frame[etherLen:]) {
+// deliverOwn is what fromNetwork does with what fromWire has left to it: one tunnel is taken off a packet, not two.
+func (w *world) deliverOwn(a arrival, v version) fate {
+	if !plausible(v, a.frame[etherLen:]) {
 		return a.untouched(bpf.DatapathReasonDROP_TUNNEL_MALFORMED)
 	}
-	frame := bytes.Clone(a.frame)
-	ethernetHeader(frame).setSrc(w.uplinkMAC)
-	ip := ipv4Header(frame[etherLen:])
-	f := fate{reason: bpf.DatapathReasonFORWARD_DELIVERED}
-	to, found := w.endpointAt(ip.dst())
-	if found && ip.ttl() > 1 && !ip.hasOptions() {
+	f := fate{reason: bpf.DatapathReasonFORWARD_DELIVERED, frame: bytes.Clone(a.frame)}
+	ethernetHeader(f.frame).setSrc(w.uplinkMAC)
+	ip := ipHeader(f.frame[etherLen:])
+	if to, found := w.receiver(ip); found {
 		if _, natted := w.mayTranslate(ip); !natted {
-			f.frame = routed(frame, to)
+			routed(f.frame, to)
 			return f
 		}
 	}
-	ethernetHeader(frame).setDst(w.overlay.mac)
-	f.reason, f.frame, f.checked = bpf.DatapathReasonFORWARD_TO_HOST, frame, true
+	ethernetHeader(f.frame).setDst(w.overlayOf(v).mac)
+	f.reason, f.checked = bpf.DatapathReasonFORWARD_TO_HOST, true
 	return f
 }

@@ -16,7 +16,7 @@ func unsummed(frame []byte, h vnetHeader) []byte {
 	if h.Flags&needsCsum == 0 {
 		return frame
 	}
-	ip := ipv4Header(frame[etherLen:])
+	ip := ipHeader(frame[etherLen:])
 	length := uint16(ip.totalLen() - ip.len())
 	pseudo := join(ip[12:20], []byte{0, ip.protocol(), byte(length >> 8), byte(length)})
 	return patched(frame, put16(int(h.CsumStart+h.CsumOffset), internetSum(pseudo)))

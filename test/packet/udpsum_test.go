@@ -66,6 +66,6 @@ func networkUDPSums() []packetCase {
 
 // summed says whether the packet has a checksum over all that follows its IP header.
 func summed(packet []byte) bool {
-	ip := ipv4Header(packet)
+	ip := ipHeader(packet)
 	return !ip.isFragment() && ip.protocol() != protocolSCTP
 }

@@ -50,7 +50,7 @@ func swallowed(c packetCase) packetCase {
 	readable := c.reason != bpf.DatapathReasonPASS_PROTOCOL && c.reason != bpf.DatapathReasonPASS_MALFORMED
 	c.reason = bpf.DatapathReasonDROP_UNSENDABLE
 	if readable {
-		ip := ipv4Header(c.in.frame[etherLen:])
+		ip := ipHeader(c.in.frame[etherLen:])
 		c.event = dropEvent{src: ip.src(), dst: ip.dst()}
 	}
 	return c

@@ -14,11 +14,11 @@ import (
 // filled from it.
 type world struct {
 	name      string
-	node      netip.Addr
-	network   uint32 // of the containers the programs serve
-	uplink    link   // what hosts entries send by
-	overlay   link
-	vxlanPort uint16 // host byte order; 0: no VXLAN
+	node      netip.Addr // of IPv4; invalid: none
+	network   uint32     // of the containers the programs serve
+	uplink    link       // what hosts entries send by
+	overlay   link       // for what comes out of tunnels over IPv4
+	vxlanPort uint16     // host byte order; 0: no VXLAN
 	vni       uint32
 	udpPort   uint16 // host byte order; 0: no udp
 	ipip      bool
@@ -33,6 +33,12 @@ type world struct {
 	routes    []route
 	hosts     map[uint32]host
 	endpoints []endpoint
+
+	useIPv6   bool       // by containers or nodes
+	node6     netip.Addr // invalid: none
+	overlay6  link       // for what comes out of tunnels over IPv6
+	slots6    netip.Prefix
+	slotBits6 int
 }
 
 // link is a network device of the node under test.
@@ -48,16 +54,19 @@ type route struct {
 	host    uint32
 }
 
-// host is a peer. The outer header is made from it.
+// host is a peer, with the packets of one version that go there. The outer header is made from it.
 type host struct {
 	node      netip.Addr
-	mtu       uint16 // of the inner packet
+	carries   version // 0: ipv4
+	mtu       uint16  // of the inner packet
 	encap     bpf.DatapathEncap
 	vtep      topology.MAC
 	ttl       uint8 // of the outer header; 0: that of the inner packet
 	tos       uint8 // of the outer header, its ECN bits zero
 	df        bool  // always in the outer header
 	inheritDF bool  // in the outer header where the inner one has it
+	label     bool  // entropy as the outer flow label
+	unsummed  bool  // takes VXLAN over IPv6 without a UDP checksum
 }
 
 type endpoint struct {
@@ -74,7 +83,8 @@ var (
 	overlay  = link{"bpfnet0", 12, topology.MAC{0xc6, 0, 0, 0, 1, 0}}
 	link1    = link{"c1", 13, topology.MAC{0x02, 0, 0, 0, 1, 0x12}}
 	link2    = link{"c2", 14, topology.MAC{0x02, 0, 0, 0, 1, 0x13}}
-	allLinks = []link{uplink, overlay, link1, link2}
+	overlay6 = link{"bpfnet0-v6", 15, topology.MAC{0xc6, 0, 0, 0, 1, 6}}
+	allLinks = []link{uplink, overlay, link1, link2, overlay6}
 )
 
 func linkAt(ifindex uint32) link {
@@ -96,6 +106,7 @@ var (
 	vtep7     = topology.MAC{0xc6, 0, 0, 0, 7, 0}
 	broadcast = topology.MAC{0xff, 0xff, 0xff, 0xff, 0xff, 0xff}
 	multicast = topology.MAC{0x01, 0, 0x5e, 0, 0, 1}
+	wireMAC   = topology.MAC{0x02, 0xb9, 0x31, 0x41, 0x59, 0x26} // that from_wire uses
 )
 
 // Addresses, named by whose they are.

@@ -14,8 +14,6 @@ import (
 	"github.com/bpfnet/bpfnet/controlplane/topology"
 )
 
-var wireMAC = topology.MAC{0x02, 0xb9, 0x31, 0x41, 0x59, 0x26}
-
 // The lab on a node with XDP on its uplink: natively, in generic mode, with IPIP spread over CPUs.
 var (
 	native  = lab.with("native", func(w *world) { w.uplinkMAC, w.wireMAC = uplink.mac, wireMAC })

@@ -204,6 +204,15 @@ type DatapathRouteKey struct {
 	Addr      DatapathAddr
 }
 
+type DatapathRouteSlot struct {
+	_        structs.HostLayout
+	Host     uint32
+	Node     uint32
+	Mac      DatapathMac
+	Template uint8
+	Tag      uint8
+}
+
 type DatapathSettings struct {
 	_         structs.HostLayout
 	Ipv4      DatapathFamily
@@ -237,6 +246,7 @@ const (
 	DatapathMapNodes          = "nodes"
 	DatapathMapRouteIndex     = "route_index"
 	DatapathMapRoutes         = "routes"
+	DatapathMapTemplates      = "templates"
 	DatapathProgFromContainer = "from_container"
 	DatapathProgFromHost      = "from_host"
 	DatapathProgFromNetwork   = "from_network"
@@ -311,6 +321,7 @@ type DatapathMapSpecs struct {
 	Nodes      *ebpf.MapSpec `ebpf:"nodes"`
 	RouteIndex *ebpf.MapSpec `ebpf:"route_index"`
 	Routes     *ebpf.MapSpec `ebpf:"routes"`
+	Templates  *ebpf.MapSpec `ebpf:"templates"`
 }
 
 // DatapathVariableSpecs contains global variables before they are loaded into the kernel.
@@ -351,6 +362,7 @@ type DatapathMaps struct {
 	Nodes      *ebpf.Map `ebpf:"nodes"`
 	RouteIndex *ebpf.Map `ebpf:"route_index"`
 	Routes     *ebpf.Map `ebpf:"routes"`
+	Templates  *ebpf.Map `ebpf:"templates"`
 }
 
 func (m *DatapathMaps) Close() error {
@@ -366,6 +378,7 @@ func (m *DatapathMaps) Close() error {
 		m.Nodes,
 		m.RouteIndex,
 		m.Routes,
+		m.Templates,
 	)
 }
 

@@ -42,14 +42,14 @@ static __always_inline enum reason by_bpfnet0(struct walk *w, struct packet *p,
 }
 
 static __always_inline enum reason to_remote(struct walk *w, struct packet *p,
-					     const struct endpoint *from, __u32 index)
+					     const struct endpoint *from, struct route route)
 {
-	struct host *host;
+	struct destination to;
 	int reason;
 
 	if (!mac_equal(p->eth->h_dest, from->gateway.byte))
 		return PASS_NOT_ROUTED;
-	reason = remote_host(index, &host);
+	reason = remote_host(route, &to);
 	if (reason != ONWARD)
 		return reason;
 	if (ip_ttl(w->version, p->ip) <= 1)
@@ -57,22 +57,22 @@ static __always_inline enum reason to_remote(struct walk *w, struct packet *p,
 	reason = nat_check(w, p->ip, p->cursor);
 	if (reason != ONWARD)
 		return reason;
-	if (config.udp_port && host->encap == ENCAP_UDP)
-		return by_bpfnet0(w, p, host);
-	return send(w, p, host, UNROUTED);
+	if (config.udp_port && to.host->encap == ENCAP_UDP)
+		return by_bpfnet0(w, p, to.host);
+	return send(w, p, &to, UNROUTED);
 }
 
 /*
  * A source that no container here is known to have. It may be one not learned yet; another node's it is
  * not, nor does a packet from outside the overlay enter it.
  */
-static __always_inline enum reason unknown_source(enum version v, const void *ip)
+static __always_inline enum reason unknown_source(enum version v, const void *ip, struct route route)
 {
-	__u32 from = route_lookup(v, ip_src(v, ip));
+	__u32 from = route_host(v, ip_src(v, ip));
 
 	if (from == HOST_SELF)
 		return PASS_UNKNOWN_SOURCE;
-	if (from != HOST_NONE || route_lookup(v, ip_dst(v, ip)) >= HOST_FIRST)
+	if (from != HOST_NONE || route.host >= HOST_FIRST)
 		return DROP_CONTAINER_SOURCE;
 	return PASS_UNKNOWN_SOURCE;
 }
@@ -81,7 +81,7 @@ static __always_inline enum reason walk_from_container(struct walk *w)
 {
 	struct endpoint *from, *to;
 	struct packet p;
-	__u32 index;
+	struct route route;
 	int reason = packet_read(w, &p);
 
 	if (reason != ONWARD)
@@ -89,17 +89,18 @@ static __always_inline enum reason walk_from_container(struct walk *w)
 	/* A router has to read them. */
 	if (has_options(w->version, p.ip))
 		return PASS_OPTIONS;
+	/* First, for of all memory the slot is the least likely to be in a cache: the next lookup runs meanwhile. */
+	route = route_lookup(w->version, ip_dst(w->version, p.ip));
 	from = endpoint_lookup(w->version, ip_src(w->version, p.ip));
 	if (!from)
-		return unknown_source(w->version, p.ip);
+		return unknown_source(w->version, p.ip, route);
 	if (from->ifindex != w->skb->ifindex)
 		return DROP_CONTAINER_SOURCE;
 	/* Endpoints are of this node's subnet: what goes to a peer's need not ask for one. */
-	index = route_lookup(w->version, ip_dst(w->version, p.ip));
-	to = index < HOST_FIRST ? endpoint_lookup(w->version, ip_dst(w->version, p.ip)) : NULL;
+	to = route.host < HOST_FIRST ? endpoint_lookup(w->version, ip_dst(w->version, p.ip)) : NULL;
 	if (to)
 		return to_neighbour(w, &p, from, to);
-	return to_remote(w, &p, from, index);
+	return to_remote(w, &p, from, route);
 }
 
 static __always_inline int from_container_of(struct __sk_buff *skb, enum version v)

@@ -86,11 +86,11 @@ static __always_inline enum reason decapsulated(struct walk *w, struct ethhdr *e
 
 /* A plain packet of a host-gw peer to a container: what the kernel would route, in one step. */
 static __always_inline enum reason route_in(struct walk *w, struct ethhdr *eth, void *ip,
-					    struct cursor c, __u32 index)
+					    struct cursor c, struct route route)
 {
 	enum version v = w->version;
+	struct destination from;
 	struct endpoint *to;
-	struct host *from;
 	int reason;
 
 	if (w->skb->pkt_type != PACKET_HOST || has_options(v, ip) || ip_ttl(v, ip) <= 1 ||
@@ -99,8 +99,7 @@ static __always_inline enum reason route_in(struct walk *w, struct ethhdr *eth, 
 	to = endpoint_lookup(v, ip_dst(v, ip));
 	if (!to)
 		return PASS_NOT_OURS;
-	from = index >= HOST_FIRST ? host_lookup(index) : NULL;
-	if (!from || from->encap != ENCAP_NONE)
+	if (remote_host(route, &from) != ONWARD || from.host->encap != ENCAP_NONE)
 		return PASS_NOT_OURS;
 	reason = nat_check(w, ip, c);
 	if (reason != ONWARD)
@@ -117,12 +116,12 @@ static __always_inline enum reason route_in(struct walk *w, struct ethhdr *eth, 
 static __always_inline enum reason plain(struct walk *w, struct ethhdr *eth, void *ip, struct cursor c)
 {
 	enum version v = w->version;
-	__u32 from;
+	struct route from;
 
-	if (is_own(v, ip_dst(v, ip)) || route_lookup(v, ip_dst(v, ip)) != HOST_SELF)
+	if (is_own(v, ip_dst(v, ip)) || route_host(v, ip_dst(v, ip)) != HOST_SELF)
 		return PASS_NOT_OURS;
 	from = route_lookup(v, ip_src(v, ip));
-	if (from == HOST_SELF || (from != HOST_NONE && !config.direct)) {
+	if (from.host == HOST_SELF || (from.host != HOST_NONE && !config.direct)) {
 		see(v, &w->src, ip_src(v, ip));
 		see(v, &w->dst, ip_dst(v, ip));
 		return DROP_SPOOFED_SOURCE;

@@ -158,7 +158,7 @@ func TestRestartWritesNothing(t *testing.T) {
 	eth := nstest.AddVeth(t, "eth0", 1500)
 	o := testOptions(t)
 	d := start(t, o, bpf.FromNetwork, eth)
-	if err := d.Maps()["route_index"].Put(uint32(3), uint32(7)); err != nil {
+	if err := d.Maps()["route_index"].Put(uint32(3), &bpf.DatapathRouteSlot{Host: 7}); err != nil {
 		t.Fatal(err)
 	}
 	first := attached(t, eth)
@@ -167,9 +167,9 @@ func TestRestartWritesNothing(t *testing.T) {
 	if now := attached(t, eth); now != first {
 		t.Errorf("program %d was replaced by %d, though nothing changed", first, now)
 	}
-	var host uint32
-	if err := again.Maps()["route_index"].Lookup(uint32(3), &host); err != nil || host != 7 {
-		t.Errorf("route_index[3] = %d, %v after the restart, want 7", host, err)
+	var slot bpf.DatapathRouteSlot
+	if err := again.Maps()["route_index"].Lookup(uint32(3), &slot); err != nil || slot.Host != 7 {
+		t.Errorf("route_index[3] = %d, %v after the restart, want 7", slot.Host, err)
 	}
 }
 
@@ -178,7 +178,7 @@ func TestChangedSettingsReplaceInPlace(t *testing.T) {
 	eth := nstest.AddVeth(t, "eth0", 1500)
 	o := testOptions(t)
 	d := start(t, o, bpf.FromNetwork, eth)
-	if err := d.Maps()["route_index"].Put(uint32(3), uint32(7)); err != nil {
+	if err := d.Maps()["route_index"].Put(uint32(3), &bpf.DatapathRouteSlot{Host: 7}); err != nil {
 		t.Fatal(err)
 	}
 	first := attached(t, eth)
@@ -188,9 +188,9 @@ func TestChangedSettingsReplaceInPlace(t *testing.T) {
 	if now := attached(t, eth); now == first || now == 0 {
 		t.Errorf("program %d attached, want a new one in the place of %d", now, first)
 	}
-	var host uint32
-	if err := again.Maps()["route_index"].Lookup(uint32(3), &host); err != nil || host != 7 {
-		t.Errorf("route_index[3] = %d, %v: entries have to survive a change of settings", host, err)
+	var slot bpf.DatapathRouteSlot
+	if err := again.Maps()["route_index"].Lookup(uint32(3), &slot); err != nil || slot.Host != 7 {
+		t.Errorf("route_index[3] = %d, %v: entries have to survive a change of settings", slot.Host, err)
 	}
 	if s := pinnedSettings(t, o.PinDir); s.Vni != 2 {
 		t.Errorf("pinned settings have VNI %d, want 2", s.Vni)

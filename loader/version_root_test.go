@@ -64,7 +64,7 @@ func rename(m *ebpf.MapSpec) { m.Value.(*btf.Struct).Members[0].Name = "another"
 // what points there together, the rest each by itself.
 func TestOtherVersion(t *testing.T) {
 	for changed, anew := range map[string]map[string]bool{
-		"hosts":     {"hosts": true, "nodes": true, "routes": true, "route_index": true, "fdb": true, "events": true},
+		"hosts":     {"hosts": true, "templates": true, "nodes": true, "routes": true, "route_index": true, "fdb": true, "events": true},
 		"endpoints": {"endpoints": true},
 		"neigh":     {"neigh": true},
 	} {

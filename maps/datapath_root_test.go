@@ -175,7 +175,7 @@ func openFDs(t *testing.T) int {
 
 func TestOpenPinned(t *testing.T) {
 	maps := newMaps(t, settingsFor(testNetwork, testBits), nil)
-	route := Route{0, netip.MustParsePrefix("172.246.0.0/24"), 2}
+	route := Route{Prefix: netip.MustParsePrefix("172.246.0.0/24"), Host: 2}
 	must(t, setOf(t, maps).Routes.Put(route))
 	dir := pinAll(t, maps)
 

@@ -5,8 +5,9 @@
 //
 //	map          kind            key -> value                      writer         size
 //	routes       LPM trie        network, prefix -> host index     control plane  --max-routes
-//	route_index  array           slot of the network -> host index control plane  the network's subnets
+//	route_index  array           slot -> host, its own, template   control plane  the network's subnets
 //	hosts        array           host index -> host                control plane  --max-hosts
+//	templates    array           number -> what hosts share        control plane  fixed
 //	nodes        hash            underlay address -> host index    control plane  --max-hosts
 //	neigh        hash            network, address -> MAC           control plane  --max-neighbours
 //	fdb          hash            VNI, MAC -> host index            control plane  --max-neighbours

@@ -44,7 +44,24 @@ func encodeHost(h Host) (bpf.DatapathHost, error) {
 }
 
 func decodeHost(w bpf.DatapathHost) (Host, error) {
-	h := Host{
+	h := hostOf(w)
+	return h, h.check()
+}
+
+// A template has no node.
+
+func encodeTemplate(h Host) (bpf.DatapathHost, error) {
+	w, _ := encodeHost(h)
+	return w, h.checkHeader()
+}
+
+func decodeTemplate(w bpf.DatapathHost) (Host, error) {
+	h := hostOf(w)
+	return h, h.checkHeader()
+}
+
+func hostOf(w bpf.DatapathHost) Host {
+	return Host{
 		Node:      NetipAddr(w.Node),
 		NextHop:   NetipAddr(w.NextHop),
 		Ifindex:   w.Ifindex,
@@ -55,13 +72,17 @@ func decodeHost(w bpf.DatapathHost) (Host, error) {
 		HeaderLen: w.HeaderLen,
 		Header:    w.Header,
 	}
-	return h, h.check()
 }
 
 func (h Host) check() error {
-	switch {
-	case !h.Node.IsValid():
+	if !h.Node.IsValid() {
 		return errors.New("no node address")
+	}
+	return h.checkHeader()
+}
+
+func (h Host) checkHeader() error {
+	switch {
 	case int(h.HeaderLen) > headerMax:
 		return fmt.Errorf("header of %d bytes, more than %d", h.HeaderLen, headerMax)
 	case h.Encap > bpf.DatapathEncapENCAP_UDP:

@@ -69,30 +69,32 @@ func (x *routeIndex) slots() (n uint32) {
 
 // get is the host of a slot, HOST_NONE where it is empty.
 func (x *routeIndex) get(slot uint32) (uint32, error) {
-	var host bpf.DatapathHostIndex
-	if err := x.m.Lookup(&slot, &host); err != nil {
+	var w bpf.DatapathRouteSlot
+	if err := x.m.Lookup(&slot, &w); err != nil {
 		return 0, fmt.Errorf("read slot %d of map route_index: %w", slot, err)
 	}
-	return uint32(host), nil
+	return w.Host, nil
 }
 
-func (x *routeIndex) set(slot, host uint32) error {
-	if err := x.m.Update(&slot, &host, ebpf.UpdateAny); err != nil {
+func (x *routeIndex) set(slot uint32, to Slot) error {
+	w, err := encodeSlot(to)
+	if err == nil {
+		err = x.m.Update(&slot, &w, ebpf.UpdateAny)
+	}
+	if err != nil {
 		return fmt.Errorf("put %s in map route_index: %w", x.key(slot), err)
 	}
 	return nil
 }
 
-func (x *routeIndex) clear(slot uint32) error {
-	return x.set(slot, uint32(bpf.DatapathHostIndexHOST_NONE))
-}
+func (x *routeIndex) clear(slot uint32) error { return x.set(slot, Slot{}) }
 
 // entries are the filled slots, in order.
-func (x *routeIndex) entries() ([]Entry[RouteKey, uint32], error) {
-	var entries []Entry[RouteKey, uint32]
-	err := scan(x.m, func(slot uint32, host bpf.DatapathHostIndex) {
-		if key := x.key(slot); key.Prefix.IsValid() && host != bpf.DatapathHostIndexHOST_NONE {
-			entries = append(entries, Entry[RouteKey, uint32]{Key: key, Value: uint32(host)})
+func (x *routeIndex) entries() ([]Entry[RouteKey, Slot], error) {
+	var entries []Entry[RouteKey, Slot]
+	err := scan(x.m, func(slot uint32, w bpf.DatapathRouteSlot) {
+		if key := x.key(slot); key.Prefix.IsValid() && w.Host != uint32(bpf.DatapathHostIndexHOST_NONE) {
+			entries = append(entries, Entry[RouteKey, Slot]{Key: key, Value: decodeSlot(w)})
 		}
 	})
 	if err != nil {

@@ -16,6 +16,8 @@ type Route struct {
 	Network uint32
 	Prefix  netip.Prefix
 	Host    uint32 // index in hosts
+	// Shortcut is kept where the route has a slot of its own in route_index, and is zero elsewhere.
+	Shortcut Shortcut
 }
 
 // RouteKey is what a route is found by.

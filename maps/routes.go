@@ -67,7 +67,7 @@ func (r *Routes) Put(route Route) error {
 		return r.putNested(slot, key, route.Host)
 	case key == r.index.key(slot):
 		r.filled = true
-		return r.index.set(slot, route.Host)
+		return r.index.set(slot, Slot{route.Host, route.Shortcut})
 	}
 	return r.putInside(slot, key, route.Host)
 }
@@ -234,14 +234,14 @@ func (r *Routes) All() ([]Route, error) {
 	routes := make([]Route, 0, len(entries))
 	for _, e := range entries {
 		if e.Bad == nil {
-			routes = append(routes, Route{e.Key.Network, e.Key.Prefix, e.Value})
+			routes = append(routes, Route{e.Key.Network, e.Key.Prefix, e.Value.Host, e.Value.Shortcut})
 		}
 	}
 	return routes, err
 }
 
 // Entries is every route, sorted, those that do not decode last.
-func (r *Routes) Entries() ([]Entry[RouteKey, uint32], error) {
+func (r *Routes) Entries() ([]Entry[RouteKey, Slot], error) {
 	// The index first: a route that moves meanwhile moves from there to the trie.
 	entries, err := r.index.entries()
 	if err != nil {
@@ -253,14 +253,14 @@ func (r *Routes) Entries() ([]Entry[RouteKey, uint32], error) {
 	}
 	err = r.trie.scan(func(wk bpf.DatapathRouteKey, wv bpf.DatapathHostIndex) {
 		if e := r.trie.decode(wk, wv); !inIndex[e.Key] {
-			entries = append(entries, e)
+			entries = append(entries, Entry[RouteKey, Slot]{e.Key, Slot{Host: e.Value}, e.Bad})
 		}
 	})
 	return sortEntries(entries, compareRouteKeys), err
 }
 
 // IndexEntries is those of Entries that the index answers for.
-func (r *Routes) IndexEntries() ([]Entry[RouteKey, uint32], error) { return r.index.entries() }
+func (r *Routes) IndexEntries() ([]Entry[RouteKey, Slot], error) { return r.index.entries() }
 
 // Usage counts the routes in the trie.
 func (r *Routes) Usage() (Usage, error) { return r.trie.Usage() }

@@ -19,6 +19,7 @@ import (
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/asm"
 	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
 )
 
 // model is routes as anyone would write them down.
@@ -38,7 +39,7 @@ func (m model) lookup(a netip.Addr) uint32 {
 func (m model) routes() []Route {
 	routes := make([]Route, 0, len(m))
 	for p, host := range m {
-		routes = append(routes, Route{0, p, host})
+		routes = append(routes, Route{Prefix: p, Host: host})
 	}
 	slices.SortFunc(routes, func(a, b Route) int { return a.Prefix.Compare(b.Prefix) })
 	return routes
@@ -55,7 +56,7 @@ func randomAddr(rng *rand.Rand) netip.Addr {
 	return netip.AddrFrom4([4]byte{172, byte(242 + rng.IntN(8)), byte(rng.IntN(3)), byte(rng.IntN(4)<<6 + rng.IntN(2))})
 }
 
-var comparePrefixes = cmp.Comparer(func(a, b netip.Prefix) bool { return a == b })
+var comparePrefixes = cmpopts.EquateComparable(netip.Prefix{}, netip.Addr{})
 
 // checkRoutes compares a table with the model, and with itself.
 func checkRoutes(t *testing.T, r *Routes, m model, rng *rand.Rand) {
@@ -89,7 +90,7 @@ func testRoutesAgainstModel(t *testing.T, seed uint64, steps int) {
 			must(t, routes.Delete(0, p))
 			delete(m, p)
 		} else {
-			must(t, routes.Put(Route{0, p, host}))
+			must(t, routes.Put(Route{Prefix: p, Host: host}))
 			m[p] = host
 		}
 		checkRoutes(t, routes, m, rng)
@@ -194,8 +195,8 @@ func watch(ctx context.Context, prog *ebpf.Program, allowed []uint32, runs *atom
 // and trie: each must be answered as some moment's routes answer it, and never missed.
 func TestRoutesWhileWritten(t *testing.T) {
 	prefix := netip.MustParsePrefix
-	wide, whole := Route{0, prefix("172.246.0.0/16"), 2}, Route{0, prefix("172.246.0.0/24"), 3}
-	long, longer := Route{0, prefix("172.246.0.0/25"), 4}, Route{0, prefix("172.246.0.2/32"), 5}
+	wide, whole := Route{Prefix: prefix("172.246.0.0/16"), Host: 2}, Route{Prefix: prefix("172.246.0.0/24"), Host: 3}
+	long, longer := Route{Prefix: prefix("172.246.0.0/25"), Host: 4}, Route{Prefix: prefix("172.246.0.2/32"), Host: 5}
 	inWhole, inLong := netip.MustParseAddr("172.246.0.200"), netip.MustParseAddr("172.246.0.2")
 
 	type step struct {
@@ -280,20 +281,20 @@ func TestRoutesRepair(t *testing.T) {
 			maps := newMaps(t, settingsFor(testNetwork, testBits), nil)
 			left := setOf(t, maps).Routes
 			slot, _ := left.index.slotFor(whole)
-			must(t, left.index.set(slot, slotHost))
+			must(t, left.index.set(slot, Slot{Host: slotHost}))
 			for key, host := range tt.trie {
 				must(t, left.trie.put(key, host))
 			}
 			routes := setOf(t, maps).Routes
 			other := netip.MustParsePrefix("172.247.0.0/24")
-			must(t, routes.Put(Route{0, other, 7}))
+			must(t, routes.Put(Route{Prefix: other, Host: 7}))
 			tt.want[other] = 7
 			rng := rand.New(rand.NewPCG(1, 1))
 			checkAll(t, routes, tt.want)
 			checkRoutes(t, routes, tt.want, rng)
 			must(t, routes.Delete(0, long.Prefix))
 			delete(tt.want, long.Prefix)
-			must(t, routes.Put(Route{0, whole.Prefix, 8}))
+			must(t, routes.Put(Route{Prefix: whole.Prefix, Host: 8}))
 			tt.want[whole.Prefix] = 8
 			checkAll(t, routes, tt.want)
 			checkRoutes(t, routes, tt.want, rng)
@@ -304,8 +305,8 @@ func TestRoutesRepair(t *testing.T) {
 func TestRoutesNetworks(t *testing.T) {
 	routes := newTestSet(t, nil).Routes
 	p := netip.MustParsePrefix("172.246.0.0/24")
-	v6 := Route{0, netip.MustParsePrefix("2001:db8:42:1::/64"), 5}
-	want := []Route{{0, p, 2}, v6, {9, p, 3}}
+	v6 := Route{Prefix: netip.MustParsePrefix("2001:db8:42:1::/64"), Host: 5}
+	want := []Route{{Prefix: p, Host: 2}, v6, {Network: 9, Prefix: p, Host: 3}}
 	for _, r := range want {
 		must(t, routes.Put(r))
 	}
@@ -328,9 +329,9 @@ func TestRoutesNetworks(t *testing.T) {
 func TestRoutesFull(t *testing.T) {
 	routes := newTestSet(t, sizes{"routes": 2}).Routes
 	prefix := netip.MustParsePrefix
-	must(t, routes.Put(Route{0, prefix("172.246.0.0/24"), 2}))
-	must(t, routes.Put(Route{0, prefix("10.0.0.0/8"), 3}))
-	err := routes.Put(Route{0, prefix("172.246.0.0/25"), 4}) // needs two places
+	must(t, routes.Put(Route{Prefix: prefix("172.246.0.0/24"), Host: 2}))
+	must(t, routes.Put(Route{Prefix: prefix("10.0.0.0/8"), Host: 3}))
+	err := routes.Put(Route{Prefix: prefix("172.246.0.0/25"), Host: 4}) // needs two places
 	if !errors.Is(err, ErrFull) {
 		t.Fatalf("Put to a full trie: %v", err)
 	}
@@ -340,8 +341,8 @@ func TestRoutesFull(t *testing.T) {
 	}
 	want2 := model{prefix("172.246.0.0/24"): 2, prefix("10.0.0.0/8"): 3}
 	checkAll(t, routes, want2)
-	must(t, routes.Put(Route{0, prefix("172.246.0.0/24"), 5})) // still where it was
-	must(t, routes.Put(Route{0, prefix("11.0.0.0/8"), 3}))     // the place was given back
+	must(t, routes.Put(Route{Prefix: prefix("172.246.0.0/24"), Host: 5})) // still where it was
+	must(t, routes.Put(Route{Prefix: prefix("11.0.0.0/8"), Host: 3}))     // the place was given back
 	want2[prefix("172.246.0.0/24")], want2[prefix("11.0.0.0/8")] = 5, 3
 	checkAll(t, routes, want2)
 }
@@ -367,7 +368,7 @@ func TestRoutesWithoutIndex(t *testing.T) {
 	routes := setOf(t, newMaps(t, s, nil)).Routes
 	m := model{netip.MustParsePrefix("172.246.0.0/24"): 2, netip.MustParsePrefix("172.246.0.0/25"): 3}
 	for p, host := range m {
-		must(t, routes.Put(Route{0, p, host}))
+		must(t, routes.Put(Route{Prefix: p, Host: host}))
 	}
 	checkAll(t, routes, m)
 	checkRoutes(t, routes, m, rand.New(rand.NewPCG(1, 1)))

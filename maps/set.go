@@ -25,6 +25,7 @@ var ErrNoDatapath = errors.New("no datapath")
 type Set struct {
 	Routes    *Routes
 	Hosts     *Hosts
+	Templates *Hosts
 	Nodes     *Nodes
 	Neigh     *Neigh
 	FDB       *FDB
@@ -64,6 +65,7 @@ func NewSet(m map[string]*ebpf.Map) (*Set, error) {
 	return &Set{
 		Routes:    newRoutes(byName["routes"], byName["route_index"], settings),
 		Hosts:     newHosts(byName["hosts"]),
+		Templates: newTemplates(byName["templates"]),
 		Nodes:     newNodes(byName["nodes"]),
 		Neigh:     newNeigh(byName["neigh"]),
 		FDB:       newFDB(byName["fdb"]),

@@ -108,21 +108,31 @@ func decodeEndpoint(w bpf.DatapathEndpoint) (Endpoint, error) {
 	return Endpoint{Ifindex: w.Ifindex, MAC: w.Mac.Byte, Gateway: w.Gateway.Byte}, nil
 }
 
-// Hosts holds all that is needed to send to a node, by host index. An entry is
-// not to be changed while a route points to it: a packet could see half of it.
+// Hosts holds all that is needed to send to a node, by host index; or, as
+// templates, what many nodes have in common of that, by template number. An
+// entry is not to be changed while a route points to it: a packet could see half
+// of it.
 type Hosts struct {
 	Table[uint32, Host, uint32, bpf.DatapathHost]
 }
 
-func newHosts(m *ebpf.Map) *Hosts {
+func newHosts(m *ebpf.Map) *Hosts { return newHostArray("hosts", m, encodeHost, decodeHost) }
+
+func newTemplates(m *ebpf.Map) *Hosts {
+	return newHostArray("templates", m, encodeTemplate, decodeTemplate)
+}
+
+func newHostArray(name string, m *ebpf.Map,
+	encode func(Host) (bpf.DatapathHost, error), decode func(bpf.DatapathHost) (Host, error),
+) *Hosts {
 	index := func(i uint32) (uint32, error) { return i, nil }
-	return &Hosts{newTable("hosts", m, index, encodeHost, index, decodeHost, cmp.Compare[uint32])}
+	return &Hosts{newTable(name, m, index, encode, index, decode, cmp.Compare[uint32])}
 }
 
 // Put fills an entry.
 func (h *Hosts) Put(index uint32, host Host) error {
-	if _, err := encodeHostIndex(index); err != nil {
-		return h.wrap("put", index, err)
+	if index == 0 {
+		return h.wrap("put", index, errNoHost)
 	}
 	return h.put(index, host)
 }
@@ -139,6 +149,6 @@ func (h *Hosts) Get(index uint32) (Host, bool, error) {
 	if w == (bpf.DatapathHost{}) {
 		return Host{}, false, nil
 	}
-	host, err := decodeHost(w)
+	host, err := h.decodeValue(w)
 	return host, err == nil, h.wrap("get", index, err)
 }

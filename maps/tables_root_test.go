@@ -126,7 +126,7 @@ func TestFull(t *testing.T) {
 func TestBadEntries(t *testing.T) {
 	datapath := newMaps(t, settingsFor(testNetwork, testBits), nil)
 	set := setOf(t, datapath)
-	good := Route{0, netip.MustParsePrefix("172.246.0.0/16"), 2}
+	good := Route{Prefix: netip.MustParsePrefix("172.246.0.0/16"), Host: 2}
 	must(t, set.Routes.Put(good))
 	bad := bpf.DatapathRouteKey{PrefixLen: 7, Network: 0xaa}
 	must(t, datapath["routes"].Put(&bad, uint32(9)))
@@ -164,7 +164,7 @@ func TestScan(t *testing.T) {
 			for i := range n {
 				a := netip.AddrFrom4([4]byte(binary.BigEndian.AppendUint32(nil, i)))
 				must(t, set.Nodes.Put(a, i+1))
-				must(t, set.Routes.Put(Route{0, netip.PrefixFrom(a, 32), i + 1}))
+				must(t, set.Routes.Put(Route{Prefix: netip.PrefixFrom(a, 32), Host: i + 1}))
 			}
 			testScan[bpf.DatapathAddr, uint32](t, datapath["nodes"], int(n))
 			testScan[bpf.DatapathRouteKey, uint32](t, datapath["routes"], int(n))
@@ -190,7 +190,7 @@ func TestRoutesIndexWhole(t *testing.T) {
 	const n = 1 << 16
 	want := make([]Route, n)
 	for i := range uint32(n) {
-		want[i] = Route{0, netip.PrefixFrom(netip.AddrFrom4([4]byte{10, byte(i >> 8), byte(i)}), 24), i + 1}
+		want[i] = Route{Prefix: netip.PrefixFrom(netip.AddrFrom4([4]byte{10, byte(i >> 8), byte(i)}), 24), Host: i + 1}
 		must(t, routes.Put(want[i]))
 	}
 	all, err := routes.All()
@@ -212,7 +212,7 @@ func BenchmarkRoutesAll(b *testing.B) {
 			routes := setOf(b, newMaps(b, s, sizes{"routes": 1 << 20})).Routes
 			for i := range bb.routes {
 				a := netip.AddrFrom4([4]byte(binary.BigEndian.AppendUint32(nil, 10<<24+i<<(32-bb.bits))))
-				must(b, routes.Put(Route{0, netip.PrefixFrom(a, bb.bits), 2}))
+				must(b, routes.Put(Route{Prefix: netip.PrefixFrom(a, bb.bits), Host: 2}))
 			}
 			for b.Loop() {
 				if all, err := routes.All(); err != nil || len(all) != int(bb.routes) {

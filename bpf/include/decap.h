@@ -109,8 +109,8 @@ static __always_inline int tunnel_ipip(struct walk *w, struct tunnel *t)
 	    ip_len(w->outer_version, t->outer) < t->header_len + inner_len)
 		return PASS_MALFORMED;
 	t->len = t->header_len;
-	return route_lookup(w->version, ip_dst(w->version, inner)) == HOST_SELF ? ONWARD
-										: PASS_NOT_OURS;
+	return route_host(w->version, ip_dst(w->version, inner)) == HOST_SELF ? ONWARD
+									      : PASS_NOT_OURS;
 }
 
 /* What has one version inside the other is IP in IP. */

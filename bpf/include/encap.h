@@ -25,6 +25,13 @@ struct inner {
 	__be16 frag_off; /* IPv4's */
 };
 
+/* Where a packet goes: a host entry or, with node set, a template and what completes it. */
+struct destination {
+	const struct host *host;
+	__be32 node;
+	__u64 mac; /* in its first 6 bytes */
+};
+
 /* murmur3's finaliser: every input bit moves every output bit. */
 static __always_inline __u32 mix(__u32 h)
 {
@@ -195,14 +202,31 @@ static __always_inline void header_complete(enum version outer, __u8 *header,
 		ipv4_complete((struct iphdr *)header, host, in);
 }
 
-static __always_inline int push_header(struct walk *w, enum version outer, const struct host *host,
-				       const struct inner *in)
+/* Where the inner Ethernet destination stands in VXLAN's header; shorter ones end before. */
+#define VXLAN_MAC (sizeof(struct iphdr) + sizeof(struct udphdr) + sizeof(struct vxlanhdr))
+
+/* Makes a copy of a template's header one of a host entry. */
+static __always_inline void template_complete(__u8 *header, const struct destination *to)
 {
+	struct iphdr *ip = (struct iphdr *)header;
+
+	ip->daddr = to->node;
+	ip->check = csum_fold(ip->check + (to->node & 0xffff) + (to->node >> 16));
+	*(__u32 *)(header + VXLAN_MAC) = to->mac;
+	*(__u16 *)(header + VXLAN_MAC + 4) = to->mac >> 32;
+}
+
+static __always_inline int push_header(struct walk *w, enum version outer,
+				       const struct destination *to, const struct inner *in)
+{
+	const struct host *host = to->host;
 	__u8 header[HEADER_MAX] __attribute__((aligned(8)));
 	__be16 proto = ethertype(outer);
 	__u64 len;
 
 	__builtin_memcpy(header, host->header, sizeof(header));
+	if (to->node)
+		template_complete(header, to);
 	header_complete(outer, header, host, in);
 	len = host->header_len - 1;
 	/*

@@ -9,6 +9,7 @@
 #include "types.h"
 
 #define SPREAD_MAX 64
+#define TEMPLATE_MAX 256 /* as many as route_slot can name, none included */
 
 /* What the programs have to know of one address family. */
 struct family {
@@ -71,8 +72,9 @@ struct {
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__uint(max_entries, 1);
+	__uint(map_flags, BPF_F_MMAPABLE); /* for its alignment: no slot lies in two cache lines */
 	__type(key, __u32);
-	__type(value, enum host_index);
+	__type(value, struct route_slot);
 } route_index SEC(".maps");
 
 struct {
@@ -81,6 +83,14 @@ struct {
 	__type(key, __u32);
 	__type(value, struct host);
 } hosts SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, TEMPLATE_MAX);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__type(key, __u32);
+	__type(value, struct host);
+} templates SEC(".maps");
 
 /* Which host has an underlay address: asked only where the route of the inner source does not say. */
 struct {

@@ -28,26 +28,47 @@ static __always_inline __u64 index_slot(enum version v, const __be32 *ip)
 	return (bpf_ntohl(*ip) - (__u32)config.ipv4.index_base[1]) >> config.ipv4.index_shift;
 }
 
-/* A number in hosts, or HOST_NONE. One step for subnets of the usual length, whatever their number. */
-static __always_inline __u32 route_lookup(enum version v, const __be32 *ip)
-{
-	__u64 n = index_slot(v, ip);
-	struct route_key key;
-	__u32 *host, slot;
+/* Where an address belongs. */
+struct route {
+	__u32 host;		       /* a number in hosts, or HOST_NONE */
+	__be32 node;		       /* of its slot; 0 where there is none */
+	const struct route_slot *slot; /* NULL where the trie knew */
+};
 
-	if (n < family(v)->index_count) {
-		slot = v == IPV4 ? n : n + config.ipv6.index_first; /* IPv4's come first */
-		host = bpf_map_lookup_elem(&route_index, &slot);
-		if (host && *host != HOST_NONE)
-			return *host;
-	}
-	key = (struct route_key){
+static __always_inline struct route trie_lookup(enum version v, const __be32 *ip)
+{
+	struct route_key key = {
 		.prefix_len = 32 + 128,
 		.network = bpf_htonl(config.network),
 		.addr = addr_of(v, ip),
 	};
-	host = bpf_map_lookup_elem(&routes, &key);
-	return host ? *host : HOST_NONE;
+	__u32 *host = bpf_map_lookup_elem(&routes, &key);
+
+	return (struct route){ .host = host ? *host : HOST_NONE };
+}
+
+/* One step for subnets of the usual length, whatever their number. */
+static __always_inline struct route route_lookup(enum version v, const __be32 *ip)
+{
+	__u64 n = index_slot(v, ip), half = HOST_NONE;
+	const struct route_slot *slot = NULL;
+	__u32 key;
+
+	if (n < family(v)->index_count) {
+		key = v == IPV4 ? n : n + config.ipv6.index_first; /* IPv4's come first */
+		slot = bpf_map_lookup_elem(&route_index, &key);
+		if (slot)
+			half = *(const volatile __u64 *)&slot->host;
+	}
+	if ((__u32)half == HOST_NONE)
+		return trie_lookup(v, ip);
+	return (struct route){ .host = half, .node = half >> 32, .slot = slot };
+}
+
+/* A number in hosts, or HOST_NONE. */
+static __always_inline __u32 route_host(enum version v, const __be32 *ip)
+{
+	return route_lookup(v, ip).host;
 }
 
 static __always_inline struct host *host_lookup(__u32 index)
@@ -69,10 +90,13 @@ static __always_inline struct endpoint *endpoint_lookup(enum version v, const __
 static __always_inline int check_source(enum version outer_version, const __be32 *outer,
 					enum version version, const __be32 *inner)
 {
-	__u32 index = route_lookup(version, inner);
-	struct host *host = index >= HOST_FIRST ? host_lookup(index) : NULL;
+	struct route route = route_lookup(version, inner);
 	struct addr node = addr_of(outer_version, outer);
+	struct host *host;
 
+	if (likely(outer_version == IPV4 && route.node && route.node == *outer))
+		return ONWARD;
+	host = route.host >= HOST_FIRST ? host_lookup(route.host) : NULL;
 	if (likely(host && addr_is(&host->node, outer_version, outer)))
 		return ONWARD;
 	if (!bpf_map_lookup_elem(&nodes, &node))

@@ -35,15 +35,32 @@ static __always_inline int packet_read(struct walk *w, struct packet *p)
 	return w->version == IPV6 && is_link_scope(p->ip, c) ? PASS_LINK_SCOPE : ONWARD;
 }
 
-/* The remote host of that number, in *host. ONWARD if there is one. */
-static __always_inline int remote_host(__u32 index, struct host **host)
+/* What route_slot has of its host, once it is clear that both halves are of one. */
+static __always_inline const struct host *template_lookup(struct route route, struct destination *to)
 {
-	if (index == HOST_NONE)
+	__u64 half = *(const volatile __u64 *)&route.slot->mac;
+	__u32 template = half >> 48 & 0xff;
+
+	if (!template || half >> 56 != (route.host & 0xff))
+		return NULL;
+	to->node = route.node;
+	to->mac = half;
+	return bpf_map_lookup_elem(&templates, &template);
+}
+
+/* A route's host in *to. ONWARD if it is another node. */
+static __always_inline int remote_host(struct route route, struct destination *to)
+{
+	*to = (struct destination){};
+	if (route.host == HOST_NONE)
 		return PASS_NO_ROUTE;
-	if (index == HOST_SELF)
+	if (route.host == HOST_SELF)
 		return PASS_LOCAL;
-	*host = host_lookup(index);
-	return *host ? ONWARD : PASS_NO_ROUTE;
+	if (route.slot)
+		to->host = template_lookup(route, to);
+	if (!to->node)
+		to->host = host_lookup(route.host);
+	return to->host ? ONWARD : PASS_NO_ROUTE;
 }
 
 /* What of a packet's way to a remote host the kernel has done already. */
@@ -53,11 +70,13 @@ enum progress {
 	CROSSED,  /* the hop, and the way through bpfnet0, on which the route was lost */
 };
 
-static __always_inline struct bpf_redir_neigh next_hop_of(enum version outer, const struct host *host)
+static __always_inline struct bpf_redir_neigh next_hop_of(enum version outer,
+							  const struct destination *to)
 {
+	const struct host *host = to->host;
 	struct bpf_redir_neigh next_hop = {
 		.nh_family = AF_INET,
-		.ipv4_nh = host->next_hop.word[3],
+		.ipv4_nh = host->next_hop.word[3] ?: to->node,
 	};
 
 	if (outer == IPV6) {
@@ -69,11 +88,12 @@ static __always_inline struct bpf_redir_neigh next_hop_of(enum version outer, co
 }
 
 /* Sends an unchanged packet to a remote host. */
-static __always_inline enum reason send(struct walk *w, struct packet *p, const struct host *host,
-					enum progress progress)
+static __always_inline enum reason send(struct walk *w, struct packet *p,
+					const struct destination *to, enum progress progress)
 {
+	const struct host *host = to->host;
 	enum version outer = version_to(host);
-	struct bpf_redir_neigh next_hop = next_hop_of(outer, host);
+	struct bpf_redir_neigh next_hop;
 	struct inner in = inner_describe(w->version, p->ip, p->cursor);
 	int reason = inner_fits(w->skb, &in, host);
 
@@ -91,8 +111,9 @@ static __always_inline enum reason send(struct walk *w, struct packet *p, const 
 	}
 	if (needs_checksum(w->version, host))
 		in.sum = packet_sum(w->version, p->ip);
-	if (host->header_len && push_header(w, outer, host, &in) < 0)
+	if (host->header_len && push_header(w, outer, to, &in) < 0)
 		return DROP_ENCAPSULATE;
+	next_hop = next_hop_of(outer, to);
 	/*
 	 * While a next hop's MAC is being resolved a packet waits, and if it has a route, then leaves by
 	 * the neighbour of that (neigh_update() in net/core/neighbour.c). Without a next hop given, the
@@ -109,20 +130,20 @@ static __always_inline enum reason send(struct walk *w, struct packet *p, const 
 static __always_inline enum reason send_from_node(struct walk *w, enum progress progress)
 {
 	struct packet p;
-	struct host *host;
+	struct destination to;
 	int reason = packet_read(w, &p);
 	const __be32 *src;
 
 	if (reason != ONWARD)
 		return reason;
-	reason = remote_host(route_lookup(w->version, ip_dst(w->version, p.ip)), &host);
+	reason = remote_host(route_lookup(w->version, ip_dst(w->version, p.ip)), &to);
 	if (reason != ONWARD)
 		return reason;
 	src = ip_src(w->version, p.ip);
 	/* The peer would drop it: say so here, where the cause is. */
-	if (!is_own(w->version, src) && route_lookup(w->version, src) != HOST_SELF)
+	if (!is_own(w->version, src) && route_host(w->version, src) != HOST_SELF)
 		return DROP_NODE_SOURCE;
-	return send(w, &p, host, progress);
+	return send(w, &p, &to, progress);
 }
 
 #endif

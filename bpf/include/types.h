@@ -28,7 +28,7 @@ struct route_key {
 };
 
 /*
- * A host's number, its place in the hosts array. HOST_NONE marks an empty slot of route_index.
+ * A host's number, its place in the hosts array. HOST_NONE marks an empty route_slot.
  * HOST_SELF is this node: its subnet routes there, and nothing is ever sent by that entry.
  */
 enum host_index {
@@ -36,6 +36,21 @@ enum host_index {
 	HOST_SELF = 1,
 	HOST_FIRST = 2,
 };
+
+/*
+ * route_index, an array: a route, and of its host what its packets have for themselves, so that most
+ * packets need no other memory of which there is one a node.
+ *
+ * A slot is changed under its readers, who see each half of it (8 bytes) as it was before or after. What
+ * is wanted of both is taken where the tag agrees, and else from hosts.
+ */
+struct route_slot {
+	__u32 host;	/* index in hosts */
+	__be32 node;	/* that host's address on the underlay; 0 where that is none of IPv4 */
+	struct mac mac; /* of its VTEP, where it has one */
+	__u8 template;	/* number in templates of the rest; 0: hosts has it all */
+	__u8 tag;	/* the low byte of host */
+} __attribute__((aligned(8)));
 
 enum __packed encap {
 	ENCAP_NONE = 0, /* plain IP to the next hop: flannel's host-gw */
@@ -59,6 +74,9 @@ enum __packed host_flags {
 /*
  * hosts, an array: all that is needed to send to a node. An entry is never changed while a
  * route points to it (a reader could see half of it): a change is a new entry and a new route.
+ *
+ * templates, an array: the same for many nodes at once, and as immutable. In it are zero, and summed up as
+ * such, what route_slot has: node and outer destination, the VTEP's MAC, and a next hop that is the node.
  */
 struct host {
 	struct addr node; /* outer destination; also the only outer source its packets may carry */
@@ -134,6 +152,7 @@ struct event {
 };
 
 _Static_assert(sizeof(struct route_key) == 24, "map ABI");
+_Static_assert(sizeof(struct route_slot) == 16, "map ABI: four to a cache line");
 _Static_assert(sizeof(struct host) == 128, "map ABI: two cache lines");
 _Static_assert(sizeof(struct ip_key) == 20, "map ABI");
 _Static_assert(sizeof(struct neighbour) == 8, "map ABI");

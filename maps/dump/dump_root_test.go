@@ -49,8 +49,11 @@ func fill(t *testing.T, set *maps.Set, datapath map[string]*ebpf.Map) {
 	prefix, mac := netip.MustParsePrefix, maps.MAC{0x0e, 0, 0, 0, 0, 2}
 	must(t, set.Hosts.Put(1, maps.Host{Node: self, NextHop: self, Ifindex: 2}))
 	must(t, set.Hosts.Put(2, vxlanHost()))
+	must(t, set.Templates.Put(1, vxlanTemplate()))
+	shortcut := maps.Shortcut{Node: peer, VTEP: mac, Template: 1}
+	must(t, set.Routes.Put(maps.Route{Prefix: prefix("172.246.0.0/24"), Host: 2, Shortcut: shortcut}))
 	for p, host := range map[string]uint32{
-		"172.245.0.0/24": 1, "172.246.0.0/24": 2, "172.247.0.0/24": 2, "172.247.0.128/25": 3, "10.0.0.0/8": 2,
+		"172.245.0.0/24": 1, "172.247.0.0/24": 2, "172.247.0.128/25": 3, "10.0.0.0/8": 2,
 	} {
 		must(t, set.Routes.Put(maps.Route{Prefix: prefix(p), Host: host}))
 	}

@@ -69,6 +69,15 @@ func vxlanHost() maps.Host {
 			unix.BPF_F_ADJ_ROOM_ENCAP_L2_ETH|14<<56, h)
 }
 
+// vxlanTemplate is vxlanHost without what is its own.
+func vxlanTemplate() maps.Host {
+	h := vxlanHost()
+	h.Node, h.NextHop = netip.Addr{}, netip.Addr{}
+	clear(h.Header[16:20])
+	clear(h.Header[36:42])
+	return h
+}
+
 func ipipHost() maps.Host {
 	return hostWith(bpf.DatapathEncapENCAP_IPIP,
 		bpf.DatapathHostFlagsHOST_INHERIT_TTL|bpf.DatapathHostFlagsHOST_INHERIT_DF,
@@ -159,7 +168,15 @@ func samples(t *testing.T) []Table {
 	})
 	tables := []Table{sample(t, "routes", routes, err)}
 	records, err := recordsOf(hostEntries(), nil, newHost)
-	tables = append(tables, sample(t, "hosts", records, err))
+	tables = append(tables, sample(t, "hosts", records, err),
+		sample(t, "route_index", []record{
+			slot{0, prefix("172.245.0.0/24"), 1, netip.Addr{}, "", 0},
+			slot{0, prefix("172.246.0.0/24"), 2, peer, macString(mac), 1},
+		}, nil),
+		sample(t, "templates", []record{
+			template{1, newPath(vxlanTemplate())},
+			template{2, newPath(routedHost())},
+		}, nil))
 	records, err = recordsOf(eventEntries(), nil, func(_ int, e maps.Event) event { return event(e) })
 	return append(tables, sample(t, "events", records, err),
 		sample(t, "nodes", []record{node{peer, 2}}, nil),
@@ -228,7 +245,7 @@ func TestUnknown(t *testing.T) {
 		err  error
 		want string
 	}{
-		{CheckName("route"), `unknown map "route": the maps are routes, route_index, hosts, nodes, neigh, fdb, ` +
+		{CheckName("route"), `unknown map "route": the maps are routes, route_index, hosts, templates, nodes, neigh, fdb, ` +
 			`endpoints, nat, counters, events, settings`},
 		{CheckFormat("xml"), `unknown output format "xml": the formats are table, json, yaml`},
 		{Write(&bytes.Buffer{}, "xml", Table{}), `unknown output format "xml": the formats are table, json, yaml`},

@@ -15,9 +15,20 @@ import (
 )
 
 type host struct {
-	Host      uint32     `json:"host"`
-	Self      bool       `json:"self"`
-	Node      netip.Addr `json:"node"`
+	Host uint32     `json:"host"`
+	Self bool       `json:"self"`
+	Node netip.Addr `json:"node"`
+	path
+}
+
+// template is what many hosts have in common.
+type template struct {
+	Template uint32 `json:"template"`
+	path
+}
+
+// path is how to send to a node.
+type path struct {
 	NextHop   netip.Addr `json:"next_hop"`
 	Ifindex   uint32     `json:"ifindex"`
 	MTU       uint16     `json:"mtu"`
@@ -89,47 +100,67 @@ func adjustWords(adjust uint64) []string {
 }
 
 func newHost(index uint32, h maps.Host) host {
+	return host{index, index == uint32(bpf.DatapathHostIndexHOST_SELF), h.Node, newPath(h)}
+}
+
+func newPath(h maps.Host) path {
 	raw := h.Header[:h.HeaderLen]
-	r := host{
-		Host: index, Self: index == uint32(bpf.DatapathHostIndexHOST_SELF),
-		Node: h.Node, NextHop: h.NextHop, Ifindex: h.Ifindex, MTU: h.MTU,
+	p := path{
+		NextHop: h.NextHop, Ifindex: h.Ifindex, MTU: h.MTU,
 		Encap:     encaps[h.Encap],
 		Flags:     words(uint64(h.Flags), hostFlags),
 		Adjust:    adjustWords(h.Adjust),
 		HeaderHex: hex.EncodeToString(raw),
 	}
 	if len(raw) > 0 {
-		r.Header = decodeHeader(h.Encap, raw)
+		p.Header = decodeHeader(h.Encap, raw)
 	}
-	return r
+	return p
 }
 
 func (h host) rows() [][]string {
-	encap, flags := h.Encap, strings.Join(h.Flags, " ")
+	encap := h.Encap
 	if h.Self {
 		encap = "this node"
 	}
+	return h.path.rows([]string{number(h.Host), h.Node.String()}, addrText(h.NextHop), encap)
+}
+
+func (t template) rows() [][]string {
+	next := "the node"
+	if t.NextHop.IsValid() {
+		next = t.NextHop.String()
+	}
+	return t.path.rows([]string{number(t.Template)}, next, t.Encap)
+}
+
+// rows are the cells that come first, those of the path, and its header.
+func (p path) rows(first []string, next, encap string) [][]string {
+	flags := strings.Join(p.Flags, " ")
 	if flags == "" {
 		flags = "-"
 	}
-	rows := [][]string{{
-		number(h.Host), h.Node.String(), addrText(h.NextHop), number(h.Ifindex), number(h.MTU), encap, flags,
-	}}
-	if h.HeaderHex != "" {
-		rows = append(rows, []string{h.headerWords()})
+	rows := [][]string{append(first, next, number(p.Ifindex), number(p.MTU), encap, flags)}
+	if p.HeaderHex != "" {
+		rows = append(rows, []string{p.headerWords()})
 	}
 	return rows
 }
 
 // headerWords is the header in words, or as it is where it cannot be read.
-func (h host) headerWords() string {
-	if h.Header == nil {
-		return "header " + grouped(h.HeaderHex)
+func (p path) headerWords() string {
+	if p.Header == nil {
+		return "header " + grouped(p.HeaderHex)
 	}
-	return h.Header.words(h.Flags)
+	return p.Header.words(p.Flags)
 }
 
 func readHosts(set *maps.Set) ([]record, error) {
 	entries, err := set.Hosts.Entries()
 	return recordsOf(entries, err, newHost)
+}
+
+func readTemplates(set *maps.Set) ([]record, error) {
+	entries, err := set.Templates.Entries()
+	return recordsOf(entries, err, func(number uint32, h maps.Host) template { return template{number, newPath(h)} })
 }

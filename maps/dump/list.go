@@ -30,10 +30,12 @@ const (
 var summaries = []summary{
 	{"routes", "LPM trie", 0, 0, entries, "network, prefix", "host index", controlPlane,
 		func(s *maps.Set) (maps.Usage, error) { return s.Routes.Usage() }},
-	{"route_index", "array", 0, 0, entries, "slot of the network", "host index", controlPlane,
+	{"route_index", "array", 0, 0, entries, "slot", "host, node, MAC, template", controlPlane,
 		func(s *maps.Set) (maps.Usage, error) { return s.Routes.IndexUsage() }},
 	{"hosts", "array", 0, 0, entries, "host index", "node, outer header", controlPlane,
 		func(s *maps.Set) (maps.Usage, error) { return s.Hosts.Usage() }},
+	{"templates", "array", 0, 0, entries, "template", "outer header of many", controlPlane,
+		func(s *maps.Set) (maps.Usage, error) { return s.Templates.Usage() }},
 	{"nodes", "hash", 0, 0, entries, "underlay address", "host index", controlPlane,
 		func(s *maps.Set) (maps.Usage, error) { return s.Nodes.Usage() }},
 	{"neigh", "hash", 0, 0, entries, "network, address", "MAC", controlPlane,

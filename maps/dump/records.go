@@ -18,9 +18,11 @@ var sources = []source{
 	{name: "routes", title: "which host a destination belongs to",
 		columns: []string{"NETWORK", "PREFIX", "HOST", "NODE"}, read: readRoutes},
 	{name: "route_index", title: "the routes that are found in one step",
-		columns: []string{"NETWORK", "PREFIX", "HOST", "NODE"}, read: readRouteIndex, partOf: "routes"},
+		columns: []string{"NETWORK", "PREFIX", "HOST", "NODE", "VTEP MAC", "TEMPLATE"}, read: readRouteIndex, partOf: "routes"},
 	{name: "hosts", title: "all that is needed to send to a node",
 		columns: []string{"HOST", "NODE", "NEXT HOP", "IFINDEX", "MTU", "ENCAPSULATION", "FLAGS"}, read: readHosts},
+	{name: "templates", title: "what many nodes have in common of that; in their slots of route_index is the rest",
+		columns: []string{"TEMPLATE", "NEXT HOP", "IFINDEX", "MTU", "ENCAPSULATION", "FLAGS"}, read: readTemplates},
 	{name: "nodes", title: "which host has an address of the underlay",
 		columns: []string{"NODE", "HOST"}, read: readNodes},
 	{name: "neigh", title: "the MACs behind addresses of the overlay",
@@ -77,20 +79,46 @@ func (r route) rows() [][]string {
 	return [][]string{append([]string{number(r.Network), r.Prefix.String()}, r.cells()...)}
 }
 
-func readRoutes(set *maps.Set) ([]record, error) { return routeRecords(set, set.Routes.Entries) }
-
-func readRouteIndex(set *maps.Set) ([]record, error) {
-	return routeRecords(set, set.Routes.IndexEntries)
-}
-
-func routeRecords(set *maps.Set, list func() ([]maps.Entry[maps.RouteKey, uint32], error)) ([]record, error) {
+func readRoutes(set *maps.Set) ([]record, error) {
 	host, err := hostRefs(set)
 	if err != nil {
 		return nil, err
 	}
-	entries, err := list()
-	return recordsOf(entries, err, func(k maps.RouteKey, index uint32) route {
-		return route{k.Network, k.Prefix, host(index)}
+	entries, err := set.Routes.Entries()
+	return recordsOf(entries, err, func(k maps.RouteKey, s maps.Slot) route {
+		return route{k.Network, k.Prefix, host(s.Host)}
+	})
+}
+
+// slot is a route with what its slot has of the host.
+type slot struct {
+	Network  uint32       `json:"network"`
+	Prefix   netip.Prefix `json:"prefix"`
+	Host     uint32       `json:"host"`
+	Node     netip.Addr   `json:"node"`     // "" where it is not of IPv4: hosts has it
+	VTEP     string       `json:"vtep_mac"` // "" where there is none, or hosts has it
+	Template uint8        `json:"template"` // 0: none, hosts has it all
+}
+
+func (s slot) rows() [][]string {
+	template, vtep := "-", "-"
+	if s.Template != 0 {
+		template = number(s.Template)
+	}
+	if s.VTEP != "" {
+		vtep = s.VTEP
+	}
+	return [][]string{{number(s.Network), s.Prefix.String(), number(s.Host), addrText(s.Node), vtep, template}}
+}
+
+func readRouteIndex(set *maps.Set) ([]record, error) {
+	entries, err := set.Routes.IndexEntries()
+	return recordsOf(entries, err, func(k maps.RouteKey, s maps.Slot) slot {
+		r := slot{Network: k.Network, Prefix: k.Prefix, Host: s.Host, Node: s.Node, Template: s.Template}
+		if s.VTEP != (maps.MAC{}) {
+			r.VTEP = macString(s.VTEP)
+		}
+		return r
 	})
 }
 

@@ -33,7 +33,7 @@ type version struct {
 // change replaces what a pattern matches, once, in a file of bpf/include.
 type change struct{ file, pattern, with string }
 
-var linkedMaps = []string{"hosts", "routes", "route_index", "nodes", "fdb", "events"}
+var linkedMaps = []string{"hosts", "templates", "routes", "route_index", "nodes", "fdb", "events"}
 
 var versions = []version{
 	{

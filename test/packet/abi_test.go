@@ -27,8 +27,9 @@ func TestMapABI(t *testing.T) {
 		valueSize  uint32
 	}{
 		"routes":      {ebpf.LPMTrie, unsafe.Sizeof(bpf.DatapathRouteKey{}), index, 24, 4},
-		"route_index": {ebpf.Array, 4, index, 4, 4},
+		"route_index": {ebpf.Array, 4, unsafe.Sizeof(bpf.DatapathRouteSlot{}), 4, 16},
 		"hosts":       {ebpf.Array, 4, unsafe.Sizeof(bpf.DatapathHost{}), 4, 128},
+		"templates":   {ebpf.Array, 4, unsafe.Sizeof(bpf.DatapathHost{}), 4, 128},
 		"nodes":       {ebpf.Hash, unsafe.Sizeof(bpf.DatapathAddr{}), index, 16, 4},
 		"neigh":       {ebpf.Hash, unsafe.Sizeof(bpf.DatapathIpKey{}), unsafe.Sizeof(bpf.DatapathNeighbour{}), 20, 8},
 		"fdb":         {ebpf.Hash, unsafe.Sizeof(bpf.DatapathFdbKey{}), index, 12, 4},

@@ -67,12 +67,14 @@ func (w *world) fill(empty map[string]*ebpf.Map) error {
 		return err
 	}
 	for _, r := range w.routes {
-		err = errors.Join(err, set.Routes.Put(maps.Route{Network: r.network, Prefix: r.prefix, Host: r.host}))
+		err = errors.Join(err, set.Routes.Put(maps.Route{
+			Network: r.network, Prefix: r.prefix, Host: r.host, Shortcut: w.shortcut(r.host),
+		}))
 	}
 	for index, h := range w.hosts {
 		err = errors.Join(err, set.Hosts.Put(index, w.entry(h)))
 		if index != self {
-			err = errors.Join(err, set.Nodes.Put(h.node, index))
+			err = errors.Join(err, set.Nodes.Put(h.node, index), set.Templates.Put(index, w.templateOf(h)))
 		}
 	}
 	for _, e := range w.endpoints {
@@ -86,6 +88,25 @@ func (w *world) fillCPUs(empty map[string]*ebpf.Map) error {
 		return nil
 	}
 	return empty[bpf.DatapathMapCpus].Put(uint32(0), bpf.DatapathBpfCpumapVal{Qsize: 64})
+}
+
+// shortcut is what a route's slot has of a host. Where there is room for it, each host has a template, of its own number.
+func (w *world) shortcut(number uint32) maps.Shortcut {
+	h, ok := w.hosts[number]
+	if !ok || number == self || !h.node.Is4() {
+		return maps.Shortcut{}
+	}
+	return maps.Shortcut{Node: h.node, VTEP: h.vtep, Template: uint8(number)}
+}
+
+// templateOf is a host's entry without what its route's slot has.
+func (w *world) templateOf(h host) maps.Host {
+	if h.node.Is4() {
+		h.node, h.vtep = netip.IPv4Unspecified(), topology.MAC{}
+	}
+	e := w.entry(h)
+	e.Node, e.NextHop = netip.Addr{}, netip.Addr{}
+	return e
 }
 
 // Flags of bpf_skb_adjust_room(), include/uapi/linux/bpf.h.

@@ -23,22 +23,23 @@ import (
 // Dataplane is the writer of every map that comes from etcd. Not for
 // concurrent use.
 type Dataplane struct {
-	set     *maps.Set
-	network uint32
-	vni     uint32
-	hosts   *hostTable
-	routes  table[netip.Prefix, uint32]
-	nodes   table[netip.Addr, uint32]
-	neigh   table[netip.Addr, topology.MAC]
-	fdb     table[maps.FDBKey, uint32]
-	applied *joined // what the maps are equal to; nil where that is not known
+	set       *maps.Set
+	network   uint32
+	vni       uint32
+	hosts     *hostTable
+	templates *hostTable
+	routes    table[netip.Prefix, uint32]
+	nodes     table[netip.Addr, uint32]
+	neigh     table[netip.Addr, topology.MAC]
+	fdb       table[maps.FDBKey, uint32]
+	applied   *joined // what the maps are equal to; nil where that is not known
 }
 
 // New reads what the maps hold. network is the number of the containers'
 // network in the maps' keys, vni its VXLAN network identifier.
 func New(set *maps.Set, network, vni uint32) (*Dataplane, error) {
 	d := &Dataplane{set: set, network: network, vni: vni}
-	return d, errors.Join(d.readHosts(), d.readRoutes(), d.readNodes(), d.readNeigh(), d.readFDB())
+	return d, errors.Join(d.readHosts(), d.readTemplates(), d.readRoutes(), d.readNodes(), d.readNeigh(), d.readFDB())
 }
 
 // Reread forgets what is known of the maps and reads what they hold: others
@@ -118,7 +119,7 @@ func (d *Dataplane) change(had entries, w *wanted) error {
 	use(w.used, had.routes, d.routes.have)
 	use(w.used, had.nodes, d.nodes.have)
 	use(w.used, had.fdb, d.fdb.have)
-	return errors.Join(w.err, d.hosts.prune(had.hosts, w.used))
+	return errors.Join(w.err, d.hosts.prune(had.hosts, w.used), d.templates.prune(had.templates, d.usedTemplates(had)))
 }
 
 func use[K comparable](used map[uint32]bool, keys []K, have map[K]uint32) {

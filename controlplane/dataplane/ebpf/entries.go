@@ -18,13 +18,15 @@ type entries struct {
 	neigh  []netip.Addr
 	fdb    []bpfmaps.FDBKey
 	hosts  []uint32
+	// templates are named only together with everything else: which hosts have one of them nobody counts.
+	templates []uint32
 }
 
 // all is everything that the maps hold.
 func (d *Dataplane) all() entries {
 	return entries{
 		d.routes.all(), d.nodes.all(), d.neigh.all(), d.fdb.all(),
-		slices.Collect(maps.Keys(d.hosts.entries)),
+		slices.Collect(maps.Keys(d.hosts.entries)), slices.Collect(maps.Keys(d.templates.entries)),
 	}
 }
 

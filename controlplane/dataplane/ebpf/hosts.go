@@ -17,14 +17,14 @@ type hostTable struct {
 	free    []uint32 // places, the longest unused first
 }
 
-func newHostTable(m *maps.Hosts, entries map[uint32]maps.Host) *hostTable {
+func newHostTable(m *maps.Hosts, entries map[uint32]maps.Host, first uint32) *hostTable {
 	t := &hostTable{m: m, entries: entries, indexes: make(map[maps.Host]uint32, len(entries))}
 	for index, h := range entries {
-		if index != hostSelf {
+		if index >= first {
 			t.indexes[h] = index
 		}
 	}
-	for index := hostFirst; index < m.Max(); index++ {
+	for index := first; index < m.Max(); index++ {
 		if _, taken := entries[index]; !taken {
 			t.free = append(t.free, index)
 		}

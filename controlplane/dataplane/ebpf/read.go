@@ -16,7 +16,13 @@ import (
 
 func (d *Dataplane) readHosts() error {
 	entries, err := d.set.Hosts.All()
-	d.hosts = newHostTable(d.set.Hosts, entries)
+	d.hosts = newHostTable(d.set.Hosts, entries, hostFirst)
+	return err
+}
+
+func (d *Dataplane) readTemplates() error {
+	entries, err := d.set.Templates.All()
+	d.templates = newHostTable(d.set.Templates, entries, templateFirst)
 	return err
 }
 
@@ -25,7 +31,7 @@ func (d *Dataplane) readRoutes() error {
 		have:    map[netip.Prefix]uint32{},
 		compare: netip.Prefix.Compare,
 		set: func(p netip.Prefix, host uint32) error {
-			return d.set.Routes.Put(maps.Route{Network: d.network, Prefix: p, Host: host})
+			return d.set.Routes.Put(maps.Route{Network: d.network, Prefix: p, Host: host, Shortcut: d.shortcut(host)})
 		},
 		del: func(p netip.Prefix) error { return d.set.Routes.Delete(d.network, p) },
 	}

@@ -10,7 +10,7 @@ import (
 	"github.com/bpfnet/bpfnet/maps"
 )
 
-// indexMax bounds each family's part of route_index: 4 Mi slots of 8 bytes. Subnets beyond it are found in the trie.
+// indexMax bounds each family's part of route_index: 4 Mi slots of 16 bytes. Subnets beyond it are found in the trie.
 const indexMax = 1 << 22
 
 // Overlay is the device that stands for the overlay in the kernel; zero where there is none.

@@ -62,7 +62,7 @@ static __always_inline enum reason walk_from_wire(struct walk *w, struct cursor 
 {
 	enum version outer = w->outer_version;
 	__u32 headers = network_headers(w);
-	int scattered = w->len >= headers && c.pos + headers > c.end, reason;
+	int scattered = c.end - c.pos < w->len && c.pos + headers > c.end, reason;
 	struct ethhdr *eth = take(&c, ETH_HLEN);
 	struct tunnel t = {};
 	void *ip;

@@ -49,5 +49,5 @@ func everything(s *bpf.DatapathSettings) {
 	f := bpf.DatapathFamily{Used: 1, OverlayIfindex: 1, IndexShift: 8, IndexCount: 16, Node: bpf.DatapathAddr{Word: [4]uint32{1, 2, 3, 4}}}
 	s.Ipv4, s.Ipv6 = f, f
 	s.Ipv6.IndexShift, s.Ipv6.IndexFirst = 56, 16
-	s.Vni, s.VxlanPort, s.UdpPort, s.Ipip, s.Direct = 1, 0x1821, 0x5d20, 1, 1
+	s.Vni, s.VxlanPort, s.UdpPort, s.Ipip, s.Direct, s.Spread = 1, 0x1821, 0x5d20, 1, 1, 1
 }

@@ -105,6 +105,31 @@ func TestXDPJumbo(t *testing.T) {
 	}
 }
 
+// TestXDPOuterChecksum: the kernel's vxlan device over IPv6 sends UDP checksums. Where the inner packet's is the NIC's to
+// make, the outer one is right already, and tells from_wire so; where the inner one is made, the outer one is the NIC's,
+// and on a veth still to be made: that packet is left to tc.
+func TestXDPOuterChecksum(t *testing.T) {
+	l := up(t, func(o *lab.Options) { o.Inner, o.Outer = lab.V6, lab.V6 })
+	h1, h2 := l.Hosts[0], l.Hosts[1]
+	noError(t, h1.StartDaemon(t.Context(), "--dataplane", "netlink"))
+	noError(t, h2.StartDaemon(t.Context(), xdpFlags(xdp.Native)...))
+	waitPeers(t, h1, 1)
+	waitPeers(t, h2, 1)
+	from, to := h1.Containers[0], h2.Containers[0]
+	ping(t, h2.NS, to.Addr6, lab.PingOptions{Count: 1})
+	ping(t, from.NS, to.Addr6, lab.PingOptions{Count: 1})
+	waitEndpoints(t, h2, 1)
+	const count = 5
+	expectCarried(t, h2, count, []string{"from_wire pass/checked", networkDelivered}, func() {
+		ping(t, from.NS, to.Addr6, lab.PingOptions{Count: count, Interval: time.Millisecond})
+	})
+	expectCarried(t, h2, 1, []string{"from_wire forward/decapsulated", networkDelivered}, func() {
+		sendDatagrams(t, from.NS, to.NS, to.Addr6, 1000)
+	})
+	transfer(t, from.NS, to.NS, to.Addr6, 16<<20)
+	transfer(t, to.NS, from.NS, from.Addr6, 16<<20)
+}
+
 // wireCounters are those that from_wire and from_network move for a tunnel
 // packet, given what from_network does with it in any case.
 func wireCounters(l *lab.Lab, m xdp.Mode, network ...string) []string {

@@ -9,6 +9,7 @@ import (
 	"errors"
 	"net"
 	"net/netip"
+	"os"
 	"testing"
 
 	"github.com/gopacket/gopacket"
@@ -115,9 +116,10 @@ func (u plainUDP) SerializeTo(b gopacket.SerializeBuffer, _ gopacket.SerializeOp
 	return nil
 }
 
-// send sends a frame out of an interface, as it is. That a program there drops
-// it, which the sender is told by ENOBUFS, is for the test to see.
-func send(t *testing.T, n lab.Namespace, iface string, frame []byte) {
+// send sends frames out of an interface, as they are, by one CPU, so that none
+// overtakes another in the queues behind a veth, of which each CPU has its own. That a program there drops
+// one, which the sender is told by ENOBUFS, is for the test to see.
+func send(t *testing.T, n lab.Namespace, iface string, frames ...[]byte) {
 	t.Helper()
 	noError(t, n.Do(func() error {
 		link, err := net.InterfaceByName(iface)
@@ -128,13 +130,32 @@ func send(t *testing.T, n lab.Namespace, iface string, frame []byte) {
 		if err != nil {
 			return err
 		}
-		defer unix.Close(fd) //nolint:errcheck // sent is sent
-		err = unix.Sendto(fd, frame, 0, &unix.SockaddrLinklayer{Ifindex: link.Index})
-		if errors.Is(err, unix.ENOBUFS) {
-			return nil
+		defer unix.Close(fd)          //nolint:errcheck // sent is sent
+		if err = stay(); err != nil { // the thread is nobody else's, and ends with this
+			return err
 		}
-		return err
+		for _, f := range frames {
+			err = unix.Sendto(fd, f, 0, &unix.SockaddrLinklayer{Ifindex: link.Index})
+			if err != nil && !errors.Is(err, unix.ENOBUFS) {
+				return err
+			}
+		}
+		return nil
 	}))
+}
+
+// stay keeps the calling thread on one CPU from now on.
+func stay() error {
+	var all, one unix.CPUSet
+	if err := unix.SchedGetaffinity(0, &all); err != nil {
+		return os.NewSyscallError("sched_getaffinity", err)
+	}
+	for cpu := 0; one.Count() == 0; cpu++ {
+		if all.IsSet(cpu) {
+			one.Set(cpu)
+		}
+	}
+	return os.NewSyscallError("sched_setaffinity", unix.SchedSetaffinity(0, &one))
 }
 
 // sendToHost sends a packet to a host from the underlay.

@@ -69,9 +69,7 @@ func (m *matrix) testOuterFragments(t *testing.T) {
 func (m *matrix) bring(t *testing.T, random *rand.Rand, frames [][]byte) {
 	t.Helper()
 	random.Shuffle(len(frames), func(i, j int) { frames[i], frames[j] = frames[j], frames[i] })
-	for _, f := range frames {
-		send(t, m.Wire(), m.Hosts[1].Name, f)
-	}
+	send(t, m.Wire(), m.Hosts[1].Name, frames...)
 }
 
 // outerFragments cuts a frame's first IP packet into fragments of size bytes of payload (RFC 8200, 4.5).

@@ -128,8 +128,7 @@ func (m *matrix) replay(t *testing.T, frame []byte, change func([]byte)) (arrive
 	change(changed)
 	setPayload(marker)
 	m.discard(t)
-	send(t, m.Wire(), m.Hosts[1].Name, changed)
-	send(t, m.Wire(), m.Hosts[1].Name, marker)
+	send(t, m.Wire(), m.Hosts[1].Name, changed, marker)
 	at := m.captures[iface{m.Hosts[1].Containers[0].NS, "eth0"}]
 	until(t, "the packet behind it has arrived", func() (bool, error) {
 		packets, err := at.Take()

@@ -52,7 +52,7 @@ $(PEERS):
 # multiplies the tests' deadlines. The short run is what continuous integration has time for.
 VM_KERNELS ?= $(shell cut -d ' ' -f 1 test/vm/kernels)
 VM_PKG ?= ./loader ./test/packet ./maps ./controlplane/dataplane/... ./controlplane/containers ./controlplane/nat
-VM_E2E ?= ^TestKernel|^TestOverlay/(ebpf|netlink-ipip)|^TestMixedDataplanes/ipip|^TestSwitchDataplane/ebpf-ipip|^TestDualStack.*/ipip|^TestMatrix/ebpf\+netlink/ipip
+VM_E2E ?= ^TestKernel|^TestOverlay/(ebpf|netlink-ipip)|^TestMixedDataplanes/ipip|^TestSwitchDataplane/ebpf-ipip|^TestDualStack.*/ipip|^TestMatrix/ebpf\+netlink/ipip|^TestXDP$$/native/ebpf/vxlan_ipv6
 VM_TEST = BPFNET_BINARY=$(CURDIR)/bin/bpfnet go test -tags root,vm -p 1 -parallel 1 -count 1 -timeout 30m \
 	-exec '$(CURDIR)/test/vm/run $* $(CURDIR)/.ci/sandbox'
 VERIFIED = -v -run '^TestVerifiedInstructions$$' ./loader >bin/verified-$* || { cat bin/verified-$*; exit 1; }

@@ -143,6 +143,7 @@ func (r *rig) content(t testing.TB) content {
 	for prefix, index := range r.routes(t) {
 		c.Routes[prefix] = hosts[index]
 	}
+	r.checkSlots(t, hosts)
 	for addr, index := range mustGet[map[netip.Addr]uint32](t)(r.set.Nodes.All()) {
 		c.Nodes[addr] = hosts[index]
 	}
@@ -150,6 +151,21 @@ func (r *rig) content(t testing.TB) content {
 		c.FDB[key] = hosts[index]
 	}
 	return c
+}
+
+// checkSlots holds what slots and templates say equal to what the hosts' entries say.
+func (r *rig) checkSlots(t testing.TB, hosts map[uint32]maps.Host) {
+	t.Helper()
+	templates := mustGet[map[uint32]maps.Host](t)(r.set.Templates.All())
+	for _, route := range mustGet[[]maps.Route](t)(r.set.Routes.All()) {
+		s, want := route.Shortcut, hosts[route.Host]
+		if s.Node.IsValid() && s.Node != want.Node {
+			t.Errorf("the slot of %s has node %s, its host %s", route.Prefix, s.Node, want.Node)
+		}
+		if got := whole(templates[uint32(s.Template)], s); s.Template != 0 && got != want {
+			t.Errorf("the slot of %s and template %d make %+v, its host is %+v", route.Prefix, s.Template, got, want)
+		}
+	}
 }
 
 func (r *rig) routes(t testing.TB) map[netip.Prefix]uint32 {

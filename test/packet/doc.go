@@ -2,7 +2,8 @@
 
 // Package packet tests the compiled programs one packet at a time, by
 // BPF_PROG_TEST_RUN: from tables, by fuzzing against a plain Go model of the
-// datapath's rules, and over millions of mutated packets from a printed seed.
+// datapath's rules for both IP versions, and over millions of made-up packets
+// from a printed seed (TestFuzz, make fuzz-long).
 //
 // The node under test is host 1 of the lab, and its peers one of each kind:
 //
@@ -12,6 +13,9 @@
 //	   bpfnet0 ─────┘  (uplink)          ├─ host 5 .249  host-gw  172.244.9.0/24
 //	                                     ├─ host 6 .250  ipip, DF set, TTL 17
 //	                                     └─ host 7 .251  vxlan, DF and DSCP set
+//
+// The world "dual" has IPv6 besides: peers of either version, with subnets of
+// either behind them, by vxlan, ipip in all four pairs, and host-gw.
 //
 // What a test run cannot show (the neighbour lookup behind a redirect, segments
 // of a superpacket) is tested on real veths, in wire_test.go and test/e2e.

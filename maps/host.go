@@ -29,7 +29,23 @@ type Host struct {
 const headerMax = len(bpf.DatapathHost{}.Header)
 
 // encodeHost refuses what the datapath could not send by.
-func encodeHost(h Host) (bpf.DatapathHost, error) {
+func encodeHost(h Host) (bpf.DatapathHost, error) { return wireHost(h), h.check() }
+
+func decodeHost(w bpf.DatapathHost) (Host, error) {
+	h := hostOf(w)
+	return h, h.check()
+}
+
+// A template has no node.
+
+func encodeTemplate(h Host) (bpf.DatapathHost, error) { return wireHost(h), h.checkHeader() }
+
+func decodeTemplate(w bpf.DatapathHost) (Host, error) {
+	h := hostOf(w)
+	return h, h.checkHeader()
+}
+
+func wireHost(h Host) bpf.DatapathHost {
 	return bpf.DatapathHost{
 		Node:      Addr(h.Node),
 		NextHop:   Addr(h.NextHop),
@@ -40,24 +56,7 @@ func encodeHost(h Host) (bpf.DatapathHost, error) {
 		Adjust:    h.Adjust,
 		HeaderLen: h.HeaderLen,
 		Header:    h.Header,
-	}, h.check()
-}
-
-func decodeHost(w bpf.DatapathHost) (Host, error) {
-	h := hostOf(w)
-	return h, h.check()
-}
-
-// A template has no node.
-
-func encodeTemplate(h Host) (bpf.DatapathHost, error) {
-	w, _ := encodeHost(h)
-	return w, h.checkHeader()
-}
-
-func decodeTemplate(w bpf.DatapathHost) (Host, error) {
-	h := hostOf(w)
-	return h, h.checkHeader()
+	}
 }
 
 func hostOf(w bpf.DatapathHost) Host {

@@ -6,6 +6,7 @@ package packet
 
 import (
 	"encoding/binary"
+	"net/netip"
 	"testing"
 
 	"github.com/cilium/ebpf"
@@ -66,4 +67,17 @@ func TestRouteSlotOfNobody(t *testing.T) {
 	clear(header[10:12])
 	binary.BigEndian.PutUint16(header[10:], ^internetSum(header))
 	m.expect(t, bpf.DatapathProgramPROGRAM_FROM_NETWORK, frame, bpf.DatapathReasonDROP_UNKNOWN_HOST, frame.frame)
+}
+
+// TestRouteSlotOfIPv4: a slot's node is of IPv4, and no sender of IPv6 whose address begins with the same bytes.
+func TestRouteSlotOfIPv4(t *testing.T) {
+	fourIn4 := tunnelV6{"4in4", topology.EncapIPIP, 4, node2, node3, node1, natNone, false}
+	var begins [16]byte
+	copy(begins[:], node2.AsSlice())
+	src := netip.AddrFrom16(begins)
+	machineOf(t, fourIn4, sixInSix).checkAllV6(t, []caseV6{{
+		name: "4in6", program: bpf.DatapathProgramPROGRAM_FROM_NETWORK, reason: bpf.DatapathReasonDROP_UNKNOWN_HOST,
+		in:    fourIn6.arrives(fourIn6.wrap(src, 0, fourIn6.datagram(remote2, c1, 64, 0))),
+		event: dropEvent{src, remote2, c1},
+	}})
 }

@@ -22,6 +22,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/bpfnet/bpfnet/controlplane/topology"
+	"github.com/bpfnet/bpfnet/test/bench"
 	"github.com/bpfnet/bpfnet/test/nstest"
 )
 
@@ -107,7 +108,7 @@ func (n *nic) send(b *testing.B, frame []byte, count int) {
 	_, err := n.generator.Run(&ebpf.RunOptions{Data: frame, Repeat: uint32(count), Flags: liveFrames})
 	must(b, err)
 	for last, now := uint64(0), n.received(b); now != last; {
-		time.Sleep(idle)
+		must(b, bench.Sleep(b.Context(), idle)) // that nothing comes any more is no state to wait for
 		last, now = now, n.received(b)
 	}
 }

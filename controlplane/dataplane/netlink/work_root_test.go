@@ -153,6 +153,33 @@ func TestAdvanceChanges(t *testing.T) {
 	}
 }
 
+// TestAdvanceKeepsWhatIsNamed: who goes takes along no FDB entry by which the kernel still
+// reaches a peer that a predecessor wrote and that is not looked at yet.
+func TestAdvanceKeepsWhatIsNamed(t *testing.T) {
+	s := host1(t, topology.EncapVXLAN)
+	dev := ensure(t, s)
+	state := topology.State{Self: s, Peers: manyPeers(10, topology.EncapVXLAN, s.Uplink)}
+	shared := state.Peers[9].VTEP.MAC
+	state.Peers[8].VTEP.MAC = shared
+	apply(t, state)
+
+	state.Peers = slices.Clone(state.Peers)
+	for i := range 9 { // to the successor all have other MACs, but for one of the two
+		state.Peers[i].VTEP.MAC[4]++
+	}
+	var v View
+	advance(t, &v, state, dev)
+	state.Peers = state.Peers[:9]
+	advance(t, &v, state, dev)
+	resolved(t, v.have, dev)
+	for advance(t, &v, state, dev) > 0 {
+		resolved(t, v.have, dev)
+	}
+	if have := holds(t, s, dev); have.fdb[shared].IsValid() {
+		t.Errorf("the FDB entry of %x is left", shared)
+	}
+}
+
 // TestAdvanceRandomly: after any step, with any changes before it and whoever
 // takes over, each route can be resolved, and in the end the kernel holds what
 // one call would have it hold.

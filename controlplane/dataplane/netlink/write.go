@@ -51,9 +51,25 @@ func (w *writer) pruneChanged() error {
 	if len(w.changed) > 0 {
 		return nil
 	}
+	w.spareNamed()
 	err := w.prune(w.had)
 	w.had = newTables()
 	return err
+}
+
+// spareNamed leaves to finish the FDB entries whose MAC a neighbour has that
+// stays until then: one that a predecessor wrote for a peer not looked at yet.
+func (w *writer) spareNamed() {
+	if !w.whole || len(w.had.fdb) == 0 {
+		return
+	}
+	for addr, mac := range w.have.neighbours {
+		_, had := w.had.neighbours[addr]
+		_, wanted := w.want.neighbours[addr]
+		if !had || wanted {
+			delete(w.had.fdb, mac)
+		}
+	}
 }
 
 // finish removes what nobody needs, where all is known that anybody does.

@@ -37,7 +37,7 @@
 // points to an address that cannot be resolved; what is stale is removed in the
 // reverse order after everything wanted stands. Entries whose key stays (a
 // peer's new MAC, a VTEP's new node) are replaced in place, and a new route is
-// put in front of the old one before that is deleted: no packet finds a gap.
+// there, in front where it has the old one's metric, before that is deleted: no packet finds a gap.
 //
 // The tables are listed only when they may be other than they were written: see
 // [View]. In a cluster of more than a thousand, routes of IPv4 have many metrics: what

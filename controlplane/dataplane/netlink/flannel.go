@@ -94,11 +94,16 @@ func HandOver() error {
 	return errors.Join(errs...)
 }
 
-// handOverRoutes makes our routes such as flanneld sets, so that its own take their place.
+// handOverRoutes makes our routes such as flanneld sets, so that its own take their
+// place. A cover that was left goes: it leads to programs that are gone.
 func (k kernel) handOverRoutes(f family) error {
 	t := newTables()
 	errs := []error{k.listRoutes(f, 0, t)}
 	for r, a := range t.routes {
+		if r.metric == coverMetric {
+			errs = append(errs, k.delRoute(r), k.delCoverNeighbour(f, r))
+			continue
+		}
 		theirs := r
 		theirs.metric = f.flannels
 		if theirs == r || f.number == unix.AF_INET6 && r.metric != f.metric {
@@ -111,6 +116,11 @@ func (k kernel) handOverRoutes(f family) error {
 		errs = append(errs, k.delRoute(r))
 	}
 	return errors.Join(errs...)
+}
+
+func (k kernel) delCoverNeighbour(f family, r route) error {
+	err := k.writeNeighbour(unix.RTM_DELNEIGH, 0, f.number, r.ifindex, neighbour{addr: r.gateway})
+	return removal("neighbour", r.gateway, err)
 }
 
 func (k kernel) handOver(link netlink.Link) error {

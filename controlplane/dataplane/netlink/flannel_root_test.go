@@ -173,6 +173,26 @@ func TestHandOver(t *testing.T) {
 	}
 }
 
+// TestHandOverRemovesCover: a daemon that ends while it writes the kernel's view leaves a cover.
+func TestHandOverRemovesCover(t *testing.T) {
+	renamesLive(t)
+	s := host1(t, topology.EncapVXLAN)
+	state := topology.State{Self: s, Peers: manyPeers(10, topology.EncapVXLAN, s.Uplink)}
+	var v View
+	advance(t, &v, state, ensure(t, s))
+	if err := HandOver(); err != nil {
+		t.Fatal(err)
+	}
+	if got := ip(t, "ip", "route", "show", "proto", "98"); len(got) != someAtATime.Peers {
+		t.Errorf("routes:\n%s\nwant those of %d peers", strings.Join(got, "\n"), someAtATime.Peers)
+	}
+	for _, what := range []string{"route", "neigh"} {
+		if got := strings.Join(ip(t, "ip", what), "\n"); strings.Contains(got, coverGateway4.String()) {
+			t.Errorf("the cover is left in:\n%s", got)
+		}
+	}
+}
+
 func TestHandOverRemovesWhatFlannelHasNot(t *testing.T) {
 	s := host1(t, topology.EncapUDP)
 	ensure(t, s)

@@ -225,9 +225,9 @@ func (w *writer) setNeighbour(v topology.VTEP) error {
 	return nil
 }
 
-// setRoute changes the attributes of a route in place, and puts a missing route in front of any other to the same destination.
-// So it is in force at once, and one that is not ours, such as flannel's, is
-// back in force when ours goes.
+// setRoute changes the attributes of a route in place, and puts a missing route in front of any other to the same
+// destination with the same metric. So it is in force at once, where the metric does not differ (spread.go), and one that is not
+// ours, such as flannel's, is back in force when ours goes.
 func (w *writer) setRoute(r route) error {
 	has, there := w.have.routes[r]
 	wants := w.want.routes[r]

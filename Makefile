@@ -60,11 +60,11 @@ VM_LOADS = echo "== kernel $*"; ($(VM_TEST) $(VERIFIED))
 
 .PHONY: test-vm
 test-vm: verified-here $(addprefix test-vm-,$(VM_KERNELS)) ## run the root tests of the datapath on Debian's kernels 6.1 and 6.12, emulated
-	@test/vm/table bin/verified-*
+	@test/vm/table $(addprefix bin/verified-,here $(VM_KERNELS))
 
 .PHONY: test-vm-short
 test-vm-short: verified-here $(addprefix test-vm-short-,$(VM_KERNELS)) ## likewise, but: the programs load, packets, an ipip peer of the kernel's
-	@test/vm/table bin/verified-*
+	@test/vm/table $(addprefix bin/verified-,here $(VM_KERNELS))
 
 verified-%: build
 	@go test -tags root -count 1 -exec '$(CURDIR)/.ci/sandbox' $(VERIFIED)

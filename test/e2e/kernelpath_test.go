@@ -167,6 +167,6 @@ func startDaemons(t *testing.T, l *lab.Lab, args ...string) {
 		noError(t, h.StartDaemon(t.Context(), args...))
 	}
 	for _, h := range l.Hosts {
-		waitPeers(t, h, len(l.Hosts)-1)
+		waitPeers(t, h, (len(l.Hosts)-1)*len(l.Options.Inner.Each()))
 	}
 }

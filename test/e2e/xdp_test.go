@@ -32,13 +32,13 @@ func xdpFlags(m xdp.Mode) []string {
 	return flags
 }
 
-// TestXDP has from_wire on the uplinks of each site with a tunnel (topology as TestOverlay). What generic mode does
-// does not depend on whether one family is in the other.
+// TestXDP has from_wire on the uplinks of each site of one family with a tunnel (topology as TestOverlay). What generic
+// mode does does not depend on whether one family is in the other.
 func TestXDP(t *testing.T) {
 	for _, m := range []xdp.Mode{xdp.Native, xdp.Generic} {
 		t.Run(string(m), func(t *testing.T) {
-			for _, s := range sites {
-				if s.backend == topology.EncapNone || s.dataplanes != bothEBPF || m == xdp.Generic && s.inner != s.outer {
+			for _, s := range tunnelled(sites) {
+				if s.dataplanes != bothEBPF || s.inner == lab.Dual || m == xdp.Generic && s.inner != s.outer {
 					continue
 				}
 				t.Run(s.String(), func(t *testing.T) { testXDP(t, s, m) })

@@ -26,9 +26,10 @@ type programs struct {
 	xdp       xdp.Choice
 
 	// Of apply alone:
-	attached bool // the programs of uplink and overlay are in place
-	doubted  bool // the maps may hold other things than were written
-	settled  bool // what others have left is gone
+	attached bool  // the programs of uplink and overlay are in place
+	doubted  bool  // the maps may hold other things than were written
+	settled  bool  // what others have left is gone
+	failed   error // of the last apply, but for the kernel's tables
 
 	attaching sync.Mutex // of the datapath's programs: apply and serve share it
 }
@@ -89,22 +90,22 @@ func (p *programs) apply(states []topology.State) ([]topology.Problem, error) {
 		err = p.tables.Reread()
 		p.doubted = err != nil
 	}
-	err = errors.Join(err, p.tables.Apply(states...), p.attach())
+	p.failed = errors.Join(err, p.tables.Apply(states...), p.attach())
 	if !p.attached && p.alone() {
-		return nil, err // what the routes lead to now may still work
+		return nil, p.failed // what the routes lead to now may still work
 	}
-	problems, kernelErr := p.advance(states)
-	return problems, errors.Join(err, kernelErr)
+	return p.advance(states)
 }
 
 // advance brings the kernel's tables on. What others have left goes once no route leads there.
+// What failed in apply is not over with that: it is told with each step.
 func (p *programs) advance(states []topology.State) ([]topology.Problem, error) {
 	problems, err := p.advanceKernel(states)
 	if p.attached && p.unwritten == 0 && err == nil && !p.settled {
 		err = p.retireOthers()
 		p.settled = err == nil
 	}
-	return problems, err
+	return problems, errors.Join(p.failed, err)
 }
 
 // alone reports whether no device of the kernel's carries what the programs do not.

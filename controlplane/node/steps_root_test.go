@@ -5,6 +5,7 @@
 package node
 
 import (
+	"errors"
 	"fmt"
 	"net/netip"
 	"testing"
@@ -102,4 +103,41 @@ func TestKernelViewInSteps(t *testing.T) {
 	if v := l.status.get().KernelView; v != nil || l.nothingNew() != nil {
 		t.Errorf("in the end the kernel view is %+v", v)
 	}
+}
+
+// TestErrorLastsThroughTheSteps: what fails beside the kernel's tables is said once, however
+// many steps those take, and is over when it has been mended.
+func TestErrorLastsThroughTheSteps(t *testing.T) {
+	l, on, _ := servedLoop(t)
+	if err := netlink.RouteAdd(&netlink.Route{Gw: []byte{192, 168, 32, 1}}); err != nil {
+		t.Fatal(err)
+	}
+	log, lines := logged()
+	l.reporter.log = log
+	on.fail[l.first().overlay.Ifindex] = errors.New("no room")
+	all := store.Update{Full: true, Revision: 2}
+	for i := range 2*kernelStep + 10 {
+		all.Put = append(all.Put, numbered(i))
+	}
+	if err := l.update(all); err != nil {
+		t.Fatal(err)
+	}
+	if failed, err := l.pass(false); !failed || err != nil {
+		t.Fatalf("failed %t, error %v", failed, err)
+	}
+	steps := 0
+	for ; l.unwritten > 0; steps++ {
+		if err := l.advance(); err == nil {
+			t.Error("a step of the kernel's tables ends what it has not mended")
+		}
+	}
+	const line = `level=WARN msg="no room" source=dataplane`
+	if checkLines(t, "after the steps", lines(), line); steps != 2 {
+		t.Errorf("%d steps after the first, want 2", steps)
+	}
+	clear(on.fail)
+	if failed, err := l.pass(true); failed || err != nil {
+		t.Fatalf("mended: failed %t, error %v", failed, err)
+	}
+	checkLines(t, "mended", lines(), "level=INFO msg=mended source=dataplane")
 }

@@ -88,6 +88,7 @@ func (s *Store) tryAcquire(ctx context.Context, c Config, w Want) (*Held, *listi
 	if own.kv == nil {
 		return h, &listed, h.write(ctx, h.absent(revision))
 	}
+	listed.drop(own.key) // what comes of it is set
 	return h, &listed, s.takeOver(ctx, h, w, own, claims, revision)
 }
 

@@ -43,12 +43,21 @@ func (l *listing) take(lease Lease, key string, bad error) {
 
 // set has the listing hold a lease that was written since.
 func (l *listing) set(lease Lease) {
-	at, found := slices.BinarySearchFunc(l.put, lease.Key, func(l Lease, key string) int { return strings.Compare(l.Key, key) })
-	if delete(l.bad, lease.Key); found {
-		l.put[at] = lease
-	} else {
-		l.put = slices.Insert(l.put, at, lease)
+	l.drop(lease.Key)
+	at, _ := l.find(lease.Key)
+	l.put = slices.Insert(l.put, at, lease)
+}
+
+// drop has the listing hold nothing of a key.
+func (l *listing) drop(key string) {
+	delete(l.bad, key)
+	if at, found := l.find(key); found {
+		l.put = slices.Delete(l.put, at, at+1)
 	}
+}
+
+func (l *listing) find(key string) (at int, found bool) {
+	return slices.BinarySearchFunc(l.put, key, func(l Lease, key string) int { return strings.Compare(l.Key, key) })
 }
 
 func (l *listing) update() Update {

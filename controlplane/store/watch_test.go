@@ -126,6 +126,24 @@ func TestWatchAfterAcquire(t *testing.T) {
 	}
 }
 
+// TestWatchAfterAcquireInstead: the first update has not the node's own lease of a network
+// that was, in whose stead it has got another.
+func TestWatchAfterAcquireInstead(t *testing.T) {
+	for name, value := range map[string]string{"sound": vxlanValue("192.168.32.245"), "spoilt": `{"PublicIP":"192.168.32.245","BackendType":"vxlan"}`} {
+		t.Run(name, func(t *testing.T) {
+			e := newEtcd(t)
+			e.put("subnets/10.0.1.0-24", vxlanValue("192.168.32.1"))
+			e.put("subnets/10.9.2.0-24", value)
+			s := e.open(Options{})
+			w := wantOf("192.168.32.245")
+			w.Prefer = prefix("10.0.3.0/24")
+			acquire(t, s, mustParseConfig(t, fourSubnets), w)
+			updates := watch(t, s)
+			expectUpdate(t, updates, "full put [10.0.1.0-24=192.168.32.1 10.0.3.0-24=192.168.32.245] deleted [] bad []")
+		})
+	}
+}
+
 func TestWatchEmpty(t *testing.T) {
 	e := newEtcd(t)
 	expectUpdate(t, watch(t, e.open(Options{Prefix: "/other"})), "full put [] deleted [] bad []")

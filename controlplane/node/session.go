@@ -165,8 +165,8 @@ func (s *session) takesZeroChecksum() bool {
 		s.log.Warn("others send this node UDP checksums over IPv6, and superpackets by the kernel's device: "+
 			"whether that takes packets without is unknown", "error", err)
 	case !takes:
-		s.log.Info("others send this node UDP checksums over IPv6, and superpackets by the kernel's device: flanneld's device, " +
-			"taken over while in use, takes no packets without; a reboot ends that, or a moment without packets: ip link delete " + netlink.Overlay6Name)
+		s.log.Info("others send this node UDP checksums over IPv6, and superpackets by the kernel's device: this node's, " +
+			"which flanneld or an older bpfnet has made, takes no packets without; a reboot ends that, or a moment without packets: ip link delete " + netlink.Overlay6Name)
 	}
 	return takes
 }

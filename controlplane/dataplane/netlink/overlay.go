@@ -101,7 +101,7 @@ var sixToFour = netip.MustParsePrefix("2002::/16")
 
 // TakesZeroChecksum reports whether this node's vxlan device over IPv6 takes
 // packets without a UDP checksum (RFC 6935). Ours does, also one that is yet to be made; the one that
-// flanneld has made, whatever its name by now, does not, and the kernel changes that on no device there is.
+// flanneld or an older bpfnet has made, whatever its name by now, does not, and the kernel changes that on no device there is.
 func TakesZeroChecksum(vni uint32) (bool, error) {
 	k, err := openKernel()
 	if err != nil {
@@ -282,7 +282,7 @@ func randomMAC() (m topology.MAC) {
 func (k kernel) sameOverlay(want, have netlink.Link) bool {
 	switch w := want.(type) {
 	case *netlink.Vxlan:
-		// UDP6ZeroCSumRx is not compared: flanneld's device, which has it not, is not worth a gap (TakesZeroChecksum).
+		// UDP6ZeroCSumRx is not compared: flanneld's device, or an older bpfnet's, has it not, which is not worth a gap (TakesZeroChecksum).
 		h, ok := have.(*netlink.Vxlan)
 		return ok && h.VxlanId == w.VxlanId && h.Port == w.Port && h.VtepDevIndex == w.VtepDevIndex &&
 			h.SrcAddr.Equal(w.SrcAddr) && h.Group == nil && !h.Learning && !h.FlowBased && !h.GBP

@@ -26,6 +26,15 @@ type family struct {
 	state    topology.State // built last
 	problems []topology.Problem
 	lost     bool // the uplink has not this family's address just now
+	inKernel inKernel
+}
+
+// inKernel is what has become of a family's state in the kernel's tables.
+type inKernel struct {
+	done      bool // but for what failed
+	unwritten int  // peers
+	problems  []topology.Problem
+	err       error
 }
 
 // newFamilies are those that the network has, IPv4 first, but for the subnets.
@@ -117,13 +126,18 @@ func (s *session) subnets() []netip.Prefix {
 const kernelStep = 1000
 
 // advanceKernel makes the kernel's own tables equal to the states, one a family, or as
-// far as one step goes: s.unwritten is how many peers are left to the next.
+// far as one step goes: s.unwritten is how many peers are left to the next. A family that
+// is through is not looked at again before the next pass.
 func (s *session) advanceKernel(states []topology.State) (problems []topology.Problem, err error) {
 	s.unwritten = 0
 	for i, f := range s.families {
-		left, found, failed := f.kernel.Advance(states[i], f.overlay, netlink.Step{Peers: kernelStep, Cover: s.kind == EBPF})
-		problems, err = append(problems, found...), errors.Join(err, failed)
-		s.unwritten += left
+		k := &f.inKernel
+		if !k.done {
+			k.unwritten, k.problems, k.err = f.kernel.Advance(states[i], f.overlay, netlink.Step{Peers: kernelStep, Cover: s.kind == EBPF})
+			k.done = k.unwritten == 0
+		}
+		problems, err = append(problems, k.problems...), errors.Join(err, k.err)
+		s.unwritten += k.unwritten
 	}
 	return problems, err
 }

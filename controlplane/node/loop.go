@@ -37,6 +37,7 @@ type loop struct {
 	paths    map[netip.Addr]topology.Path
 	stranded bool             // the uplink is down
 	states   []topology.State // built last, one a family
+	peers    []topology.Peer  // of them all
 	problems []topology.Problem
 }
 
@@ -299,7 +300,7 @@ func (l *loop) advance() error { return l.applied(l.dataplane.advance(l.states))
 
 // applied tells what has become of the states.
 func (l *loop) applied(problems []topology.Problem, err error) error {
-	l.publishStatus(l.states)
+	l.publishStatus()
 	fileErr := l.announce()
 	l.reporter.reportRecords("kernel", problems)
 	l.reporter.report("dataplane", err)
@@ -321,10 +322,14 @@ func (l *loop) build(inputs []topology.Input) error {
 			inputs[i].Path = l.pathVia(r)
 			f.state, f.problems = topology.Build(inputs[i])
 		}
+		f.inKernel = inKernel{}
 		states = append(states, f.state)
 		problems = append(problems, f.problems...)
 	}
-	l.states, l.problems = states, once(problems)
+	l.states, l.peers, l.problems = states, states[0].Peers, once(problems)
+	if len(states) > 1 {
+		l.peers = slices.Concat(states[0].Peers, states[1].Peers)
+	}
 	return nil
 }
 
@@ -396,14 +401,10 @@ func (l *loop) serve(ctx context.Context) error {
 	return g.Wait()
 }
 
-func (l *loop) publishStatus(states []topology.State) {
+func (l *loop) publishStatus() {
 	l.mu.Lock()
 	revision := l.revision
 	l.mu.Unlock()
-	peers := states[0].Peers
-	if len(states) > 1 {
-		peers = slices.Concat(peers, states[1].Peers)
-	}
 	l.status.update(func(now *Status) {
 		now.Lease = l.held.Lease().Key
 		now.Node, now.Subnet, now.Network = l.uplink.Addr, l.held.Lease().Subnet, l.config.Network
@@ -414,8 +415,8 @@ func (l *loop) publishStatus(states []topology.State) {
 		}
 		now.KernelView = nil
 		if l.unwritten > 0 {
-			now.KernelView = &KernelView{Written: len(peers) - l.unwritten, Peers: len(peers)}
+			now.KernelView = &KernelView{Written: len(l.peers) - l.unwritten, Peers: len(l.peers)}
 		}
 	})
-	l.status.setPeers(peers)
+	l.status.setPeers(l.peers)
 }

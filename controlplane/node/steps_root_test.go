@@ -18,6 +18,7 @@ import (
 	"github.com/bpfnet/bpfnet/controlplane/topology"
 	"github.com/bpfnet/bpfnet/controlplane/underlay/rtnl"
 	"github.com/bpfnet/bpfnet/maps"
+	"github.com/bpfnet/bpfnet/test/nstest"
 )
 
 // numbered is a lease of its own node, behind a router.
@@ -140,4 +141,59 @@ func TestErrorLastsThroughTheSteps(t *testing.T) {
 		t.Fatalf("mended: failed %t, error %v", failed, err)
 	}
 	checkLines(t, "mended", lines(), "level=INFO msg=mended source=dataplane")
+}
+
+// TestFamiliesInSteps: while one family's peers are written to the kernel's tables, the other,
+// which is through, rests, and what it could not write is tried with the next pass.
+func TestFamiliesInSteps(t *testing.T) {
+	nstest.Enter(t)
+	const second = "192.168.32.99" // of this node: no next hop
+	uplink := nstest.AddVeth(t, "eth0", 1500, "192.168.32.245/24", second+"/24", "2001:db8::245/64")
+	l, _ := testLoop(t, `{"EnableIPv6":true,"Network":"172.244.0.0/14","IPv6Network":"fc00::/48","Backend":{"Type":"host-gw"}}`)
+	l.kind = Netlink
+	peer := func(subnet netip.Prefix, node string) topology.Peer {
+		hop := netip.MustParseAddr(node)
+		return topology.Peer{
+			Key: subnet.String(), Subnet: subnet, Node: hop, Encap: topology.EncapNone,
+			Path: topology.Path{Ifindex: uplink, NextHop: hop, MTU: 1500},
+		}
+	}
+	self := func(subnet, node string) topology.Self {
+		return topology.Self{
+			Subnet: netip.MustParsePrefix(subnet), Node: netip.MustParseAddr(node), Uplink: uplink, Encap: topology.EncapNone, MTU: 1500,
+		}
+	}
+	v4, v6 := l.families[0], l.families[1]
+	v4.state = topology.State{
+		Self:  self("172.245.0.0/24", "192.168.32.245"),
+		Peers: []topology.Peer{peer(netip.MustParsePrefix("172.246.0.0/24"), second)},
+	}
+	v6.state.Self = self("fc00:0:0:1::/64", "2001:db8::245")
+	for i := range 2*kernelStep + 10 {
+		subnet := netip.AddrFrom16([16]byte{0: 0xfc, 6: byte((i + 16) >> 8), 7: byte(i + 16)})
+		v6.state.Peers = append(v6.state.Peers, peer(netip.PrefixFrom(subnet, 64), "2001:db8::246"))
+	}
+	v4.lost, v6.lost = true, true // they stay as they are
+	build := func() {
+		t.Helper()
+		if err := l.build(make([]topology.Input, 2)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	step := func(unwritten, failed int) {
+		t.Helper()
+		problems, err := l.advanceKernel(l.states)
+		if err != nil || l.unwritten != unwritten || len(problems) != failed {
+			t.Errorf("%d unwritten, problems %v, error %v; want %d, %d of them", l.unwritten, problems, err, unwritten, failed)
+		}
+	}
+	build()
+	step(kernelStep+10, 1)
+	if err := netlink.AddrDel(nstest.Link(t, "eth0"), &netlink.Addr{IPNet: rtnl.IPNet(netip.MustParsePrefix(second + "/24"))}); err != nil {
+		t.Fatal(err)
+	}
+	step(10, 1)
+	step(0, 1)
+	build()
+	step(0, 0)
 }

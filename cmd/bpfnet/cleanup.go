@@ -15,6 +15,7 @@ import (
 	"github.com/bpfnet/bpfnet/controlplane/blackhole"
 	"github.com/bpfnet/bpfnet/controlplane/dataplane/netlink"
 	"github.com/bpfnet/bpfnet/controlplane/firewall"
+	"github.com/bpfnet/bpfnet/controlplane/headroom"
 	"github.com/bpfnet/bpfnet/controlplane/node"
 	"github.com/bpfnet/bpfnet/loader"
 )
@@ -25,7 +26,7 @@ func newCleanupCommand() *cobra.Command {
 		Use:   "cleanup",
 		Short: "Remove the datapath from this node",
 		Long: "Removes what a daemon leaves in place when it stops: programs, pinned maps, the overlay\n" +
-			"device, routes, neighbours, FDB entries and firewall rules. Containers of other nodes are unreachable\n" +
+			"device, ports of bridges, routes, neighbours, FDB entries and firewall rules. Containers of other nodes are unreachable\n" +
 			"afterwards. The lease in etcd stays, for this node to take up again.",
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -86,7 +87,7 @@ func cleanup(runDir string, handOver bool) error {
 	if handOver {
 		tables = netlink.HandOver
 	}
-	return errors.Join(loader.Cleanup(runDir), tables(), firewall.Remove(), blackhole.Cleanup(), removeRunDir(runDir))
+	return errors.Join(loader.Cleanup(runDir), tables(), firewall.Remove(), blackhole.Cleanup(), headroom.Cleanup(), removeRunDir(runDir))
 }
 
 // removeRunDir removes what a daemon has made in its run directory, and the

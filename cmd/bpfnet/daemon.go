@@ -113,6 +113,9 @@ func (f *daemonFlags) register(flags *pflag.FlagSet) {
 	flags.BoolVar(&o.UDP6ZeroChecksum, "udp6-zero-checksum", true,
 		"have other nodes of ours send this one VXLAN over IPv6 without UDP checksums (RFC 6935), all of it by the fast path; "+
 			"false where something on the way drops such packets")
+	flags.BoolVar(&o.BridgeHeadroom, "bridge-headroom", false,
+		"have the containers' bridges leave room for outer headers in front of packets, by a device of ours, always down, as a port: "+
+			"small datagrams are sent faster")
 	flags.Uint32Var(&f.sizes.Routes, "max-routes", 65536, "capacity for subnets of other lengths than the network's SubnetLen")
 	flags.Uint32Var(&f.sizes.Hosts, "max-hosts", 16384, "capacity for nodes")
 	flags.Uint32Var(&f.sizes.Neighbours, "max-neighbours", 65536, "capacity for VTEP and neighbour addresses")

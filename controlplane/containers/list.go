@@ -26,14 +26,19 @@ type listing struct {
 	header  []byte // struct ifinfomsg, ifaddrmsg, rtmsg or ndmsg, and attributes
 }
 
-func listings(family uint8) []listing {
+func linksAndAddresses(family uint8) []listing {
 	return []listing{
 		{"links", unix.RTM_GETLINK, unix.RTM_NEWLINK, append(make([]byte, unix.SizeofIfInfomsg), skipStats()...)},
 		{"addresses", unix.RTM_GETADDR, unix.RTM_NEWADDR, familyHeader(family, unix.SizeofIfAddrmsg)},
+	}
+}
+
+func listings(family uint8) []listing {
+	return append(linksAndAddresses(family), []listing{
 		{"routes", unix.RTM_GETROUTE, unix.RTM_NEWROUTE, familyHeader(family, unix.SizeofRtMsg)},
 		{"neighbours", unix.RTM_GETNEIGH, unix.RTM_NEWNEIGH, familyHeader(family, unix.SizeofNdMsg)},
 		{"bridge FDBs", unix.RTM_GETNEIGH, unix.RTM_NEWNEIGH, familyHeader(unix.AF_BRIDGE, unix.SizeofNdMsg)},
-	}
+	}...)
 }
 
 // familyHeader is a request header that asks for one address family: all of
@@ -52,8 +57,12 @@ func skipStats() []byte {
 
 // list reads all of the kernel's tables.
 func list(ctx context.Context, subnet netip.Prefix) (*tables, error) {
+	return listThese(ctx, subnet, listings(family(subnet)))
+}
+
+func listThese(ctx context.Context, subnet netip.Prefix, which []listing) (*tables, error) {
 	t := newTables(subnet)
-	for _, l := range listings(family(subnet)) {
+	for _, l := range which {
 		msgs, err := l.dump(ctx)
 		if err != nil {
 			return nil, fmt.Errorf("list %s: %w", l.what, err)

@@ -18,8 +18,8 @@ type Firewall struct {
 	Resync      time.Duration // between two looks at the rules
 }
 
-// keepFirewall puts the rules and the blackhole route back that others remove, until ctx ends. They
-// stay in place then, as the datapath does.
+// keepFirewall puts the rules and the blackhole route back that others remove, and has bridges
+// that come and go followed, until ctx ends. All stays in place then, as the datapath does.
 func (s *session) keepFirewall(ctx context.Context) error {
 	tick := time.NewTicker(s.Firewall.Resync)
 	defer tick.Stop()
@@ -30,6 +30,9 @@ func (s *session) keepFirewall(ctx context.Context) error {
 		case <-tick.C:
 			s.ensureFirewall()
 			s.ensureBlackhole()
+			if s.BridgeHeadroom {
+				s.ensureHeadroom(ctx)
+			}
 		}
 	}
 }

@@ -62,6 +62,8 @@ type Options struct {
 	Firewall         Firewall
 	// Blackhole drops what is for an address of this node's subnet that nothing has.
 	Blackhole bool
+	// BridgeHeadroom has the containers' bridges ask their ports for headroom.
+	BridgeHeadroom bool
 	// Healthz is where GET /healthz is answered; nowhere where its port is 0.
 	Healthz netip.AddrPort
 	// Dataplane is the one to begin with.

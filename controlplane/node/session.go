@@ -73,6 +73,7 @@ func (s *session) open(ctx context.Context) error {
 	}
 	s.ensureFirewall() // before packets take a way that it may close
 	s.ensureBlackhole()
+	s.ensureHeadroom(ctx)
 	if err = s.openOverlay(ctx); err != nil {
 		return err
 	}

@@ -106,7 +106,7 @@ func (s *site) connect(ctx context.Context) error {
 		return s.mode.connect(s, ctx)
 	}
 	for _, h := range s.lab.Hosts {
-		if err := h.StartDaemon(ctx, append([]string{"--dataplane", s.mode.dataplane}, s.mode.flags...)...); err != nil {
+		if err := h.StartDaemon(ctx, append([]string{"--bridge-headroom", "--dataplane", s.mode.dataplane}, s.mode.flags...)...); err != nil {
 			return err
 		}
 	}

@@ -68,6 +68,8 @@ func about(r *bench.Report) []string {
 	}
 	if m.Peer != "" {
 		lines = append(lines, "other host: "+m.Peer)
+	} else {
+		lines = append(lines, "hosts are network namespaces; their daemons run with --bridge-headroom, which is off by default")
 	}
 	return append(lines, warnings(m)...)
 }

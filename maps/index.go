@@ -76,6 +76,9 @@ func (x *routeIndex) get(slot uint32) (uint32, error) {
 	return w.Host, nil
 }
 
+// set writes a slot under its readers. The kernel does so by memcpy (copy_map_value in
+// include/linux/bpf.h), of aligned words in practice, but it does not promise that: a packet at that
+// very moment may see a number or an address made of the old one's bytes and the new one's.
 func (x *routeIndex) set(slot uint32, to Slot) error {
 	w, err := encodeSlot(to)
 	if err == nil {

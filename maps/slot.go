@@ -38,8 +38,12 @@ func encodeSlot(s Slot) (bpf.DatapathRouteSlot, error) {
 	return w, nil
 }
 
+// decodeSlot takes what is behind the tag as the programs do: not at all where that does not agree.
 func decodeSlot(w bpf.DatapathRouteSlot) Slot {
-	s := Slot{Host: w.Host, Shortcut: Shortcut{VTEP: w.Mac.Byte, Template: w.Template}}
+	s := Slot{Host: w.Host}
+	if w.Tag == uint8(w.Host) {
+		s.VTEP, s.Template = w.Mac.Byte, w.Template
+	}
 	if w.Node != 0 {
 		s.Node = netip.AddrFrom4([4]byte(binary.NativeEndian.AppendUint32(nil, w.Node)))
 	}

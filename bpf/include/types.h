@@ -41,8 +41,9 @@ enum host_index {
  * route_index, an array: a route, and of its host what its packets have for themselves, so that most
  * packets need no other memory of which there is one a node.
  *
- * A slot is changed under its readers, who see each half of it (8 bytes) as it was before or after. What
- * is wanted of both is taken where the tag agrees, and else from hosts.
+ * A slot is changed under its readers, who in practice see each half of it (an aligned word) as it was before
+ * or after; the kernel copies it by memcpy and promises less. What is wanted of both is taken where the tag
+ * agrees, and else from hosts.
  */
 struct route_slot {
 	__u32 host;	/* index in hosts */

@@ -39,7 +39,7 @@ type Dataplane struct {
 // network in the maps' keys, vni its VXLAN network identifier.
 func New(set *maps.Set, network, vni uint32) (*Dataplane, error) {
 	d := &Dataplane{set: set, network: network, vni: vni}
-	return d, errors.Join(d.readHosts(), d.readTemplates(), d.readRoutes(), d.readNodes(), d.readNeigh(), d.readFDB())
+	return d, errors.Join(d.readHosts(), d.readRoutes(), d.readNodes(), d.readNeigh(), d.readFDB())
 }
 
 // Reread forgets what is known of the maps and reads what they hold: others
@@ -119,7 +119,7 @@ func (d *Dataplane) change(had entries, w *wanted) error {
 	use(w.used, had.routes, d.routes.have)
 	use(w.used, had.nodes, d.nodes.have)
 	use(w.used, had.fdb, d.fdb.have)
-	return errors.Join(w.err, d.hosts.prune(had.hosts, w.used), d.templates.prune(had.templates, d.usedTemplates(had)))
+	return errors.Join(w.err, d.hosts.prune(had.hosts, w.used), d.pruneTemplates(had.templates))
 }
 
 func use[K comparable](used map[uint32]bool, keys []K, have map[K]uint32) {

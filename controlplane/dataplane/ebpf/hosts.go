@@ -17,7 +17,9 @@ type hostTable struct {
 	free    []uint32 // places, the longest unused first
 }
 
-func newHostTable(m *maps.Hosts, entries map[uint32]maps.Host, first uint32) *hostTable {
+// newHostTable hands out the places from first on. Those that are named, by who reads
+// the map, are not free, even where nothing is in them.
+func newHostTable(m *maps.Hosts, entries map[uint32]maps.Host, first uint32, named map[uint32]bool) *hostTable {
 	t := &hostTable{m: m, entries: entries, indexes: make(map[maps.Host]uint32, len(entries))}
 	for index, h := range entries {
 		if index >= first {
@@ -25,22 +27,30 @@ func newHostTable(m *maps.Hosts, entries map[uint32]maps.Host, first uint32) *ho
 		}
 	}
 	for index := first; index < m.Max(); index++ {
-		if _, taken := entries[index]; !taken {
+		if _, taken := entries[index]; !taken && !named[index] {
 			t.free = append(t.free, index)
 		}
 	}
 	return t
 }
 
-// index is the place of an entry, which is written if it has none.
-func (t *hostTable) index(h maps.Host) (uint32, error) {
+// place is where an entry is or, if it is nowhere, would be written.
+func (t *hostTable) place(h maps.Host) (uint32, error) {
 	if index, ok := t.indexes[h]; ok {
 		return index, nil
 	}
 	if len(t.free) == 0 {
 		return 0, fmt.Errorf("add host %s: %w", h.Node, t.m.Full())
 	}
-	index := t.free[0]
+	return t.free[0], nil
+}
+
+// index is the place of an entry, which is written if it has none.
+func (t *hostTable) index(h maps.Host) (uint32, error) {
+	index, err := t.place(h)
+	if _, ok := t.indexes[h]; ok || err != nil {
+		return index, err
+	}
 	if err := t.m.Put(index, h); err != nil {
 		return 0, err
 	}
@@ -81,7 +91,9 @@ func (t *hostTable) prune(some []uint32, used map[uint32]bool) error {
 			failed.add(err)
 			continue
 		}
-		delete(t.indexes, t.entries[index])
+		if h := t.entries[index]; t.indexes[h] == index { // else it was there twice
+			delete(t.indexes, h)
+		}
 		delete(t.entries, index)
 		t.free = append(t.free, index)
 	}

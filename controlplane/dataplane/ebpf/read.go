@@ -5,6 +5,7 @@ package ebpf
 import (
 	"bytes"
 	"cmp"
+	"errors"
 	"net/netip"
 
 	"github.com/bpfnet/bpfnet/controlplane/topology"
@@ -16,32 +17,43 @@ import (
 
 func (d *Dataplane) readHosts() error {
 	entries, err := d.set.Hosts.All()
-	d.hosts = newHostTable(d.set.Hosts, entries, hostFirst)
+	d.hosts = newHostTable(d.set.Hosts, entries, hostFirst, nil)
 	return err
 }
 
-func (d *Dataplane) readTemplates() error {
-	entries, err := d.set.Templates.All()
-	d.templates = newHostTable(d.set.Templates, entries, templateFirst)
-	return err
-}
-
+// readRoutes is for when the hosts are known. It reads the templates too: which of
+// them are right, the slots' routes say.
 func (d *Dataplane) readRoutes() error {
+	all, err := d.set.Routes.All()
+	slots, slotsErr := d.set.Routes.IndexEntries()
+	entries, templatesErr := d.set.Templates.All()
+	d.templates = newHostTable(d.set.Templates, entries, templateFirst, named(slots))
 	d.routes = table[netip.Prefix, uint32]{
 		have:    map[netip.Prefix]uint32{},
+		odd:     d.odd(slots),
 		compare: netip.Prefix.Compare,
-		set: func(p netip.Prefix, host uint32) error {
-			return d.set.Routes.Put(maps.Route{Network: d.network, Prefix: p, Host: host, Shortcut: d.shortcut(host)})
-		},
-		del: func(p netip.Prefix) error { return d.set.Routes.Delete(d.network, p) },
+		set:     d.putRoute,
+		del:     func(p netip.Prefix) error { return d.set.Routes.Delete(d.network, p) },
 	}
-	all, err := d.set.Routes.All()
 	for _, r := range all {
 		if r.Network == d.network {
 			d.routes.have[r.Prefix] = r.Host
 		}
 	}
-	return err
+	return errors.Join(err, slotsErr, templatesErr)
+}
+
+// odd is the routes of slots that putRoute would write otherwise: a place that is still
+// to be written is one that no slot names.
+func (d *Dataplane) odd(slots []maps.Entry[maps.RouteKey, maps.Slot]) map[netip.Prefix]bool {
+	odd := map[netip.Prefix]bool{}
+	for _, s := range slots {
+		want, err := d.shortcut(s.Value.Host, d.templates.place)
+		if err != nil || s.Value.Shortcut != want {
+			odd[s.Key.Prefix] = true
+		}
+	}
+	return odd
 }
 
 func (d *Dataplane) readNodes() error {

@@ -11,18 +11,19 @@ import (
 // table is a map of the datapath and what is known to be in it.
 type table[K, V comparable] struct {
 	have    map[K]V
+	odd     map[K]bool // whose entry, though of that value, is not what set would write
 	compare func(a, b K) int
 	set     func(K, V) error
 	del     func(K) error
 }
 
-// put writes what is missing or differs. An entry that cannot be written does
+// put writes what is missing, differs or is odd. An entry that cannot be written does
 // not hold up the others, and keeps what it had. In order of keys, so that
 // where there is not room for all it is always the same that find it.
 func (t *table[K, V]) put(want map[K]V) error {
 	var keys []K
 	for k, v := range want {
-		if old, ok := t.have[k]; !ok || old != v {
+		if old, ok := t.have[k]; !ok || old != v || t.odd[k] {
 			keys = append(keys, k)
 		}
 	}
@@ -30,6 +31,7 @@ func (t *table[K, V]) put(want map[K]V) error {
 		err := t.set(k, want[k])
 		if err == nil {
 			t.have[k] = want[k]
+			delete(t.odd, k)
 		}
 		return err
 	})
@@ -50,6 +52,7 @@ func (t *table[K, V]) prune(some []K, want map[K]V) error {
 		err := t.del(k)
 		if err == nil {
 			delete(t.have, k)
+			delete(t.odd, k)
 		}
 		return err
 	})

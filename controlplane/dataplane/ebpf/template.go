@@ -4,7 +4,10 @@ package ebpf
 
 import (
 	"encoding/binary"
+	"errors"
+	"fmt"
 	"net/netip"
+	"slices"
 
 	"github.com/bpfnet/bpfnet/bpf"
 	"github.com/bpfnet/bpfnet/maps"
@@ -42,24 +45,33 @@ func split(h maps.Host) (template maps.Host, own maps.Shortcut, ok bool) {
 	return h, own, true
 }
 
-// shortcut is what the slot of a host's route has, its template written before.
-// Without one, for there are as many as there may be, packets go by the entry of hosts.
-func (d *Dataplane) shortcut(host uint32) maps.Shortcut {
-	template, own, ok := split(d.hosts.entries[host])
-	if !ok || host == hostSelf {
-		return maps.Shortcut{}
-	}
-	index, err := d.templates.index(template)
+// putRoute writes a route, and before it its template.
+func (d *Dataplane) putRoute(p netip.Prefix, host uint32) error {
+	own, err := d.shortcut(host, d.templates.index)
 	if err != nil {
-		return maps.Shortcut{Node: own.Node}
+		return fmt.Errorf("put template of %s: %w", p, err)
 	}
-	own.Template = uint8(index)
-	return own
+	return d.set.Routes.Put(maps.Route{Network: d.network, Prefix: p, Host: host, Shortcut: own})
 }
 
-// usedTemplates is those that a host has, of those named.
-func (d *Dataplane) usedTemplates(had entries) map[uint32]bool {
-	if len(had.templates) == 0 {
+// shortcut is what the slot of a host's route has, its template where place says. Without
+// one, where there are as many as there may be, packets go by the entry of hosts.
+func (d *Dataplane) shortcut(host uint32, place func(maps.Host) (uint32, error)) (maps.Shortcut, error) {
+	template, own, ok := split(d.hosts.entries[host])
+	if !ok || host == hostSelf {
+		return maps.Shortcut{}, nil
+	}
+	index, err := place(template)
+	if errors.Is(err, maps.ErrFull) {
+		return maps.Shortcut{Node: own.Node}, nil
+	}
+	own.Template = uint8(index)
+	return own, err
+}
+
+// pruneTemplates clears, of some templates, those that no host has and no slot names.
+func (d *Dataplane) pruneTemplates(some []uint32) error {
+	if len(some) == 0 {
 		return nil
 	}
 	used := map[uint32]bool{}
@@ -68,5 +80,23 @@ func (d *Dataplane) usedTemplates(had entries) map[uint32]bool {
 			used[d.templates.indexes[template]] = true
 		}
 	}
-	return used
+	some = slices.DeleteFunc(some, func(index uint32) bool { return used[index] })
+	if len(some) == 0 {
+		return nil // the rule: not worth another look at all slots
+	}
+	// Also what could not be written or removed names templates.
+	slots, err := d.set.Routes.IndexEntries()
+	if err != nil {
+		return err
+	}
+	return d.templates.prune(some, named(slots))
+}
+
+// named is the templates of slots.
+func named(slots []maps.Entry[maps.RouteKey, maps.Slot]) map[uint32]bool {
+	numbers := map[uint32]bool{}
+	for _, s := range slots {
+		numbers[uint32(s.Value.Template)] = true
+	}
+	return numbers
 }

@@ -83,9 +83,6 @@ func (f *benchFlags) options(cmd *cobra.Command) (o bench.Options, err error) {
 	if f.quick && !cmd.Flags().Changed("duration") {
 		f.duration = quickDuration
 	}
-	if err = f.output.parse(); err != nil {
-		return o, err
-	}
 	o.Rounds, o.Duration = f.rounds, f.duration
 	if o.Loads, err = bench.LoadsNamed(f.loads); err != nil {
 		return o, fmt.Errorf("--loads: %w", err)
@@ -97,7 +94,11 @@ func (f *benchFlags) options(cmd *cobra.Command) (o bench.Options, err error) {
 }
 
 // report measures and writes what was measured.
-func (f *benchFlags) report(cmd *cobra.Command, o bench.Options, run func(context.Context, bench.Options) (*bench.Report, error)) error {
+func (f *benchFlags) report(cmd *cobra.Command, o bench.Options, run func(context.Context, bench.Options) (*bench.Report, error)) (err error) {
+	if err = f.output.open(); err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, f.output.close()) }()
 	r, err := withProgress(cmd, func(ctx context.Context, show func(bench.Step)) (*bench.Report, error) {
 		o.Progress = show
 		return run(ctx, o)

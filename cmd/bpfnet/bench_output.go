@@ -7,9 +7,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
 	"strings"
 
-	"github.com/google/renameio/v2"
 	"github.com/spf13/pflag"
 
 	"github.com/bpfnet/bpfnet/test/bench"
@@ -22,7 +22,14 @@ type benchOutput struct {
 	values []string
 
 	stdout func(io.Writer, *bench.Report) error // nil: nothing
-	html   []string                             // files
+	html   []*outputFile
+}
+
+// outputFile is a file open for what is to be written at the end.
+type outputFile struct {
+	*os.File
+	regular bool // not a device, nor a pipe
+	made    bool // by us
 }
 
 func (o *benchOutput) register(flags *pflag.FlagSet) {
@@ -30,8 +37,10 @@ func (o *benchOutput) register(flags *pflag.FlagSet) {
 		"table, json, or html=FILE for a page with charts; can be given more than once")
 }
 
-// parse is to be called before anything is measured: a mistake should not cost minutes.
-func (o *benchOutput) parse() error {
+// open is to be called before anything is measured: a mistake should not cost
+// minutes. After it, close is to be called.
+func (o *benchOutput) open() error {
+	var files []string
 	for _, v := range o.values {
 		write := map[string]func(io.Writer, *bench.Report) error{"table": report.Table, "json": report.JSON}[v]
 		file, isHTML := strings.CutPrefix(v, "html=")
@@ -41,26 +50,74 @@ func (o *benchOutput) parse() error {
 		case write != nil:
 			o.stdout = write
 		case isHTML && file != "":
-			o.html = append(o.html, file)
+			files = append(files, file)
 		default:
 			return fmt.Errorf("unknown output format %q: table, json or html=FILE", v)
 		}
 	}
+	for _, file := range files {
+		f, err := openOutput(file)
+		if err != nil {
+			return errors.Join(fmt.Errorf("-o html=%s: %w", file, err), o.close())
+		}
+		o.html = append(o.html, f)
+	}
 	return nil
+}
+
+// openOutput opens a file and leaves what is in it. What is no file stays what it is
+// too: /dev/stdout, and the device that a file renamed to /dev/null would replace.
+func openOutput(file string) (*outputFile, error) {
+	_, err := os.Stat(file)
+	made := errors.Is(err, os.ErrNotExist)
+	f, err := os.OpenFile(file, os.O_WRONLY|os.O_CREATE, 0o644)
+	if err != nil {
+		return nil, err
+	}
+	info, err := f.Stat()
+	if err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	return &outputFile{f, info.Mode().IsRegular(), made}, nil
+}
+
+// replace writes b in place of what is in the file.
+func (f *outputFile) replace(b []byte) error {
+	f.made = false
+	if f.regular {
+		if err := f.Truncate(0); err != nil {
+			return err
+		}
+	}
+	_, err := f.Write(b)
+	return err
+}
+
+// close closes the files, and removes those that were made and not written.
+func (o *benchOutput) close() error {
+	var err error
+	for _, f := range o.html {
+		err = errors.Join(err, f.Close())
+		if f.made {
+			err = errors.Join(err, os.Remove(f.Name()))
+		}
+	}
+	o.html = nil
+	return err
 }
 
 func (o *benchOutput) write(w io.Writer, r *bench.Report) (err error) {
 	if o.stdout != nil {
 		err = o.stdout(w, r)
 	}
-	for _, file := range o.html {
+	for _, f := range o.html {
 		var b bytes.Buffer
 		e := report.HTML(&b, r)
 		if e == nil {
-			e = renameio.WriteFile(file, b.Bytes(), 0o644)
+			e = f.replace(b.Bytes())
 		}
 		if e != nil {
-			err = errors.Join(err, fmt.Errorf("write %s: %w", file, e))
+			err = errors.Join(err, fmt.Errorf("write %s: %w", f.Name(), e))
 		}
 	}
 	return err

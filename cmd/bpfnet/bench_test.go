@@ -4,7 +4,10 @@ package main
 
 import (
 	"bytes"
+	"errors"
+	"io"
 	"net/netip"
+	"os"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -13,6 +16,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
 	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
 
 	"github.com/bpfnet/bpfnet/test/bench"
 )
@@ -62,9 +66,6 @@ func TestBenchFlags(t *testing.T) {
 		{[]string{"--duration", "2s", "--quick", "--loads", "udp_64,tcp_rr"}, quickRounds, 2 * time.Second, 2, ""},
 		{[]string{"--loads", "sctp"}, 0, 0, 0, `--loads: unknown load "sctp"`},
 		{[]string{"--rounds", "0"}, 0, 0, 0, "0 rounds"},
-		{[]string{"-o", "yaml"}, 0, 0, 0, `unknown output format "yaml"`},
-		{[]string{"-o", "html="}, 0, 0, 0, `unknown output format "html="`},
-		{[]string{"-o", "json", "-o", "table"}, 0, 0, 0, "choose one"},
 	} {
 		f := &benchFlags{}
 		var o bench.Options
@@ -100,24 +101,79 @@ func TestQuickIsQuick(t *testing.T) {
 }
 
 func TestBenchOutput(t *testing.T) {
-	file := filepath.Join(t.TempDir(), "report.html")
+	dir := t.TempDir()
+	file := filepath.Join(dir, "report.html")
+	if err := os.WriteFile(file, bytes.Repeat([]byte("x"), 1<<20), 0o644); err != nil {
+		t.Fatal(err)
+	}
 	o := benchOutput{values: []string{"json", "html=" + file}}
-	if err := o.parse(); err != nil {
+	if err := o.open(); err != nil {
 		t.Fatal(err)
 	}
 	var b bytes.Buffer
 	if err := o.write(&b, &bench.Report{}); err != nil || !strings.HasPrefix(b.String(), "{") {
 		t.Errorf("printed %q, error %v, want JSON", b.String(), err)
 	}
-	if matches, err := filepath.Glob(file); err != nil || len(matches) != 1 {
-		t.Errorf("no %s was written", file)
+	if err := o.close(); err != nil {
+		t.Error(err)
 	}
-	o = benchOutput{values: []string{"html=" + filepath.Join(file, "nowhere")}}
-	if err := o.parse(); err != nil {
+	if html, err := os.ReadFile(file); err != nil || !bytes.HasPrefix(html, []byte("<!DOCTYPE html>")) || bytes.Contains(html, []byte("xx")) {
+		t.Errorf("%d bytes of %.20q were written, error %v, want a page in place of what was there", len(html), html, err)
+	}
+}
+
+// TestBenchOutputRefused: before anything is measured, and nothing is left of it.
+func TestBenchOutputRefused(t *testing.T) {
+	dir := t.TempDir()
+	for _, test := range []struct {
+		values []string
+		err    string
+	}{
+		{[]string{"yaml"}, `unknown output format "yaml"`},
+		{[]string{"html="}, `unknown output format "html="`},
+		{[]string{"json", "table"}, "choose one"},
+		{[]string{"html=" + filepath.Join(dir, "a"), "html=" + dir}, "is a directory"},
+		{[]string{"html=" + filepath.Join(dir, "a"), "html=" + filepath.Join(dir, "none", "b")}, "no such file"},
+	} {
+		o := benchOutput{values: test.values}
+		if err := o.open(); err == nil || !strings.Contains(err.Error(), test.err) {
+			t.Errorf("%v: error %v, want one that says %q", test.values, err, test.err)
+		}
+	}
+	o := benchOutput{values: []string{"html=" + filepath.Join(dir, "a")}}
+	if err := errors.Join(o.open(), o.close()); err != nil { // as where the run is interrupted
+		t.Error(err)
+	}
+	if left, err := os.ReadDir(dir); err != nil || len(left) > 0 {
+		t.Errorf("left behind: %v, error %v", left, err)
+	}
+}
+
+// TestBenchOutputReplacesNoDevice: renamed onto /dev/null, a file would be in everybody's way.
+func TestBenchOutputReplacesNoDevice(t *testing.T) {
+	pipe := filepath.Join(t.TempDir(), "pipe")
+	if err := unix.Mkfifo(pipe, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if err := o.write(&b, &bench.Report{}); err == nil {
-		t.Error("no error of a file that cannot be written")
+	reader, err := os.OpenFile(pipe, os.O_RDWR, 0) // a pipe without a reader waits for one
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer reader.Close() //nolint:errcheck // read only
+	o := benchOutput{values: []string{"html=" + pipe}}
+	if err := o.open(); err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(o.write(io.Discard, &bench.Report{}), o.close()); err != nil {
+		t.Error(err)
+	}
+	info, err := os.Lstat(pipe)
+	if err != nil || info.Mode()&os.ModeNamedPipe == 0 {
+		t.Errorf("it is %v, error %v, want a pipe still", info.Mode(), err)
+	}
+	head := make([]byte, 9)
+	if n, err := reader.Read(head); err != nil || string(head[:n]) != "<!DOCTYPE" {
+		t.Errorf("the pipe gives %q, error %v, want the page", head[:n], err)
 	}
 }
 

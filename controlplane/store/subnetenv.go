@@ -30,6 +30,9 @@ type SubnetEnv struct {
 // is left alone.
 func (e SubnetEnv) Write(path string) error {
 	data := e.encode()
+	if info, err := os.Stat(path); err == nil && info.Mode()&os.ModeDevice != 0 {
+		return writeDevice(path, data)
+	}
 	if old, err := os.ReadFile(path); err == nil && bytes.Equal(old, data) {
 		return nil
 	}
@@ -38,6 +41,15 @@ func (e SubnetEnv) Write(path string) error {
 	}
 	// Whatever the umask, runtimes that are not root read it.
 	if err := renameio.WriteFile(path, data, 0o644, renameio.IgnoreUmask()); err != nil {
+		return fmt.Errorf("write subnet file: %w", err)
+	}
+	return nil
+}
+
+// writeDevice writes to what must not be replaced by a file: whoever wants no subnet
+// file names /dev/null.
+func writeDevice(path string, data []byte) error {
+	if err := os.WriteFile(path, data, 0); err != nil {
 		return fmt.Errorf("write subnet file: %w", err)
 	}
 	return nil

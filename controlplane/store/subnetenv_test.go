@@ -127,3 +127,17 @@ func FuzzParseSubnetEnv(f *testing.F) {
 		}
 	})
 }
+
+// TestWriteSubnetEnvToDevice: whoever names /dev/null wants no file, and still wants /dev/null.
+func TestWriteSubnetEnvToDevice(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "subnet.env")
+	if err := os.Symlink(os.DevNull, path); err != nil {
+		t.Fatal(err)
+	}
+	if err := (SubnetEnv{Subnet: prefix("172.245.0.0/24"), Network: prefix("172.244.0.0/14"), MTU: 1450}).Write(path); err != nil {
+		t.Error(err)
+	}
+	if to, err := os.Readlink(path); err != nil || to != os.DevNull {
+		t.Errorf("it is a link to %q, error %v, want %s as before", to, err, os.DevNull)
+	}
+}

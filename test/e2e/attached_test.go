@@ -7,6 +7,7 @@ package e2e
 import (
 	"errors"
 	"fmt"
+	"os"
 	"slices"
 	"testing"
 
@@ -18,6 +19,7 @@ import (
 
 	"github.com/bpfnet/bpfnet/controlplane/node"
 	"github.com/bpfnet/bpfnet/controlplane/topology"
+	"github.com/bpfnet/bpfnet/controlplane/underlay/rtnl"
 	"github.com/bpfnet/bpfnet/test/lab"
 )
 
@@ -80,10 +82,11 @@ func (p attachedProgram) String() string {
 	return fmt.Sprintf("%s %s %s %s", p.iface, p.way, p.hook, p.info.Name)
 }
 
+// attachedPrograms are those of a host, whose daemon may be replacing them.
 func attachedPrograms(t *testing.T, h *lab.Host) (all []attachedProgram) {
 	t.Helper()
 	noError(t, h.NS.Do(func() error {
-		links, err := netlink.LinkList()
+		links, err := rtnl.List("links", netlink.LinkList)
 		if err != nil {
 			return err
 		}
@@ -112,38 +115,64 @@ var tcHooks = []tcHook{
 	{"egress", ebpf.AttachTCXEgress, netlink.HANDLE_MIN_EGRESS},
 }
 
-// programs are those of the calling thread's namespace at a hook of a link.
+// programs are those at a hook of a link in the calling thread's namespace; none where the link is gone.
 func (h tcHook) programs(l netlink.Link) (all []attachedProgram, err error) {
-	query, err := link.QueryPrograms(link.QueryOptions{Target: l.Attrs().Index, Attach: h.tcx})
-	if errors.Is(err, unix.EINVAL) { // a kernel without tcx
-		query, err = &link.QueryResult{}, nil
-	}
-	if err != nil {
-		return nil, err
-	}
-	ids := map[string][]ebpf.ProgramID{}
-	for _, attached := range query.Programs {
-		ids["tcx"] = append(ids["tcx"], attached.ID)
-	}
-	filters, err := netlink.FilterList(l, h.clsact)
-	if err != nil {
-		filters = nil // no clsact qdisc: no filters
-	}
-	for _, f := range filters {
-		if bpf, ok := f.(*netlink.BpfFilter); ok {
-			ids["clsact"] = append(ids["clsact"], ebpf.ProgramID(bpf.Id))
+	for way, list := range map[string]func(netlink.Link) ([]ebpf.ProgramID, error){"tcx": h.tcxIDs, "clsact": h.clsactIDs} {
+		infos, err := programInfos(func() ([]ebpf.ProgramID, error) { return list(l) })
+		if err != nil {
+			return nil, err
 		}
-	}
-	for way, ids := range ids {
-		for _, id := range ids {
-			info, err := programInfo(id)
-			if err != nil {
-				return nil, err
-			}
+		for _, info := range infos {
 			all = append(all, attachedProgram{l.Attrs().Name, way, h.name, info})
 		}
 	}
 	return all, nil
+}
+
+func (h tcHook) tcxIDs(l netlink.Link) (ids []ebpf.ProgramID, err error) {
+	query, err := link.QueryPrograms(link.QueryOptions{Target: l.Attrs().Index, Attach: h.tcx})
+	if errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ENODEV) { // a kernel without tcx, or no such link any more
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	for _, p := range query.Programs {
+		ids = append(ids, p.ID)
+	}
+	return ids, nil
+}
+
+func (h tcHook) clsactIDs(l netlink.Link) (ids []ebpf.ProgramID, err error) {
+	filters, err := netlink.FilterList(l, h.clsact)
+	if errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ENODEV) { // no clsact qdisc, or no such link any more
+		return nil, nil
+	}
+	for _, f := range filters {
+		if bpf, ok := f.(*netlink.BpfFilter); ok {
+			ids = append(ids, ebpf.ProgramID(bpf.Id))
+		}
+	}
+	return ids, err
+}
+
+// programInfos lists programs again when one is gone before it is looked at: another has its place.
+func programInfos(list func() ([]ebpf.ProgramID, error)) ([]*ebpf.ProgramInfo, error) {
+	for {
+		ids, err := list()
+		if err != nil {
+			return nil, err
+		}
+		infos := make([]*ebpf.ProgramInfo, len(ids))
+		for i := range ids {
+			if infos[i], err = programInfo(ids[i]); err != nil {
+				break
+			}
+		}
+		if !errors.Is(err, os.ErrNotExist) {
+			return infos, err
+		}
+	}
 }
 
 func programInfo(id ebpf.ProgramID) (*ebpf.ProgramInfo, error) {

@@ -135,7 +135,9 @@ func TestKilledInMidUpgrade(t *testing.T) {
 				noError(t, h.KillDaemon())
 				l.Options.Binary = newer
 				started := inBackground(func() error { return h.StartDaemon(t.Context()) })
-				until(t, point, func() (bool, error) { return reached(before) || started.ended(), nil })
+				until(t, point, func() (bool, error) { // not before the lab knows whom to kill
+					return h.DaemonAlive() && reached(before) || started.ended(), nil
+				})
 				noError(t, h.KillDaemon())
 				<-started.err
 				there.more(20)

@@ -82,45 +82,45 @@ func packetSocket(iface string) (fd int, err error) {
 // read takes packets until Stop ends it.
 func (c *Capture) read() {
 	defer close(c.done)
-	var err error
-	for err == nil {
-		var p Packet
+	for {
+		var err error
 		readErr := c.raw.Read(func(fd uintptr) bool {
-			p, err = receivePacket(int(fd))
+			err = c.receive(int(fd))
 			return !errors.Is(err, unix.EAGAIN)
 		})
-		if readErr != nil {
-			return // Stop's deadline
+		if readErr != nil || err != nil {
+			return // readErr is Stop's deadline
 		}
-		c.add(p, err)
 	}
 }
 
 // drain takes what has been captured but not read.
 func (c *Capture) drain() error {
 	return c.raw.Control(func(fd uintptr) {
-		for {
-			p, err := receivePacket(int(fd))
-			if errors.Is(err, unix.EAGAIN) {
-				return
-			}
-			c.add(p, err)
-			if err != nil {
-				return
-			}
+		var err error
+		for err == nil {
+			err = c.receive(int(fd))
 		}
 	})
 }
 
-func (c *Capture) add(p Packet, err error) {
+// receive reads one packet and adds it, at once for all who do: else one that was read
+// first could be added last. EAGAIN is that there is none.
+func (c *Capture) receive(fd int) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if err == nil {
+	p, err := receivePacket(fd)
+	switch {
+	case errors.Is(err, unix.EAGAIN):
+		return err
+	case err != nil:
+		c.err = errors.Join(c.err, err)
+	default:
 		c.packets = append(c.packets, p)
 	}
-	c.err = errors.Join(c.err, err)
 	close(c.more)
 	c.more = make(chan struct{})
+	return err
 }
 
 // Packets are those captured so far.

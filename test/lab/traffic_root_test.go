@@ -6,6 +6,7 @@ package lab_test
 
 import (
 	"context"
+	endian "encoding/binary"
 	"errors"
 	"fmt"
 	"strings"
@@ -193,6 +194,50 @@ func TestCaptureWaitFor(t *testing.T) {
 	defer cancel()
 	if _, err := c.WaitFor(ctx, func(lab.Packet) bool { return false }); !errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("wait for a packet that does not come: %v, want the deadline", err)
+	}
+	stop(t, c)
+}
+
+// TestCaptureTakeInOrder takes packets while they come: each is taken once, in the
+// order that they passed the interface in, whoever of the two readers had it.
+func TestCaptureTakeInOrder(t *testing.T) {
+	l := up(t, func(*lab.Options) {})
+	route(t, l)
+	from, to := l.Hosts[0].Containers[0], l.Hosts[0].Containers[1]
+	c := capture(t, to.NS, "eth0")
+	const count = 5000
+	sent := make(chan error, 1)
+	go func() {
+		_, err := lab.TransferUDP(t.Context(), from.NS, to.NS, to.Addr, lab.UDPOptions{Count: count, Size: 64})
+		sent <- err
+	}()
+	next, ended := 0, false
+	for !ended {
+		select {
+		case err := <-sent:
+			if err != nil {
+				t.Error(err)
+			}
+			ended = true // all have passed
+		default:
+		}
+		packets, err := c.Take()
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, p := range packets {
+			d := lab.Decode(p)
+			if p.Outgoing || len(d.UDP) == 0 {
+				continue
+			}
+			if n := int(endian.BigEndian.Uint64(d.UDP[0].Payload)); n != next {
+				t.Fatalf("packet %d taken, want %d", n, next)
+			}
+			next++
+		}
+	}
+	if next != count {
+		t.Errorf("%d packets taken, want %d", next, count)
 	}
 	stop(t, c)
 }

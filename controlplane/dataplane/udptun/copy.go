@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
-	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -43,8 +42,8 @@ func (t *Tunnel) receive(ctx context.Context) error {
 	return nil
 }
 
-// pump hands batches on until ctx ends and then until nothing is left, or for
-// drainTime where more keeps coming.
+// pump hands batches on until ctx ends and then until nothing is left, or
+// drainMost packets where more keeps coming.
 func pump(ctx context.Context, from *source, handle func(n int) error) error {
 	for ctx.Err() == nil {
 		n, err := from.next()
@@ -58,7 +57,7 @@ func pump(ctx context.Context, from *source, handle func(n int) error) error {
 			return err
 		}
 	}
-	for end := time.Now().Add(drainTime); time.Now().Before(end); {
+	for most := drainMost; most > 0; {
 		n, err := from.left()
 		if n == 0 || err != nil {
 			return err
@@ -66,6 +65,7 @@ func pump(ctx context.Context, from *source, handle func(n int) error) error {
 		if err := handle(n); err != nil {
 			return err
 		}
+		most -= n
 	}
 	return nil
 }

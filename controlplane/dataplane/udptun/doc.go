@@ -51,7 +51,7 @@
 //  1. Fill the maps and attach the programs: they take what arrives from now on.
 //  2. Replace the routes by ones that lead away from the device.
 //  3. End Run's context. What had been queued in the device and in the socket is
-//     still copied before Run returns (for at most [drainTime]).
+//     still copied before Run returns (at most [drainMost] packets each way).
 //  4. Close, Remove.
 //
 // Between two tunnels, such as for another port or another subnet, the device

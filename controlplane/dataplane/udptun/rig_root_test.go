@@ -11,6 +11,8 @@ import (
 	"log/slog"
 	"net/netip"
 	"os/exec"
+	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -69,6 +71,9 @@ func newRig(t *testing.T) *rig {
 		r.run(n, "ip link set eth0 up")
 		r.run(n, fmt.Sprintf("ip addr add %s/24 dev eth0", n.addr))
 		r.run(n, fmt.Sprintf("ip addr add %s/32 dev lo", n.container))
+	}
+	for _, n := range []*node{r.left, r.right} { // until then it drops what it is given, and its route is "linkdown"
+		r.until("the veth is up", func() bool { return strings.Contains(r.run(n, "ip link show eth0"), "state UP") })
 	}
 	return r
 }
@@ -193,6 +198,26 @@ func (r *rig) until(what string, done func() bool) {
 	if err := lab.Until(r.ctx, what, func() (bool, error) { return done(), nil }); err != nil {
 		r.Fatal(err)
 	}
+}
+
+// counted waits until a node has counted what it copied: what a ping has seen may not be yet.
+func (r *rig) counted(n *node, is func(udptun.Stats) bool) {
+	r.Helper()
+	if err := lab.Until(r.ctx, "all is counted", func() (bool, error) { return is(n.tunnel.Stats()), nil }); err != nil {
+		r.Fatalf("%s: %v: %+v", n.Namespace, err, n.tunnel.Stats())
+	}
+}
+
+// inDelivers is how many IPv4 packets the node's sockets have been given: ipInDelivers of RFC 4293.
+func (r *rig) inDelivers(n *node) int {
+	r.Helper()
+	lines := strings.Split(r.run(n, "cat /proc/net/snmp"), "\n")
+	column := slices.Index(strings.Fields(lines[0]), "InDelivers")
+	delivered, err := strconv.Atoi(strings.Fields(lines[1])[column])
+	if err != nil {
+		r.Fatal(err)
+	}
+	return delivered
 }
 
 // drops checks that exactly these were dropped.

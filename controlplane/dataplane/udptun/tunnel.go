@@ -16,8 +16,9 @@ import (
 	"golang.org/x/sync/errgroup"
 )
 
-// drainTime bounds how long the end of Run takes.
-const drainTime = 100 * time.Millisecond
+// drainMost bounds, in packets, what the end of Run still copies each way: more than wait at once, be it
+// 500 in the device (TUN_READQ_SIZE, drivers/net/tun.c) or small ones in the socket's buffer.
+const drainMost = 1 << 14
 
 // Options say what the tunnel is. All are needed.
 type Options struct {

@@ -90,7 +90,10 @@ func TestWatchConfig(t *testing.T) {
 func TestDeadline(t *testing.T) {
 	e := newEtcd(t)
 	e.stop()
-	s := e.open(Options{})
+	var log logged
+	s := e.open(Options{Logger: log.logger()})
+	running(t, func(ctx context.Context) error { return s.WatchConfig(ctx, func([]byte) {}) })
+	eventually(t, "the loss is known", func() bool { return log.count("etcd is out of reach") == 1 })
 	ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
 	defer cancel()
 	_, err := s.Config(ctx)

@@ -38,7 +38,7 @@ func startEtcd(t *testing.T, n *node) {
 // answers checks that etcd is served where its endpoints say.
 func answers(t *testing.T, n *node) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
 	s, err := store.Open(ctx, store.Options{Endpoints: n.etcd.endpoints(), Prefix: "/test", Logger: n.log})
 	if err != nil {
@@ -63,7 +63,7 @@ func TestEtcdThatDiesIsStartedAnew(t *testing.T) {
 		if err == nil {
 			t.Error("the session goes on")
 		}
-	case <-time.After(10 * time.Second):
+	case <-time.After(patience):
 		t.Fatal("nobody noticed")
 	}
 	startEtcd(t, n)

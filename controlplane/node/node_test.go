@@ -87,7 +87,7 @@ func TestRunEndsWithItsContext(t *testing.T) {
 		if err != nil {
 			t.Errorf("error %v of a daemon that was told to stop", err)
 		}
-	case <-time.After(10 * time.Second):
+	case <-time.After(patience):
 		t.Fatal("goes on though its context has ended")
 	}
 	if got := lines(); len(got) == 0 || len(got) > 2 {
@@ -95,11 +95,14 @@ func TestRunEndsWithItsContext(t *testing.T) {
 	}
 }
 
+// patience is how long a test waits for what has to happen.
+const patience = time.Minute
+
 func waitFor(t *testing.T, condition func() bool) {
 	t.Helper()
-	for deadline := time.Now().Add(10 * time.Second); !condition(); time.Sleep(5 * time.Millisecond) {
+	for deadline := time.Now().Add(patience); !condition(); time.Sleep(5 * time.Millisecond) {
 		if time.Now().After(deadline) {
-			t.Fatal("waited for 10 s")
+			t.Fatalf("waited for %s", patience)
 		}
 	}
 }

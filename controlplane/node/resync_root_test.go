@@ -156,9 +156,9 @@ func whileRunning(t *testing.T, part func(context.Context) error, test func()) {
 // until is a waitFor that a goroutine beside the test's may call.
 func until(t *testing.T, what string, condition func() bool) bool {
 	t.Helper()
-	for deadline := time.Now().Add(10 * time.Second); !condition(); time.Sleep(5 * time.Millisecond) {
+	for deadline := time.Now().Add(patience); !condition(); time.Sleep(5 * time.Millisecond) {
 		if time.Now().After(deadline) {
-			t.Errorf("waited 10 s: %s", what)
+			t.Errorf("waited %s: %s", patience, what)
 			return false
 		}
 	}

@@ -132,7 +132,7 @@ func TestApplyPrunesOursOnly(t *testing.T) {
 		"ip route add 10.8.0.0/24 via 192.168.32.1",
 		"ip route add 172.250.0.0/24 via 192.168.32.9 proto static",
 		"ip neigh add 192.168.32.9 lladdr c6:00:00:00:00:09 dev eth0",
-		"ip neigh replace 172.249.0.0 lladdr c6:00:00:00:00:08 nud reachable dev bpfnet0",
+		"ip neigh replace 172.249.0.0 lladdr c6:00:00:00:00:08 nud stale dev bpfnet0",
 		"bridge fdb append 00:00:00:00:00:00 dev bpfnet0 dst 192.168.32.99",
 	} {
 		ip(t, strings.Fields(cmd)...)
@@ -140,7 +140,7 @@ func TestApplyPrunesOursOnly(t *testing.T) {
 	apply(t, topology.State{Self: s, Peers: []topology.Peer{peer(2, topology.EncapVXLAN, s.Uplink)}})
 	want := map[string][]string{
 		"routes":     {"172.246.0.0/24 via 172.246.0.0 dev bpfnet0 onlink"},
-		"neighbours": {"172.246.0.0 lladdr c6:00:00:00:00:02 PERMANENT", "172.249.0.0 lladdr c6:00:00:00:00:08 REACHABLE"},
+		"neighbours": {"172.246.0.0 lladdr c6:00:00:00:00:02 PERMANENT", "172.249.0.0 lladdr c6:00:00:00:00:08 STALE"},
 		"fdb": {
 			"00:00:00:00:00:00 dst 192.168.32.99 self permanent",
 			"c6:00:00:00:00:02 dst 192.168.32.246 self permanent",

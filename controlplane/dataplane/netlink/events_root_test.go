@@ -92,22 +92,17 @@ func eventName(kind uint16, data []byte) string {
 	return name
 }
 
-// settle waits until no veth has an announcement of its carrier outstanding (the
+// settle waits until no device has an announcement of its carrier outstanding (the
 // kernel delays those by up to a second, net/core/link_watch.c), and no address of IPv6
 // that of itself and its route (addrconf_dad_work in net/ipv6/addrconf.c, even where nothing is detected).
 func settle(t *testing.T) {
 	t.Helper()
-	eventually(t, "every veth is operational", func() bool {
+	eventually(t, "every veth is operational, and no TUN device", func() bool {
 		links, err := netlink.LinkList()
-		if err != nil {
-			return false
-		}
-		for _, l := range links {
-			if l.Type() == "veth" && l.Attrs().OperState != netlink.OperUp {
-				return false
-			}
-		}
-		return true
+		return err == nil && !slices.ContainsFunc(links, func(l netlink.Link) bool {
+			state := l.Attrs().OperState
+			return l.Type() == "veth" && state != netlink.OperUp || l.Type() == "tuntap" && state != netlink.OperDown
+		})
 	})
 	eventually(t, "every IPv6 address has its route", addressesRouted)
 }
@@ -126,7 +121,7 @@ func addressesRouted() bool {
 
 func eventually(t *testing.T, what string, ok func() bool) {
 	t.Helper()
-	for deadline := time.Now().Add(10 * time.Second); !ok(); time.Sleep(5 * time.Millisecond) {
+	for deadline := time.Now().Add(time.Minute); !ok(); time.Sleep(5 * time.Millisecond) {
 		if time.Now().After(deadline) {
 			t.Fatalf("never saw that %s", what)
 		}

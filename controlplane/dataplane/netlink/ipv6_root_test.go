@@ -315,7 +315,7 @@ func TestApply6PrunesOursOnly(t *testing.T) {
 	for _, cmd := range []string{
 		"ip route add 2001:db8:42:2::/64 via 2001:db8:32::9",
 		"ip route add 2001:db8:99::/64 via 2001:db8:32::1",
-		"ip neigh replace 2001:db8:42:9:: lladdr c6:00:00:00:00:08 nud reachable dev bpfnet0-v6",
+		"ip neigh replace 2001:db8:42:9:: lladdr c6:00:00:00:00:08 nud stale dev bpfnet0-v6",
 		"bridge fdb append 00:00:00:00:00:00 dev bpfnet0-v6 dst 2001:db8:32::99",
 	} {
 		ip(t, strings.Fields(cmd)...)
@@ -330,7 +330,7 @@ func TestApply6PrunesOursOnly(t *testing.T) {
 	apply(t, topology.State{Self: s})
 	want := map[string][]string{
 		"routes":     nil,
-		"neighbours": {"2001:db8:42:9:: lladdr c6:00:00:00:00:08 REACHABLE"},
+		"neighbours": {"2001:db8:42:9:: lladdr c6:00:00:00:00:08 STALE"},
 		"fdb":        {"00:00:00:00:00:00 dst 2001:db8:32::99 self permanent"},
 	}
 	if diff := cmp.Diff(want, shown6(t)); diff != "" {

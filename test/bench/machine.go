@@ -25,13 +25,13 @@ type Machine struct {
 	Kernel      string            `json:"kernel"`
 	Arch        string            `json:"arch"`
 	CPU         string            `json:"cpu"`
-	CPUs        int               `json:"cpus"`
+	CPUs        int               `json:"cpus"`           // of the machine
 	Cores       []int             `json:"cores"`          // the CPUs that sender and receiver were pinned to
 	Governor    string            `json:"governor"`       // of CPU frequency; "none" where the kernel governs none
 	Mitigations map[string]string `json:"mitigations"`    // /sys/devices/system/cpu/vulnerabilities
 	Sysctls     map[string]string `json:"sysctls"`        // of a host's network namespace
 	Offloads    map[string]bool   `json:"offloads"`       // of the uplink, where no load says otherwise
-	Background  float64           `json:"background"`     // share of all CPUs' time that others took before the first round
+	Background  float64           `json:"background"`     // share of all CPUs' time that others took before the first round or after any, at most
 	Steal       float64           `json:"steal"`          // share of all CPUs' time that a hypervisor took meanwhile
 	Rounds      int               `json:"rounds"`         //
 	Duration    float64           `json:"duration"`       // seconds, of each measurement
@@ -41,7 +41,7 @@ type Machine struct {
 // DescribeMachine is the machine, the cores that a run will use, and what others
 // do there just now.
 func DescribeMachine(ctx context.Context) (Machine, error) {
-	m := Machine{Time: time.Now().UTC().Truncate(time.Second), Arch: runtime.GOARCH, CPUs: runtime.NumCPU(), Governor: "none"}
+	m := Machine{Time: time.Now().UTC().Truncate(time.Second), Arch: runtime.GOARCH, Governor: "none"}
 	var u unix.Utsname
 	if err := unix.Uname(&u); err != nil {
 		return m, fmt.Errorf("read kernel version: %w", err)
@@ -58,7 +58,12 @@ func DescribeMachine(ctx context.Context) (Machine, error) {
 	}
 	m.Mitigations = readDir("/sys/devices/system/cpu/vulnerabilities")
 	m.Sysctls = readSysctls()
-	m.Background, err = background(ctx, m.CPUs)
+	now, err := traffic.ReadMachine()
+	if err != nil {
+		return m, err
+	}
+	m.CPUs = now.CPUs
+	m.Background, err = background(ctx)
 	return m, err
 }
 

@@ -13,11 +13,11 @@ import (
 )
 
 const (
-	minWarmUp  = 50 * time.Millisecond // for neighbours, caches and TCP's window
-	maxWarmUp  = 500 * time.Millisecond
-	callLimit  = 10 * time.Second // for an agent to answer
-	patience   = 2 * time.Second  // beyond a measurement's duration, for the first packet
-	machineRun = 500 * time.Millisecond
+	minWarmUp = 50 * time.Millisecond // for neighbours, caches and TCP's window
+	maxWarmUp = 500 * time.Millisecond
+	callLimit = 10 * time.Second       // for an agent to answer
+	patience  = 2 * time.Second        // beyond a measurement's duration, for the first packet
+	aside     = 300 * time.Millisecond // to look at what others do
 )
 
 func warmUp(d time.Duration) time.Duration { return min(max(d/10, minWarmUp), maxWarmUp) }
@@ -129,13 +129,13 @@ func Sleep(ctx context.Context, d time.Duration) error {
 	}
 }
 
-// background is the share of all CPUs' time that others take.
-func background(ctx context.Context, cpus int) (float64, error) {
+// background is the share of all CPUs' time that others take, while nothing is measured.
+func background(ctx context.Context) (float64, error) {
 	before, err := traffic.ReadMachine()
 	if err != nil {
 		return 0, err
 	}
-	if err = Sleep(ctx, machineRun); err != nil {
+	if err = Sleep(ctx, aside); err != nil {
 		return 0, err
 	}
 	after, err := traffic.ReadMachine()
@@ -143,5 +143,5 @@ func background(ctx context.Context, cpus int) (float64, error) {
 		return 0, err
 	}
 	c := after.Since(before)
-	return c.Busy.Seconds() / (c.At.Seconds() * float64(cpus)), nil
+	return c.Busy.Seconds() / (c.At.Seconds() * float64(c.CPUs)), nil
 }

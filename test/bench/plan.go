@@ -31,6 +31,11 @@ func (p *plan) run(ctx context.Context, r *Report) error {
 				return err
 			}
 		}
+		others, err := background(ctx)
+		if err != nil {
+			return err
+		}
+		r.Machine.Background = max(r.Machine.Background, others)
 	}
 	var names []string
 	for _, w := range p.ways {

@@ -54,7 +54,7 @@ type setting struct{ Name, Value string }
 // settings are what else of the machine is known, sorted by name.
 func settings(m bench.Machine) []setting {
 	all := []setting{
-		{"CPU time taken by others before", fmt.Sprintf("%.1f %%", 100*m.Background)},
+		{"CPU time taken by others between measurements, at most", fmt.Sprintf("%.1f %%", 100*m.Background)},
 		{"CPU time taken by a hypervisor", fmt.Sprintf("%.1f %%", 100*m.Steal)},
 	}
 	for _, name := range slices.Sorted(maps.Keys(m.Sysctls)) {

@@ -80,7 +80,7 @@ const noticeable = 0.05 // share of the CPUs' time
 func warnings(m bench.Machine) []string {
 	var all []string
 	if m.Background > noticeable {
-		all = append(all, fmt.Sprintf("warning: the machine was not quiet: others took %.0f %% of its CPUs before the first round", 100*m.Background))
+		all = append(all, fmt.Sprintf("warning: the machine was not quiet: others took up to %.0f %% of its CPUs between measurements", 100*m.Background))
 	}
 	if m.Steal > noticeable {
 		all = append(all, fmt.Sprintf("warning: a hypervisor took %.0f %% of the CPUs' time", 100*m.Steal))

@@ -26,6 +26,7 @@ type Count struct {
 	Busy  time.Duration // time that the CPUs of the machine were not idle, by all, added up
 	Steal time.Duration // time that the CPUs were kept from running by a hypervisor
 	Boot  string        // which machine: its boot's id
+	CPUs  int           // that the machine has, whichever of them this process may run on
 }
 
 // Since is what was added since an earlier count.
@@ -62,7 +63,7 @@ func ReadMachine() (c Count, err error) {
 		return c, err
 	}
 	c.At = time.Duration(ts.Nano())
-	c.Steal = t.steal
+	c.Steal, c.CPUs = t.steal, t.cpus
 	// Idle time is measured; the kernel's split of the rest is only sampled, at each tick.
 	c.Busy = c.At*time.Duration(t.cpus) - t.idle - t.steal
 	return c, nil

@@ -107,6 +107,9 @@ func parseTargets(values []string, to string) ([]bench.Target, error) {
 		if name == "" || err != nil {
 			return nil, fmt.Errorf("--target %q: give NAME=ADDRESS, such as host=192.168.32.246", v)
 		}
+		if addr.Zone() != "" {
+			return nil, fmt.Errorf("--target %q: give an address that holds on both hosts, not one of a link", v)
+		}
 		if seen[name] {
 			return nil, fmt.Errorf("--target %s is given twice", name)
 		}

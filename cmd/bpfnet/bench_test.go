@@ -39,6 +39,7 @@ func TestParseTargets(t *testing.T) {
 		{[]string{"192.168.32.246"}, "", nil, "give NAME=ADDRESS"},
 		{[]string{"=192.168.32.246"}, "", nil, "give NAME=ADDRESS"},
 		{[]string{"host=h2"}, "", nil, "give NAME=ADDRESS"},
+		{[]string{"host=fe80::2%eth0"}, "", nil, "not one of a link"},
 		{[]string{"a=192.168.32.246", "a=192.168.32.247"}, "", nil, "--target a is given twice"},
 	} {
 		got, err := parseTargets(test.values, test.to)

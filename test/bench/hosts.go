@@ -111,7 +111,11 @@ func dialAgent(ctx context.Context, address string) (*traffic.Agent, error) {
 	if err != nil {
 		return nil, fmt.Errorf("reach bench serve (does it run there?): %w", err)
 	}
-	return traffic.Connect(conn), nil
+	agent := traffic.Connect(conn)
+	if err := agent.Hello(ctx); err != nil {
+		return nil, errors.Join(fmt.Errorf("talk to bench serve (is it that at %s, of this version?): %w", address, err), agent.Close())
+	}
+	return agent, nil
 }
 
 // withoutUplink leaves the loads out that change settings of the uplink: what

@@ -5,6 +5,8 @@ package bench
 import (
 	"bytes"
 	"context"
+	"errors"
+	"io"
 	"net"
 	"net/netip"
 	"strings"
@@ -65,6 +67,37 @@ func TestTwoHosts(t *testing.T) {
 	}
 }
 
+// answering is a server that says the same to everybody.
+func answering(t *testing.T, what string) (address string) {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		for {
+			conn, err := l.Accept()
+			if err != nil {
+				return
+			}
+			if _, err = io.WriteString(conn, what); err == nil {
+				_, err = io.Copy(io.Discard, conn)
+			}
+			if err = errors.Join(err, conn.Close()); err != nil {
+				t.Error(err)
+			}
+		}
+	})
+	t.Cleanup(func() {
+		if err := l.Close(); err != nil {
+			t.Error(err)
+		}
+		wg.Wait()
+	})
+	return l.Addr().String()
+}
+
 func TestTwoHostsRefused(t *testing.T) {
 	o := options(t)
 	control := serve(t, o.Binary)
@@ -80,6 +113,8 @@ func TestTwoHostsRefused(t *testing.T) {
 	}{
 		"nobody serves":           {Target{"host", local, "127.0.0.1:1"}, o.Loads, "does it run there?"},
 		"an address not of there": {Target{"host", netip.MustParseAddr("192.0.2.1"), control}, o.Loads, "is it an address of this host?"},
+		"another service":         {Target{"host", local, answering(t, "SSH-2.0-OpenSSH_9.9\r\n")}, o.Loads, "talk to bench serve (is it that at "},
+		"another version":         {Target{"host", local, answering(t, `{"Protocol":99}`)}, o.Loads, "use one version of bpfnet on both hosts"},
 		"no load left":            {Target{"host", local, control}, uplink, "nothing to measure"},
 	} {
 		o.Loads = test.loads

@@ -65,7 +65,11 @@ func (w way) start(ctx context.Context, l Load) error {
 	if err != nil {
 		return err
 	}
-	return w.client.Dial(ctx, l.Spec, 0, w.addr, ports)
+	err = w.client.Dial(ctx, l.Spec, 0, w.addr, ports)
+	if errors.Is(err, context.DeadlineExceeded) {
+		err = fmt.Errorf("connect to port %d of %s (does a firewall let ports of the kernel's choice through?): %w", ports[0], w.addr, err)
+	}
+	return err
 }
 
 // observe lets a load get going and counts what it does in a time.

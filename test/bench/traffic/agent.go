@@ -23,7 +23,12 @@ type request struct {
 
 type verb string
 
+// protocol is raised with each change after which two versions would misunderstand
+// one another, or measure something else by the same name.
+const protocol = 1
+
 const (
+	doHello  verb = "hello"
 	doListen verb = "listen"
 	doDial   verb = "dial"
 	doCount  verb = "count"
@@ -31,9 +36,10 @@ const (
 )
 
 type reply struct {
-	Error string
-	Ports []uint16
-	Count Count
+	Error    string
+	Protocol int // said to hello
+	Ports    []uint16
+	Count    Count
 }
 
 // agent does what it is told, one half at a time.
@@ -74,6 +80,8 @@ func Serve(r io.Reader, w io.Writer, listenOnly bool) (err error) {
 
 func (a *agent) do(q request) (reply, error) {
 	switch q.Do {
+	case doHello:
+		return reply{Protocol: protocol}, nil
 	case doListen:
 		return a.listen(q)
 	case doDial:

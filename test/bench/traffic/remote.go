@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/netip"
 	"os"
 	"os/exec"
@@ -71,8 +72,22 @@ func (p *process) kill() {
 	_ = p.cmd.Process.Kill() // it had ended: so much the better
 }
 
-// Close ends the agent.
-func (a *Agent) Close() error { return a.conn.Close() }
+// Close ends the agent. That it was given up before is no error.
+func (a *Agent) Close() error {
+	if err := a.conn.Close(); !errors.Is(err, net.ErrClosed) {
+		return err
+	}
+	return nil
+}
+
+// Hello sees to it that an agent is at the other end, and one of the same kind.
+func (a *Agent) Hello(ctx context.Context) error {
+	r, err := a.ask(ctx, request{Do: doHello})
+	if err == nil && r.Protocol != protocol {
+		err = fmt.Errorf("agent speaks protocol %d, this is %d: use one version of bpfnet on both hosts", r.Protocol, protocol)
+	}
+	return err
+}
 
 // Listen opens the listening half of a load at an address of the agent's host
 // and returns its ports. core counts from 0, round and round the host's cores.

@@ -5,10 +5,12 @@
 package loader
 
 import (
+	"fmt"
 	"slices"
 	"testing"
 
 	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
 
 	"github.com/bpfnet/bpfnet/bpf"
 	"github.com/bpfnet/bpfnet/test/nstest"
@@ -151,5 +153,50 @@ func replaceInterface(t *testing.T, name string) {
 	attrs.Name, attrs.Index = name, old.Attrs().Index
 	if err := netlink.LinkAdd(&netlink.Veth{LinkAttrs: attrs, PeerName: "peer-" + name}); err != nil {
 		t.Fatal(err)
+	}
+}
+
+// Containers come and go while interfaces are listed.
+func TestListWhileInterfacesComeAndGo(t *testing.T) {
+	nstest.Enter(t)
+	for i := range 40 { // more than one message of a listing takes
+		nstest.AddVeth(t, fmt.Sprintf("veth%d", i), 1500)
+	}
+	before, err := interfaces()
+	if err != nil {
+		t.Fatal(err)
+	}
+	churn, err := netlink.NewHandle(unix.NETLINK_ROUTE)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer churn.Close()
+	done, ended := make(chan struct{}), make(chan int)
+	go func() { ended <- comeAndGo(churn, done) }()
+	for range 200 {
+		if all, err := interfaces(); err != nil || len(all) < len(before) {
+			t.Errorf("%d interfaces, %v, want %d at least", len(all), err, len(before))
+		}
+	}
+	close(done)
+	if n := <-ended; n == 0 {
+		t.Error("no interface came and went")
+	}
+}
+
+// comeAndGo makes and removes an interface, again and again, and returns how often.
+func comeAndGo(h *netlink.Handle, done <-chan struct{}) (times int) {
+	for {
+		select {
+		case <-done:
+			return times
+		default:
+		}
+		attrs := netlink.NewLinkAttrs()
+		attrs.Name = "passing"
+		veth := &netlink.Veth{LinkAttrs: attrs, PeerName: "peer-passing"}
+		if h.LinkAdd(veth) == nil && h.LinkDel(veth) == nil {
+			times++
+		}
 	}
 }

@@ -63,7 +63,7 @@ func (c clsact) detach(a attachment) error {
 	if err != nil || f == nil {
 		return err
 	}
-	if err := netlink.FilterDel(f); err != nil && !errors.Is(err, unix.ENOENT) {
+	if err := netlink.FilterDel(f); err != nil && !errors.Is(err, unix.ENOENT) && !errors.Is(err, unix.ENODEV) {
 		return fmt.Errorf("remove filter: %w", err)
 	}
 	return c.removeEmptyQdisc(a.ifindex)
@@ -77,16 +77,16 @@ func (clsact) removeEmptyQdisc(ifindex int) error {
 			return err
 		}
 	}
-	if err := netlink.QdiscDel(qdisc(ifindex)); err != nil && !errors.Is(err, unix.ENOENT) {
+	if err := netlink.QdiscDel(qdisc(ifindex)); err != nil && !errors.Is(err, unix.ENOENT) && !errors.Is(err, unix.ENODEV) {
 		return fmt.Errorf("remove clsact qdisc: %w", err)
 	}
 	return nil
 }
 
 func (c clsact) list() ([]attachment, error) {
-	links, err := netlink.LinkList()
+	links, err := interfaces()
 	if err != nil {
-		return nil, fmt.Errorf("list interfaces: %w", err)
+		return nil, err
 	}
 	var all []attachment
 	for _, l := range links {
@@ -105,9 +105,9 @@ func (c clsact) list() ([]attachment, error) {
 }
 
 func (c clsact) detachUnknown() error {
-	links, err := netlink.LinkList()
+	links, err := interfaces()
 	if err != nil {
-		return fmt.Errorf("list interfaces: %w", err)
+		return err
 	}
 	for _, l := range links {
 		for _, h := range []hook{{}, {egress: true}} {
@@ -121,6 +121,23 @@ func (c clsact) detachUnknown() error {
 		}
 	}
 	return err
+}
+
+// listTries bounds how often interfaces are listed again that came or went meanwhile.
+const listTries = 20
+
+// interfaces are those of this network namespace. A listing that was interrupted by a change
+// (NLM_F_DUMP_INTR), as there are many on a node that starts containers, is taken again: it may lack some.
+func interfaces() (all []netlink.Link, err error) {
+	for range listTries {
+		if all, err = netlink.LinkList(); !errors.Is(err, netlink.ErrDumpInterrupted) {
+			break
+		}
+	}
+	if err != nil {
+		return nil, fmt.Errorf("list interfaces: %w", err)
+	}
+	return all, nil
 }
 
 func unknown(f netlink.Filter) bool {

@@ -5,12 +5,14 @@
 package loader
 
 import (
+	"errors"
 	"os"
 	"path/filepath"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/bpfnet/bpfnet/maps"
 	"github.com/bpfnet/bpfnet/test/nstest"
 )
 
@@ -82,5 +84,57 @@ func TestKilledWhileReplacingMaps(t *testing.T) {
 				t.Errorf("hosts maps (-want +got):\n%s", diff)
 			}
 		})
+	}
+}
+
+// Who opens the maps while daemons publish others has the maps of one datapath.
+func TestOpenBesidePublish(t *testing.T) {
+	nstest.Enter(t)
+	o := testOptions(t)
+	var daemons []*Datapath
+	for _, size := range []uint32{16, 32} {
+		o.Sizes.Neighbours, o.Sizes.Endpoints = size, size
+		d := open(t, o)
+		if err := d.Publish(); err != nil {
+			t.Fatal(err)
+		}
+		daemons = append(daemons, d)
+	}
+	done, ended := make(chan struct{}), make(chan error)
+	go func() { ended <- publishUntil(done, daemons) }()
+	sizes := map[uint32]int{} // how often each datapath was there
+	for sizes[16] < 20 || sizes[32] < 20 {
+		set, err := maps.OpenPinned(filepath.Join(o.PinDir, mapsDir))
+		if err != nil {
+			t.Error(err)
+			break
+		}
+		if n, e := set.Neigh.Max(), set.Endpoints.Max(); n != e {
+			t.Errorf("map neigh of one datapath, with %d entries, and endpoints of another, with %d", n, e)
+		}
+		sizes[set.Neigh.Max()]++
+		if err := set.Close(); err != nil {
+			t.Error(err)
+		}
+	}
+	close(done)
+	if err := <-ended; err != nil {
+		t.Error(err)
+	}
+}
+
+// publishUntil publishes the maps of one daemon after the other.
+func publishUntil(done <-chan struct{}, daemons []*Datapath) error {
+	for i := 0; ; i++ {
+		select {
+		case <-done:
+			return nil
+		default:
+		}
+		d := daemons[i%len(daemons)]
+		d.staged = true
+		if err := errors.Join(d.stage(), publishMaps(d.pinDir)); err != nil {
+			return err
+		}
 	}
 }

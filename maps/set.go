@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"path/filepath"
 
 	"github.com/cilium/ebpf"
 )
@@ -85,13 +84,35 @@ func OpenPinned(dir string) (*Set, error) { return openPinned(dir, true) }
 // AdoptPinned is OpenPinned to write, for who holds the run directory's lock.
 func AdoptPinned(dir string) (*Set, error) { return openPinned(dir, false) }
 
-func openPinned(dir string, readOnly bool) (*Set, error) {
+// openPinned opens the maps of one directory: a daemon that upgrades puts another in its place, and removes it.
+func openPinned(path string, readOnly bool) (*Set, error) {
+	for {
+		dir, err := os.Open(path)
+		if errors.Is(err, os.ErrNotExist) {
+			return nil, fmt.Errorf("%w pinned in %s", ErrNoDatapath, path)
+		}
+		if err != nil {
+			return nil, fmt.Errorf("open pinned maps: %w", err)
+		}
+		set, err := openDir(dir, readOnly)
+		again := errors.Is(err, os.ErrNotExist) && replaced(dir, path)
+		if err = errors.Join(err, dir.Close()); !again {
+			return set, err
+		}
+	}
+}
+
+// replaced reports whether a directory is no longer, or was never, the one of that path.
+func replaced(dir *os.File, path string) bool {
+	then, err := dir.Stat()
+	now, e := os.Stat(path)
+	return err == nil && (errors.Is(e, os.ErrNotExist) || e == nil && !os.SameFile(then, now))
+}
+
+func openDir(dir *os.File, readOnly bool) (*Set, error) {
 	spec, err := datapathSpec()
 	if err != nil {
 		return nil, err
-	}
-	if _, err = os.Stat(dir); errors.Is(err, os.ErrNotExist) {
-		return nil, fmt.Errorf("%w pinned in %s", ErrNoDatapath, dir)
 	}
 	var owned []io.Closer
 	maps := make(map[string]*ebpf.Map, len(spec.Maps))
@@ -101,7 +122,7 @@ func openPinned(dir string, readOnly bool) (*Set, error) {
 		}
 		// Who reads the ring also writes how far it got.
 		options := &ebpf.LoadPinOptions{ReadOnly: readOnly && ms.Type != ebpf.RingBuf}
-		maps[name], err = ebpf.LoadPinnedMap(filepath.Join(dir, name), options)
+		maps[name], err = ebpf.LoadPinnedMap(fmt.Sprintf("/proc/self/fd/%d/%s", dir.Fd(), name), options)
 		if err != nil {
 			return nil, errors.Join(fmt.Errorf("open pinned map %s: %w", name, err), closeAll(owned))
 		}

@@ -8,6 +8,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/bpfnet/bpfnet/controlplane/node"
 	"github.com/bpfnet/bpfnet/controlplane/topology"
 	"github.com/bpfnet/bpfnet/test/lab"
@@ -63,6 +65,26 @@ func TestCopierGone(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestCopierDelayed stops the daemon of h2 for a second, as a machine that is busy does, where it
+// copies the packets: they wait for it.
+//
+//	as in TestRestart
+func TestCopierDelayed(t *testing.T) {
+	m := mode{node.Netlink, topology.EncapUDP}
+	l := serve(t, m.in(nil))
+	h1, h2 := l.Hosts[0], l.Hosts[1]
+	there, back := crossing(t, h1, h2)
+	there.ttl, back.ttl = m.ttl(there.ttl), m.ttl(back.ttl)
+	pid, sent := daemonPID(t, h2), back.ping.Snapshot().Sent
+	noError(t, unix.Kill(pid, unix.SIGSTOP))
+	until(t, "1,000 more pings are sent", func() (bool, error) { return back.ping.Snapshot().Sent >= sent+1000, nil })
+	noError(t, unix.Kill(pid, unix.SIGCONT))
+	there.more(100)
+	back.more(100)
+	there.intact()
+	back.intact()
 }
 
 func viewsOf(t *testing.T, l *lab.Lab) (all []view) {

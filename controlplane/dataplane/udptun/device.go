@@ -22,6 +22,10 @@ const DeviceName = "bpfnet-tun"
 const (
 	tunFlags = unix.IFF_TUN | unix.IFF_NO_PI // bare IP packets, one queue
 
+	// queueLength is how many packets wait for this process where a busy machine does not let it
+	// run: about as many small ones as socketBuffer has room for. By itself the kernel has 500.
+	queueLength = 4096
+
 	addrGenModeNone = 1 // IN6_ADDR_GEN_MODE_NONE of include/uapi/linux/if_link.h
 
 	// carrierTime bounds the wait for an adopted device to send again.
@@ -135,6 +139,11 @@ func configure(h *netlink.Handle, link netlink.Link, mtu int) error {
 	if link.Attrs().MTU != mtu {
 		if err := h.LinkSetMTU(link, mtu); err != nil {
 			return fmt.Errorf("set MTU of %s to %d: %w", DeviceName, mtu, err)
+		}
+	}
+	if link.Attrs().TxQLen != queueLength {
+		if err := h.LinkSetTxQLen(link, queueLength); err != nil {
+			return fmt.Errorf("set queue of %s to %d packets: %w", DeviceName, queueLength, err)
 		}
 	}
 	if link.Attrs().Flags&net.FlagUp == 0 {

@@ -15,7 +15,7 @@ import (
 func TestDevice(t *testing.T) {
 	r := newRig(t)
 	r.open(r.left)
-	for _, want := range []string{"mtu 1472", "NOARP", "UP", "tun type tun pi off vnet_hdr off persist on", "addrgenmode none"} {
+	for _, want := range []string{"mtu 1472", "qlen 4096", "NOARP", "UP", "tun type tun pi off vnet_hdr off persist on", "addrgenmode none"} {
 		if out := r.run(r.left, "ip -d link show "+udptun.DeviceName); !strings.Contains(out, want) {
 			t.Errorf("no %q in:\n%s", want, out)
 		}

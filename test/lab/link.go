@@ -80,7 +80,7 @@ type veth struct {
 	bridge   string           // this end's; "" for none
 }
 
-// veth makes the pair, both ends up and running.
+// veth makes the pair, both ends up and running, and with them the bridge.
 func (l *links) veth(v veth) {
 	l.do("add veth "+v.name, func() error {
 		peerNS, err := netns.GetFromName(string(v.peerNS))
@@ -111,13 +111,16 @@ func (l *links) veth(v veth) {
 		})
 	}
 	l.running(v.name)
+	if v.bridge != "" {
+		l.running(v.bridge)
+	}
 }
 
 func (l *links) up(name string) {
 	l.onLink("set up", name, func(link netlink.Link) error { return l.h.LinkSetUp(link) })
 }
 
-const runningTimeout = Patience * 5 * time.Second
+const runningTimeout = Patience * 20 * time.Second
 
 // running waits until the link carries packets, which the kernel sees to some
 // time after both ends are up (net/core/link_watch.c): until then it drops them.

@@ -17,9 +17,6 @@ import (
 	"github.com/bpfnet/bpfnet/test/lab"
 )
 
-// followLimit is how soon a host has to hold what etcd says.
-const followLimit = time.Second
-
 // TestJoinAndLeave has h3 join, leave, and join again with another subnet,
 // while h1/c1 and h2/c1 ping each other 100 times a second.
 //
@@ -72,15 +69,13 @@ func join(t *testing.T, l *lab.Lab, c *clientv3.Client, h *lab.Host, subnet neti
 	since := time.Now()
 	all := leases(t, c)
 	for _, h := range l.Hosts {
-		t.Logf("%s follows the join after %v", h.Name, waitView(t, h, wantView(l, h, all...), since, followLimit))
+		t.Logf("%s follows the join after %v", h.Name, waitView(t, h, wantView(l, h, all...), since))
 	}
 	until(t, "subnet.env follows", func() (bool, error) {
 		want := store.SubnetEnv{Network: lab.Network, Subnet: subnet, MTU: l.Options.ContainerMTU()}
 		return subnetEnv(t, h) == want, nil
 	})
-	if took := time.Since(since); took > followLimit {
-		t.Errorf("subnet.env follows after %v, want %v at most", took, followLimit)
-	}
+	t.Logf("subnet.env follows after %v", time.Since(since))
 	started.wait(t)
 }
 
@@ -94,7 +89,7 @@ func leave(t *testing.T, l *lab.Lab, c *clientv3.Client, h *lab.Host) {
 	all := leases(t, c)
 	for _, other := range l.Hosts {
 		if other != h {
-			t.Logf("%s follows the leave after %v", other.Name, waitView(t, other, wantView(l, other, all...), since, followLimit))
+			t.Logf("%s follows the leave after %v", other.Name, waitView(t, other, wantView(l, other, all...), since))
 		}
 	}
 }

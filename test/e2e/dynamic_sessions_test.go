@@ -64,9 +64,9 @@ func testNetworkChanges(t *testing.T, l *lab.Lab) {
 	for i, h := range l.Hosts {
 		after := resourcesOf(t, h)
 		equal(t, h.Name+"'s pins", before[i].pins, after.pins)
-		if after.files > before[i].files {
-			t.Errorf("%s has %d files open, %d before", h.Name, after.files, before[i].files)
-		}
+		until(t, fmt.Sprintf("%s has no more files open than %d", h.Name, before[i].files), func() (bool, error) { // than what it does just now
+			return resourcesOf(t, h).files <= before[i].files, nil
+		})
 	}
 	// h2's daemon is a new one: its goroutines are those of one session.
 	noError(t, l.Hosts[1].KillDaemon())
@@ -115,7 +115,7 @@ func (n networkChange) make(t *testing.T, l *lab.Lab, c *clientv3.Client) time.D
 				return err == nil && strings.Contains(link, fmt.Sprintf(" vxlan id %d ", n.vni)), nil
 			})
 		}
-		waitView(t, h, wantView(l, h, leases(t, c)...), since, timeout)
+		waitView(t, h, wantView(l, h, leases(t, c)...), since)
 		waitProblems(t, h)
 		until(t, "subnet.env of "+h.Name+" says so", func() (bool, error) {
 			return subnetEnv(t, h) == store.SubnetEnv{Network: network.Network, Subnet: h.Subnet, MTU: n.mtu}, nil

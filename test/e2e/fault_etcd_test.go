@@ -138,7 +138,7 @@ func waitEtcd(t *testing.T, l *lab.Lab, c *clientv3.Client) time.Duration {
 	})
 	all := leases(t, c)
 	for _, h := range l.Hosts {
-		waitView(t, h, wantView(l, h, all...), since, timeout)
+		waitView(t, h, wantView(l, h, all...), since)
 	}
 	return time.Since(since)
 }

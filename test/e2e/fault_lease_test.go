@@ -93,7 +93,7 @@ func (c *changed) peerChanges(t *testing.T) {
 			held, problems = held[:2], []node.Problem{{Source: "etcd", Key: "172.244.9.0-24", Text: refused}}
 		}
 		for _, h := range c.Hosts {
-			waitView(t, h, wantView(c.Lab, h, held...), time.Now(), followLimit)
+			waitView(t, h, wantView(c.Lab, h, held...), time.Now())
 			waitProblems(t, h, problems...)
 		}
 	}

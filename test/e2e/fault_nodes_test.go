@@ -137,7 +137,7 @@ func (b *badNodes) inStep(t *testing.T) {
 	t.Helper()
 	until(t, "h3 has its lease", func() (bool, error) { return get(t, b.c, leaseKey(b.h3)) != "", nil })
 	for _, h := range []*lab.Host{b.h1, b.h2, b.h3} {
-		waitView(t, h, wantView(b.Lab, h, leases(t, b.c)...), time.Now(), timeout)
+		waitView(t, h, wantView(b.Lab, h, leases(t, b.c)...), time.Now())
 		waitProblems(t, h)
 	}
 }

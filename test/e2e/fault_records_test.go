@@ -50,7 +50,7 @@ func testBadRecords(t *testing.T, l *lab.Lab) {
 			put(t, c, test.key, test.value)
 			for i, h := range l.Hosts {
 				waitProblems(t, h, test.problem(i))
-				waitView(t, h, wantView(l, h, slices.Concat(test.served[i], right)...), time.Now(), timeout)
+				waitView(t, h, wantView(l, h, slices.Concat(test.served[i], right)...), time.Now())
 				equal(t, h.Name+"'s warnings", []string{test.text[i]}, warnings(t, h, marks[i]))
 			}
 			there.more(10)
@@ -61,7 +61,7 @@ func testBadRecords(t *testing.T, l *lab.Lab) {
 			}
 			for i, h := range l.Hosts {
 				waitProblems(t, h)
-				waitView(t, h, wantView(l, h, right...), time.Now(), timeout)
+				waitView(t, h, wantView(l, h, right...), time.Now())
 				equal(t, h.Name+"'s log", []string{test.text[i], "mended"}, texts(logged(t, h, marks[i])))
 			}
 		})

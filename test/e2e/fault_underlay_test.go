@@ -58,7 +58,7 @@ func (m *meddled) unnoticed(t *testing.T, meddle func()) {
 	t.Helper()
 	there := startFlow(t, m.h1.Containers[0], m.h2.Containers[0], time.Millisecond)
 	meddle()
-	t.Logf("mended after %v", waitView(t, m.h1, wantView(m.Lab, m.h1, leases(t, m.c)...), time.Now(), timeout))
+	t.Logf("mended after %v", waitView(t, m.h1, wantView(m.Lab, m.h1, leases(t, m.c)...), time.Now()))
 	waitProblems(t, m.h1)
 	there.more(10)
 	if m.Options.Dataplane == node.EBPF {
@@ -86,8 +86,8 @@ func (m *meddled) overlayDeleted(t *testing.T) {
 	m.unnoticed(t, func() {
 		run(t, m.h1.NS, "ip", "link", "del", "bpfnet0")
 		until(t, "bpfnet0 is back", func() (bool, error) {
-			v, err := viewOf(m.h1)
-			return len(v.FDB) == 1, err
+			v, err := viewOf(m.h1) // fails while it is made
+			return err == nil && len(v.FDB) == 1, nil
 		})
 	})
 }

@@ -184,11 +184,10 @@ func (v *view) forgetMaps() {
 	v.Hosts = 0
 }
 
-// waitView waits until a host's view is the wanted one, no longer than limit
-// from since on, and returns how long after since that was.
-func waitView(t *testing.T, h *lab.Host, want view, since time.Time, limit time.Duration) time.Duration {
+// waitView waits until a host's view is the wanted one, and returns how long after since that was.
+func waitView(t *testing.T, h *lab.Host, want view, since time.Time) time.Duration {
 	t.Helper()
-	ctx, cancel := context.WithDeadline(t.Context(), since.Add(timeout))
+	ctx, cancel := context.WithTimeout(t.Context(), timeout)
 	defer cancel()
 	var d string
 	err := lab.Until(ctx, "", func() (bool, error) {
@@ -198,14 +197,10 @@ func waitView(t *testing.T, h *lab.Host, want view, since time.Time, limit time.
 		}
 		return d == "", nil
 	})
-	took := time.Since(since)
 	if err != nil {
 		t.Fatalf("%s holds (-want +got):\n%s", h.Name, d)
 	}
-	if took > limit {
-		t.Errorf("%s followed after %v, want %v at most", h.Name, took, limit)
-	}
-	return took
+	return time.Since(since)
 }
 
 // leases are the leases in etcd that are ones.

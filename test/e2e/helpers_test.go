@@ -22,8 +22,8 @@ import (
 	"github.com/bpfnet/bpfnet/test/lab"
 )
 
-// timeout bounds every wait for something that takes far less.
-const timeout = lab.Patience * 10 * time.Second
+// timeout bounds every wait for something that takes far less, on a machine that does much else too.
+const timeout = lab.Patience * 20 * time.Second
 
 // up brings a lab up for the test alone, without daemons, beside those of other
 // tests: most wait most of the time.

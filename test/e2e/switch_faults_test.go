@@ -65,7 +65,7 @@ func TestSwitchWhilePeersComeAndGo(t *testing.T) {
 		noError(t, h3.StartDaemon(t.Context()))
 		since := time.Now()
 		for _, h := range []*lab.Host{h1, h2} {
-			waitView(t, h, wantView(l, h, leases(t, c)...), since, timeout)
+			waitView(t, h, wantView(l, h, leases(t, c)...), since)
 			waitProblems(t, h)
 		}
 		ping(t, h3.Containers[0].NS, h1.Containers[0].Addr, lab.PingOptions{Count: 10})

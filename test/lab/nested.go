@@ -50,7 +50,9 @@ func nest(router, c *Container, addr netip.Addr) error {
 	}
 	if addr.Is6() {
 		local, all = netip.MustParseAddr("fe80::1"), everything6
-		settings = map[string]string{"net/ipv6/conf/all/forwarding": "1", "net/ipv6/conf/eth0/proxy_ndp": "1"}
+		// Of all, or else it answers what goes to everybody alone, and not its host, which asks it itself now
+		// and then (ip6_forward() in net/ipv6/ip6_output.c).
+		settings = map[string]string{"net/ipv6/conf/all/forwarding": "1", "net/ipv6/conf/all/proxy_ndp": "1"}
 	}
 	err := router.NS.Do(func() (err error) {
 		for name, value := range settings {

@@ -136,7 +136,7 @@ func acceptAll(ctx context.Context, l net.Listener, got *[]byte) error {
 	b := bytes.NewBuffer(*got)
 	_, err = b.ReadFrom(conn)
 	*got = b.Bytes()
-	return errors.Join(err, conn.Close())
+	return errors.Join(err, lab.CloseAcknowledged(conn.(*net.TCPConn)))
 }
 
 func (r *row) sendTCP(ctx context.Context, address string, payload []byte, sizes []int) error {

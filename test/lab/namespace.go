@@ -59,11 +59,12 @@ func (n Namespace) Run(ctx context.Context, args ...string) (string, error) {
 	return string(out), nil
 }
 
-// Dial connects from inside the namespace.
+// Dial connects from inside the namespace. Its connections, like those of Listen, are
+// kept alive by no probes, which would be packets that nobody has asked for.
 func (n Namespace) Dial(ctx context.Context, network, address string) (net.Conn, error) {
 	var conn net.Conn
 	err := n.Do(func() (err error) {
-		conn, err = new(net.Dialer).DialContext(ctx, network, address)
+		conn, err = (&net.Dialer{KeepAlive: -1}).DialContext(ctx, network, address)
 		return err
 	})
 	return conn, err
@@ -73,7 +74,7 @@ func (n Namespace) Dial(ctx context.Context, network, address string) (net.Conn,
 func (n Namespace) Listen(ctx context.Context, network, address string) (net.Listener, error) {
 	var l net.Listener
 	err := n.Do(func() (err error) {
-		l, err = new(net.ListenConfig).Listen(ctx, network, address)
+		l, err = (&net.ListenConfig{KeepAlive: -1}).Listen(ctx, network, address)
 		return err
 	})
 	return l, err

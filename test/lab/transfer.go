@@ -20,7 +20,8 @@ import (
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
 // TransferTCP sends size random bytes over one TCP connection from a namespace
-// to an address of another. It fails unless they all arrive as they were sent.
+// to an address of another. It fails unless they all arrive as they were sent. When it
+// returns the connection has said its last word.
 func TransferTCP(ctx context.Context, from, to Namespace, dst netip.Addr, size int64) error {
 	l, err := to.Listen(ctx, "tcp", netip.AddrPortFrom(dst, 0).String())
 	if err != nil {
@@ -66,6 +67,9 @@ func sendTCP(ctx context.Context, from Namespace, address string, size int64) (s
 	h := crc32.New(castagnoli)
 	random := rand.NewChaCha8([32]byte{})
 	_, err = io.CopyBuffer(io.MultiWriter(conn, h), io.LimitReader(random, size), make([]byte, 1<<20))
+	if err = errors.Join(err, conn.(*net.TCPConn).CloseWrite()); err == nil { //nolint:errcheck // what tcp gives
+		_, err = io.Copy(io.Discard, conn) // until the receiver has closed
+	}
 	return h.Sum32(), errors.Join(err, conn.Close())
 }
 
@@ -78,7 +82,14 @@ func receiveTCP(ctx context.Context, l net.Listener) (sum uint32, n int64, err e
 	defer stop()
 	h := crc32.New(castagnoli)
 	n, err = io.CopyBuffer(struct{ io.Writer }{h}, struct{ io.Reader }{conn}, make([]byte, 1<<20))
-	return h.Sum32(), n, errors.Join(err, conn.Close())
+	return h.Sum32(), n, errors.Join(err, CloseAcknowledged(conn.(*net.TCPConn))) //nolint:errcheck // what tcp gives
+}
+
+// CloseAcknowledged closes a connection and waits until the other end, which has ended
+// its half before, has acknowledged that (SO_LINGER, socket(7)): no packet of it is under way then.
+func CloseAcknowledged(c *net.TCPConn) error {
+	const linger = Patience * 5 // seconds
+	return errors.Join(c.SetLinger(linger), c.Close())
 }
 
 // UDPOptions say what datagrams to send.

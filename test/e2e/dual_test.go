@@ -86,7 +86,7 @@ func testDualStackSwitch(t *testing.T, backend topology.Encap) {
 	var pings []*lab.Pinger
 	for _, f := range lab.Dual.Each() {
 		ping(t, from.NS, to.In(f), lab.PingOptions{Count: 1})
-		p, err := from.NS.StartPing(t.Context(), to.In(f), lab.PingOptions{Interval: time.Millisecond})
+		p, err := from.NS.StartPing(t.Context(), to.In(f), lab.PingOptions{Interval: time.Millisecond, Timeout: timeout})
 		noError(t, err)
 		pings = append(pings, p)
 	}
@@ -111,7 +111,7 @@ func TestZeroChecksumChanges(t *testing.T) {
 	from, to := h1.Containers[0], h2.Containers[0]
 	wire := capture(t, h1.NS, lab.Uplink)
 	ping(t, from.NS, to.Addr6, lab.PingOptions{Count: 1})
-	p, err := from.NS.StartPing(t.Context(), to.Addr6, lab.PingOptions{Interval: time.Millisecond})
+	p, err := from.NS.StartPing(t.Context(), to.Addr6, lab.PingOptions{Interval: time.Millisecond, Timeout: timeout})
 	noError(t, err)
 	for _, zero := range []bool{true, false, true} {
 		noError(t, h2.StopDaemon(t.Context()))
@@ -175,7 +175,7 @@ func TestIPv6Renumbered(t *testing.T) {
 	h1, h2 := l.Hosts[0], l.Hosts[1]
 	from, to := h1.Containers[0], h2.Containers[0]
 	talkInBoth(t, from, to)
-	four, err := from.NS.StartPing(t.Context(), to.Addr, lab.PingOptions{Interval: time.Millisecond})
+	four, err := from.NS.StartPing(t.Context(), to.Addr, lab.PingOptions{Interval: time.Millisecond, Timeout: timeout})
 	noError(t, err)
 	renumbered := netip.MustParseAddr("fd00:192:168:32::77")
 	run(t, h2.NS, "ip", "addr", "add", renumbered.String()+"/64", "dev", lab.Uplink, "nodad")

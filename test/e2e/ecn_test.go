@@ -5,7 +5,9 @@
 package e2e
 
 import (
+	"context"
 	"fmt"
+	"net/netip"
 	"testing"
 
 	"github.com/gopacket/gopacket/layers"
@@ -29,9 +31,12 @@ func testECN(t *testing.T, l *lab.Lab) {
 		t.Run(fmt.Sprintf("outer %d inner %d", test.outer, test.inner), func(t *testing.T) {
 			const dscp = 0xb8 // stays the packet's own
 			packet := udpPacket(from.Addr, to.Addr, 4000, 4000, randomBytes(30), func(ip *layers.IPv4) { ip.TOS = dscp | test.inner })
+			listenPacket(t, to.NS, "udp4", netip.AddrPortFrom(to.Addr, 4000).String()) // else the container answers, by an ICMP error
 			c := capture(t, to.NS, "eth0")
 			sendToHost(t, l, h1, tunnelPacket(t, l, h2, h1, packet, func(ip *layers.IPv4) { ip.TOS = test.outer }))
-			p, err := c.WaitFor(t.Context(), func(p lab.Packet) bool { return !p.Outgoing && len(lab.Decode(p).UDP) > 0 })
+			ctx, cancel := context.WithTimeout(t.Context(), timeout)
+			defer cancel()
+			p, err := c.WaitFor(ctx, func(p lab.Packet) bool { return !p.Outgoing && len(lab.Decode(p).UDP) > 0 })
 			noError(t, err)
 			noError(t, lab.VerifyChecksums(p))
 			if got := lab.Decode(p).IPv4[0].TOS; got != dscp|test.want {

@@ -7,6 +7,7 @@ package e2e
 import (
 	"bytes"
 	"math/rand"
+	"net/netip"
 	"slices"
 	"strconv"
 	"testing"
@@ -93,6 +94,7 @@ func TestOuterFragmentsInAnyOrder(t *testing.T) {
 			"from a stranger": {outer: func(ip *layers.IPv4) { ip.SrcIP = []byte{192, 168, 32, 99} }, dropped: true},
 		} {
 			t.Run(name, func(t *testing.T) {
+				listenPacket(t, to.NS, "udp4", netip.AddrPortFrom(to.Addr, 4000).String()) // else the container answers, by an ICMP error
 				arrived := capture(t, to.NS, "eth0")
 				payload := randomBytes(1000)
 				packet := udpPacket(remote, to.Addr, 4000, 4000, payload, func(ip *layers.IPv4) { ip.TOS = 2 })

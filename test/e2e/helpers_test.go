@@ -138,6 +138,9 @@ func logDaemons(t *testing.T, l *lab.Lab) {
 // It returns the replies' TTL.
 func ping(t *testing.T, from lab.Namespace, to netip.Addr, o lab.PingOptions) (ttl int) {
 	t.Helper()
+	if o.Timeout == 0 {
+		o.Timeout = timeout // of a test that fails: it ends with the last reply
+	}
 	r, err := from.Ping(t.Context(), to, o)
 	noError(t, err)
 	ttls := r.TTLs()

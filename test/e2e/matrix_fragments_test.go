@@ -22,6 +22,7 @@ func (m *matrix) testOuterFragments(t *testing.T) {
 	const ect0, ce = 2, 3
 	h2, family := m.Hosts[1], m.inner
 	frame := m.tunnelled(t, family, ect0)
+	m.listen(t, frame)
 	inner := slices.Clone(frame[innerAt(frame):])
 	random := rand.New(rand.NewPCG(3, 4))
 	for range 3 {

@@ -127,6 +127,7 @@ func (m *matrix) replay(t *testing.T, frame []byte, change func([]byte)) (arrive
 	changed, marker := slices.Clone(frame), slices.Clone(frame)
 	change(changed)
 	setPayload(marker)
+	m.listen(t, frame)
 	m.discard(t)
 	send(t, m.Wire(), m.Hosts[1].Name, changed, marker)
 	at := m.captures[iface{m.Hosts[1].Containers[0].NS, "eth0"}]
@@ -146,6 +147,15 @@ func (m *matrix) replay(t *testing.T, frame []byte, change func([]byte)) (arrive
 		return false, err
 	})
 	return arrived
+}
+
+// listen has somebody take the datagrams of a tunnel packet, in h2's first container, or
+// else that one answers by an ICMP error.
+func (m *matrix) listen(t *testing.T, frame []byte) {
+	t.Helper()
+	d := lab.Decode(lab.Packet{Data: frame, Len: len(frame)})
+	to := netip.AddrPortFrom(d.IP[len(d.IP)-1].Dst, uint16(d.UDP[len(d.UDP)-1].DstPort))
+	listenPacket(t, m.Hosts[1].Containers[0].NS, "udp", to.String())
 }
 
 // discard takes what the captures have.

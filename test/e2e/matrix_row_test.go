@@ -45,21 +45,35 @@ func (m *matrix) row(t *testing.T, w way, f lab.Families, k kind, o offload) {
 	if !r.from.addr.IsValid() {
 		r.from.addr = sourceOf(t, r.from.ns, r.to.addr)
 	}
-	noError(t, r.look()) // and forget: it was there before
-	clear(r.seen)
-	clear(r.noise)
-	for i, set := range m.maps {
-		if set != nil {
-			var err error
-			r.before[i], err = lab.CountersOf(set)
-			noError(t, err)
-		}
-	}
+	r.begin(t)
 	ctx, cancel := context.WithTimeout(t.Context(), timeout)
 	defer cancel()
 	noError(t, k.run(ctx, r))
 	r.settle(t)
 	r.checkWire(t)
+}
+
+// begin reads the counters while nothing passes that is both counted before and seen later.
+func (r *row) begin(t *testing.T) {
+	t.Helper()
+	until(t, "nothing passes", func() (bool, error) {
+		if err := r.look(); err != nil {
+			return false, err
+		}
+		clear(r.seen)
+		clear(r.noise)
+		for i, set := range r.maps {
+			if set == nil {
+				continue
+			}
+			var err error
+			if r.before[i], err = lab.CountersOf(set); err != nil {
+				return false, err
+			}
+		}
+		err := r.look()
+		return len(r.seen)+len(r.noise) == 0, err
+	})
 }
 
 // look takes what the captures have.

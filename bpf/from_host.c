@@ -15,9 +15,11 @@ static __always_inline int from_host_of(struct __sk_buff *skb, enum version v)
 
 	/*
 	 * The kernel has a tunnel device there in VXLAN networks alone: elsewhere a passed packet is lost,
-	 * and but for the device's own multicasts that is worth telling.
+	 * and but for the device's own multicasts that is worth telling. What the kernel has to cut it cuts
+	 * on its way through bpfnet0, to from_veth.
 	 */
-	if (!config.vxlan_port && REASON_IS_PASS(reason) && reason != PASS_LINK_SCOPE)
+	if (!config.vxlan_port && REASON_IS_PASS(reason) && reason != PASS_LINK_SCOPE &&
+	    reason != PASS_NOT_ENCAPSULABLE)
 		reason = DROP_UNSENDABLE;
 	return verdict(&w, reason);
 }

@@ -46,6 +46,13 @@ static __always_inline void ip_decrement_ttl(enum version v, void *ip)
 		((struct ipv6hdr *)ip)->hop_limit--;
 }
 
+/* What of a header a hop changes: the TTL, the hop limit, and their neighbours, the checksum among them. */
+static __always_inline __u32 *ip_hop(enum version v, void *ip)
+{
+	return v == IPV4 ? (__u32 *)&((struct iphdr *)ip)->ttl
+			 : (__u32 *)&((struct ipv6hdr *)ip)->payload_len;
+}
+
 static __always_inline void ip_set_tos(enum version v, void *ip, __u8 tos)
 {
 	if (v == IPV4)

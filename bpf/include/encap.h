@@ -216,6 +216,31 @@ static __always_inline void template_complete(__u8 *header, const struct destina
 	*(__u16 *)(header + VXLAN_MAC + 4) = to->mac >> 32;
 }
 
+/*
+ * ONWARD once there is room for the outer header; PASS_NOT_ENCAPSULABLE where the packet is as it was.
+ *
+ * An skb knows of one tunnel (skb->encapsulation), and may have it already: a container's own, or the one
+ * that a container or this node is forwarding it out of. Then bpf_skb_adjust_room() refuses it (-EALREADY). A superpacket
+ * has to be cut first, by the kernel; any other only needs the bytes, for its checksum, if it is still to be
+ * filled in, is the inner one's, wherever that stands.
+ */
+static __always_inline int make_room(struct walk *w, enum version outer, const struct host *host,
+				     __u32 len)
+{
+	__s32 longer = ip_header_len(outer) - ip_header_len(w->version);
+
+	if (likely(!bpf_skb_adjust_room(w->skb, len, BPF_ADJ_ROOM_MAC, host->adjust)))
+		return ONWARD;
+	if (w->skb->gso_size)
+		return PASS_NOT_ENCAPSULABLE;
+	if (bpf_skb_adjust_room(w->skb, len - longer, BPF_ADJ_ROOM_MAC, BPF_F_ADJ_ROOM_FIXED_GSO))
+		return DROP_ENCAPSULATE;
+	if (outer != w->version && bpf_skb_change_proto(w->skb, ethertype(outer), 0))
+		return DROP_ENCAPSULATE;
+	return ONWARD;
+}
+
+/* ONWARD, or why not: PASS_NOT_ENCAPSULABLE as make_room(). */
 static __always_inline int push_header(struct walk *w, enum version outer,
 				       const struct destination *to, const struct inner *in)
 {
@@ -223,6 +248,7 @@ static __always_inline int push_header(struct walk *w, enum version outer,
 	__u8 header[HEADER_MAX] __attribute__((aligned(8)));
 	__be16 proto = ethertype(outer);
 	__u64 len;
+	int reason;
 
 	__builtin_memcpy(header, host->header, sizeof(header));
 	if (to->node)
@@ -236,14 +262,15 @@ static __always_inline int push_header(struct walk *w, enum version outer,
 	 */
 	barrier_var(len);
 	if (len >= HEADER_MAX)
-		return -1;
+		return DROP_ENCAPSULATE;
 	len++;
-	if (bpf_skb_adjust_room(w->skb, len, BPF_ADJ_ROOM_MAC, host->adjust))
-		return -1;
+	reason = make_room(w, outer, host, len);
+	if (reason != ONWARD)
+		return reason;
 	if (outer != w->version &&
 	    bpf_skb_store_bytes(w->skb, ETH_HLEN - sizeof(proto), &proto, sizeof(proto), 0))
-		return -1;
-	return bpf_skb_store_bytes(w->skb, ETH_HLEN, header, len, 0);
+		return DROP_ENCAPSULATE;
+	return bpf_skb_store_bytes(w->skb, ETH_HLEN, header, len, 0) ? DROP_ENCAPSULATE : ONWARD;
 }
 
 #endif

@@ -43,7 +43,7 @@ enum __packed reason {
 	PASS_NOT_OURS = 25, /* no tunnel packet of this network */
 	PASS_OUTER_FRAGMENT = 26,   /* the kernel puts tunnel packets together */
 	PASS_INNER_NOT_ROUTED = 27, /* VXLAN frame that is not IP for our VTEP: the kernel's device */
-	PASS_NOT_ENCAPSULABLE = 28, /* GSO of a kind the kernel cannot encapsulate */
+	PASS_NOT_ENCAPSULABLE = 28, /* superpacket of a kind a program cannot encapsulate, or in a tunnel of a container */
 	/* out of bpfnet0, where from_network let it in; or at XDP, where decapsulation is left to tc */
 	PASS_CHECKED = 29,
 	PASS_UDP_SUPERPACKET = 30, /* the kernel's device makes it one that can be cut again */

@@ -87,6 +87,18 @@ static __always_inline struct bpf_redir_neigh next_hop_of(enum version outer,
 	return next_hop;
 }
 
+/* Makes a packet that could not be encapsulated what it was: the kernel gets it. */
+static __always_inline enum reason undo_hop(struct walk *w, __u32 hop)
+{
+	struct cursor c = cursor_start(w->skb, ETH_HLEN + ip_header_len(w->version));
+	void *eth = take(&c, ETH_HLEN), *ip = take(&c, ip_header_len(w->version));
+
+	if (!eth || !ip)
+		return DROP_ENCAPSULATE;
+	*ip_hop(w->version, ip) = hop;
+	return PASS_NOT_ENCAPSULABLE;
+}
+
 /* Sends an unchanged packet to a remote host. */
 static __always_inline enum reason send(struct walk *w, struct packet *p,
 					const struct destination *to, enum progress progress)
@@ -96,6 +108,7 @@ static __always_inline enum reason send(struct walk *w, struct packet *p,
 	struct bpf_redir_neigh next_hop;
 	struct inner in = inner_describe(w->version, p->ip, p->cursor);
 	int reason = inner_fits(w->skb, &in, host);
+	__u32 hop;
 
 	if (reason != ONWARD)
 		return reason;
@@ -104,15 +117,21 @@ static __always_inline enum reason send(struct walk *w, struct packet *p,
 		if (reason != ONWARD)
 			return reason;
 	}
-	/* From here on the packet is changed: a failure is a drop. */
+	/* From here on the packet is changed: a failure is a drop, but for what can be undone. */
+	hop = *ip_hop(w->version, p->ip);
 	if (progress == UNROUTED) {
 		ip_decrement_ttl(w->version, p->ip);
 		in.ttl--;
 	}
 	if (needs_checksum(w->version, host))
 		in.sum = packet_sum(w->version, p->ip);
-	if (host->header_len && push_header(w, outer, to, &in) < 0)
-		return DROP_ENCAPSULATE;
+	if (host->header_len) {
+		reason = push_header(w, outer, to, &in);
+		if (reason == PASS_NOT_ENCAPSULABLE && progress == UNROUTED)
+			return undo_hop(w, hop);
+		if (reason != ONWARD)
+			return reason;
+	}
 	next_hop = next_hop_of(outer, to);
 	/*
 	 * While a next hop's MAC is being resolved a packet waits, and if it has a route, then leaves by

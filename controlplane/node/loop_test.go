@@ -289,7 +289,8 @@ func TestAttachOnly(t *testing.T) {
 	}
 }
 
-// What leaves by bpfnet0 is taken in front of it, and in a udp network behind it.
+// What leaves by bpfnet0 is taken in front of it, in a udp network behind it, and in an ipip network what has to be cut
+// first.
 func TestAttachFollowsTheEncapsulation(t *testing.T) {
 	const uplink, overlay, peer = 2, 9, 10
 	inFront := func() attachments {
@@ -298,18 +299,21 @@ func TestAttachFollowsTheEncapsulation(t *testing.T) {
 	behind := func() attachments {
 		return attachments{bpf.FromNetwork: {uplink}, bpf.FromVeth: {peer}, bpf.FromOverlay: {overlay}}
 	}
+	both := func() attachments {
+		return attachments{bpf.FromNetwork: {uplink}, bpf.FromHost: {overlay}, bpf.FromVeth: {peer}, bpf.FromOverlay: {overlay}}
+	}
 	tests := map[topology.Encap]struct {
 		device netlink.Device
 		want   attachments
 	}{
 		topology.EncapVXLAN: {netlink.Device{Ifindex: overlay}, inFront()},
-		topology.EncapIPIP:  {netlink.Device{Ifindex: overlay, PeerIfindex: peer}, inFront()},
+		topology.EncapIPIP:  {netlink.Device{Ifindex: overlay, PeerIfindex: peer}, both()},
 		topology.EncapUDP:   {netlink.Device{Ifindex: overlay, PeerIfindex: peer}, behind()},
 		topology.EncapNone:  {netlink.Device{}, attachments{bpf.FromNetwork: {uplink}}},
 	}
 	for encap, test := range tests {
 		for before, on := range map[string]attachments{
-			"nothing": {}, "ipip": inFront(), "udp": behind(),
+			"nothing": {}, "vxlan": inFront(), "ipip": both(), "udp": behind(),
 		} {
 			t.Run(fmt.Sprintf("%s after %s", encap, before), func(t *testing.T) {
 				l, _ := testLoop(t, labConfig)

@@ -138,12 +138,15 @@ func (p *programs) attach() error {
 	}
 	var overlays, fromHost, fromVeth []int
 	for _, f := range p.families {
-		switch {
-		case f.overlay.Ifindex == 0:
-		case p.encap() == topology.EncapUDP:
-			overlays, fromVeth = append(overlays, f.overlay.Ifindex), append(fromVeth, f.overlay.PeerIfindex)
-		default:
-			overlays, fromHost = append(overlays, f.overlay.Ifindex), append(fromHost, f.overlay.Ifindex)
+		if f.overlay.Ifindex == 0 {
+			continue
+		}
+		overlays = append(overlays, f.overlay.Ifindex)
+		if p.encap() != topology.EncapUDP {
+			fromHost = append(fromHost, f.overlay.Ifindex)
+		}
+		if p.alone() {
+			fromVeth = append(fromVeth, f.overlay.PeerIfindex)
 		}
 	}
 	if err := p.clearXDP(); err != nil {

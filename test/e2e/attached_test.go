@@ -32,11 +32,13 @@ func wantAttached(l *lab.Lab, h *lab.Host, way string) []string {
 	}
 	want := []string{lab.Uplink + " " + way + " ingress from_network"}
 	if l.Options.Backend != topology.EncapNone {
-		out := "bpfnet0 " + way + " egress from_host"
-		if l.Options.Backend == topology.EncapUDP {
-			out = "bpfnet0p " + way + " ingress from_veth"
+		want = append(want, "bpfnet0 "+way+" ingress from_overlay")
+		if l.Options.Backend != topology.EncapUDP {
+			want = append(want, "bpfnet0 "+way+" egress from_host")
 		}
-		want = append(want, out, "bpfnet0 "+way+" ingress from_overlay")
+		if l.Options.Backend != topology.EncapVXLAN {
+			want = append(want, "bpfnet0p "+way+" ingress from_veth")
+		}
 	}
 	for _, c := range h.Containers {
 		want = append(want, c.Veth+" "+way+" ingress from_container")

@@ -147,6 +147,7 @@ func (r *row) noiseOf(h *lab.Host) map[string]uint64 {
 		switch {
 		case at.ns == h.NS && at.outgoing && strings.HasPrefix(at.iface, "bpfnet0"):
 			had["from_host"] += n // its own reports to multicast routers (RFC 3810), and likewise
+			had["from_veth"] += n // which in ipip networks has what from_host leaves
 		case at.ns != h.NS || at.outgoing:
 		case at.iface == lab.Uplink:
 			had["from_network"] += n

@@ -97,7 +97,7 @@ func hostOthers() []packetCase {
 		},
 		{
 			name: "superpacket without a type", in: superpacket(fromHost(d.sized(3000)), 1450-28),
-			reason: bpf.DatapathReasonDROP_ENCAPSULATE, event: dropEvent{src: vtepAddr, dst: remote2},
+			reason: bpf.DatapathReasonPASS_NOT_ENCAPSULABLE,
 		},
 		{
 			name: "superpacket to host-gw", in: superpacket(fromHost(datagram{src: vtepAddr, dst: remote5}.sized(3000)), 1472),

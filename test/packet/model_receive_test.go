@@ -72,7 +72,7 @@ func (w *world) decapsulate(a arrival, t tunnel) fate {
 	case natted && t.frame != nil:
 		f.reason, f.checked = natReason, true
 	case a.gsoSize != 0:
-		f.reason, f.frame = bpf.DatapathReasonDROP_DECAPSULATE, nil // as refused() says
+		f.reason, f.frame = bpf.DatapathReasonDROP_DECAPSULATE, nil // as unsendable() says
 	case found && !natted:
 		f.reason, f.frame = bpf.DatapathReasonFORWARD_DELIVERED, routed(t.unwrapped(a.frame, tos), to)
 	default: // the stack answers, reads options, translates, or knows where it goes

@@ -70,27 +70,24 @@ func (w *world) fromContainer(a arrival) fate {
 
 // fromHost is the walk of what the kernel routed into the overlay: it has taken the hop, and read
 // the options, already. Without VXLAN nobody is behind the device to send what is passed, which is worth telling but for
-// what the device itself says on its link.
+// what the device itself says on its link, and for what it cuts on its way to from_veth.
 func (w *world) fromHost(a arrival) fate {
 	f := w.sendFromNode(a, w.versionOf(a.frame))
-	if w.vxlanPort == 0 && f.reason != bpf.DatapathReasonPASS_LINK_SCOPE {
+	if w.vxlanPort == 0 && f.reason != bpf.DatapathReasonPASS_NOT_ENCAPSULABLE {
 		return f.swallowed()
 	}
 	return f
 }
 
-// fromVeth is the walk of what has crossed bpfnet0, of IPv4 alone. Nobody is there to take what is passed.
+// fromVeth is the walk of what has crossed bpfnet0. Nobody is there to take what is passed.
 func (w *world) fromVeth(a arrival) fate {
-	v := w.versionOf(a.frame)
-	if v == ipv6 {
-		v = 0
-	}
-	return w.sendFromNode(a, v).swallowed()
+	return w.sendFromNode(a, w.versionOf(a.frame)).swallowed()
 }
 
-// swallowed is a fate where nobody takes what is passed.
+// swallowed is a fate where nobody takes what is passed, nor is meant to, of the link's own.
 func (f fate) swallowed() fate {
-	if f.reason >= bpf.DatapathReasonPASS_PROTOCOL && f.reason < bpf.DatapathReasonDROP_CONTAINER_SOURCE {
+	passed := f.reason >= bpf.DatapathReasonPASS_PROTOCOL && f.reason < bpf.DatapathReasonDROP_CONTAINER_SOURCE
+	if passed && f.reason != bpf.DatapathReasonPASS_LINK_SCOPE {
 		f.reason = bpf.DatapathReasonDROP_UNSENDABLE
 	}
 	return f
@@ -162,7 +159,8 @@ func (w *world) peerTo(ip ipHeader) (host, bpf.DatapathReason, bool) {
 	return peer, onward, true
 }
 
-// unsendable is why the kernel has to send a packet to the peer; onward where we may.
+// unsendable is why the kernel has to send a packet to the peer; onward where we may. A test run gives a
+// superpacket a gso_size but no gso_type: bpf_skb_adjust_room() takes that for a kind it cannot handle (net/core/filter.c).
 func (peer host) unsendable(a arrival) bpf.DatapathReason {
 	if reason := peer.tooBig(a); reason != onward {
 		return reason
@@ -171,6 +169,9 @@ func (peer host) unsendable(a arrival) bpf.DatapathReason {
 	_, summed := ipHeader(a.frame[etherLen:]).coveredSum()
 	if peer.needsChecksum() && (a.gsoSize != 0 || !summed) {
 		return bpf.DatapathReasonPASS_UDP_CHECKSUM
+	}
+	if a.gsoSize != 0 && peer.encap != bpf.DatapathEncapENCAP_NONE {
+		return bpf.DatapathReasonPASS_NOT_ENCAPSULABLE
 	}
 	return onward
 }
@@ -227,21 +228,10 @@ func (w *world) send(a arrival, peer host) fate {
 	if peer.encap == bpf.DatapathEncapENCAP_NONE {
 		return a.untouched(bpf.DatapathReasonFORWARD_ROUTED)
 	}
-	if a.gsoSize != 0 {
-		return a.refused(bpf.DatapathReasonDROP_ENCAPSULATE)
-	}
 	ip := ipHeader(a.frame[etherLen:])
 	frame := join(a.frame[:etherLen], w.outer(peer, ip), ip)
 	ethernetHeader(frame).setEtherType(versionOf(peer.node).etherType())
 	return fate{reason: bpf.DatapathReasonFORWARD_ENCAPSULATED, frame: frame}
-}
-
-// refused is the fate of a superpacket in a test run, which gives the packet a gso_size but no
-// gso_type: bpf_skb_adjust_room() takes that for a kind it cannot handle (net/core/filter.c).
-func (a arrival) refused(reason bpf.DatapathReason) fate {
-	f := a.dropped(reason)
-	f.frame = nil
-	return f
 }
 
 // outer is the header in front of ip on its way to peer: DESIGN section 6.

@@ -333,7 +333,7 @@ func (k kernel) configure(want netlink.Link, s topology.Self) (Device, error) {
 		}
 	}
 	if want.Type() == "veth" {
-		if err := ensureOffloads(name, s.Encap != topology.EncapUDP); err != nil {
+		if err := ensureOffloads(name, wantOffloads(s.Encap)); err != nil {
 			return Device{}, err
 		}
 	}

@@ -33,9 +33,13 @@ func linksAndAddresses(family uint8) []listing {
 	}
 }
 
+func routes(family uint8) listing {
+	return listing{"routes", unix.RTM_GETROUTE, unix.RTM_NEWROUTE, familyHeader(family, unix.SizeofRtMsg)}
+}
+
 func listings(family uint8) []listing {
 	return append(linksAndAddresses(family), []listing{
-		{"routes", unix.RTM_GETROUTE, unix.RTM_NEWROUTE, familyHeader(family, unix.SizeofRtMsg)},
+		routes(family),
 		{"neighbours", unix.RTM_GETNEIGH, unix.RTM_NEWNEIGH, familyHeader(family, unix.SizeofNdMsg)},
 		{"bridge FDBs", unix.RTM_GETNEIGH, unix.RTM_NEWNEIGH, familyHeader(unix.AF_BRIDGE, unix.SizeofNdMsg)},
 	}...)
@@ -68,11 +72,12 @@ func listThese(ctx context.Context, subnet netip.Prefix, which []listing) (*tabl
 			return nil, fmt.Errorf("list %s: %w", l.what, err)
 		}
 		for _, data := range msgs {
-			if e, ok := parse(l.reply, 0, data); ok {
+			if e, ok := parse(l.reply, data); ok {
 				t.apply(e)
 			}
 		}
 	}
+	t.doubt = false // routes of one metric are listed in their order
 	return t, nil
 }
 

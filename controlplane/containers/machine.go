@@ -53,6 +53,11 @@ func (m *machine) reset(t *tables) {
 	m.settleAll()
 }
 
+func (m *machine) resetRoutes(t *tables) {
+	m.routes, m.doubt = t.routes, false
+	m.settleAll()
+}
+
 // adopt takes endpoints learned earlier, as far as nothing speaks against them.
 func (m *machine) adopt(known []Endpoint) {
 	for _, e := range known {

@@ -49,10 +49,13 @@ func noCarrier(l link) link { l.carrier = false; return l }
 
 func is(record any) event                  { return event{record: record} }
 func gone(record any) event                { return event{gone: true, record: record} }
-func replaces(record hostRoute) event      { return event{replace: true, record: record} }
-func addr(dev int, a netip.Addr) event     { return is(localAddr{dev, a}) }
+func addr(dev int, a netip.Addr) event     { return is(local(dev, a)) }
 func fdb(mac topology.MAC, p int) event    { return is(fdbEntry{1, mac, p}) }
 func fdbAge(mac topology.MAC, p int) event { return gone(fdbEntry{1, mac, p}) }
+func local(dev int, a netip.Addr) localAddr {
+	return localAddr{ifindex: dev, addr: a, prefix: netip.PrefixFrom(a, 24)}
+}
+
 func onLink(a netip.Addr, dev int) hostRoute {
 	return hostRoute{addr: a, ifindex: dev, onLink: true}
 }
@@ -151,16 +154,18 @@ func TestEndpoints(t *testing.T) {
 		"down and up, kernel knows":  {before: learnedA, events: []event{is(noCarrier(veth(10, 1))), is(veth(10, 1))}, want: []Endpoint{bridgedA()}},
 		"bridge down":                {before: learnedA, events: []event{is(down(bridge(1, macBridge)))}},
 		"bridge gone":                {before: learnedA, events: []event{gone(bridge(1, macBridge))}},
-		"bridge lost its address":    {before: learnedA, events: []event{gone(localAddr{1, ipBridge})}},
+		"bridge lost its address":    {before: learnedA, events: []event{gone(local(1, ipBridge))}},
 		"routed link gone":           {before: learnedRouted, events: []event{gone(veth(20, 0))}},
 		"routed link down and up":    {before: learnedRouted, events: []event{is(down(veth(20, 0))), is(veth(20, 0))}},
 		"route gone":                 {before: learnedRouted, events: []event{gone(onLink(ipRouted, 20))}},
 		"last address off routed veth": {before: append(learnedRouted, addr(20, netip.MustParseAddr("169.254.1.1"))),
-			events: []event{gone(localAddr{20, netip.MustParseAddr("169.254.1.1")})}},
-		"last address, never told of": {before: learnedRouted, events: []event{gone(localAddr{20, ipB})}},
-		"route's source address gone": {
-			before: []event{is(hostRoute{addr: ipRouted, ifindex: 20, onLink: true, source: ipBridge}), arp(20, ipRouted, macA)},
-			events: []event{gone(localAddr{1, ipBridge})}},
+			events: []event{gone(local(20, netip.MustParseAddr("169.254.1.1")))}},
+		"last address, never told of": {before: learnedRouted, events: []event{gone(local(20, ipB))}},
+		"address stays in another prefix": {before: append(learnedRouted, addr(20, ipB), is(localAddr{20, ipB, netip.PrefixFrom(ipB, 32)})),
+			events: []event{gone(local(20, ipB))}, want: []Endpoint{routed()}},
+		"routed link down and up, scope host": {
+			before: []event{is(hostRoute{addr: ipRouted, ifindex: 20, onLink: true, lasting: true}), arp(20, ipRouted, macA)},
+			events: []event{is(down(veth(20, 0))), is(veth(20, 0))}, want: []Endpoint{routed()}},
 		"aged entries do not come back with the link": {before: learnedA,
 			events: []event{fdbAge(macA, 10), arpAge(1, ipA, macA), is(noCarrier(veth(10, 1))), is(veth(10, 1))}},
 
@@ -175,8 +180,6 @@ func TestEndpoints(t *testing.T) {
 		"from bridge to host route":   {before: learnedA, events: []event{is(onLink(ipA, 20)), arp(20, ipA, macB)}, want: []Endpoint{{ipA, 20, macB, macHost}}},
 		"from host route to bridge": {before: []event{is(onLink(ipA, 20)), arp(20, ipA, macB)},
 			events: append([]event{gone(onLink(ipA, 20))}, learnedA...), want: []Endpoint{bridgedA()}},
-		"route replaced": {before: []event{is(onLink(ipA, 20)), arp(20, ipA, macB), is(veth(21, 0)), arp(21, ipA, macA)},
-			events: []event{replaces(onLink(ipA, 21))}, want: []Endpoint{{ipA, 21, macA, macHost}}},
 		"lower metric wins": {before: []event{is(hostRoute{addr: ipA, ifindex: 20, metric: 9, onLink: true}), arp(20, ipA, macB), is(veth(21, 0)), arp(21, ipA, macA)},
 			events: []event{is(onLink(ipA, 21))}, want: []Endpoint{{ipA, 21, macA, macHost}}},
 		"higher metric takes over": {before: []event{is(hostRoute{addr: ipA, ifindex: 20, metric: 9, onLink: true}), arp(20, ipA, macB), is(veth(21, 0)), arp(21, ipA, macA), is(onLink(ipA, 21))},
@@ -203,7 +206,7 @@ func TestEndpoints(t *testing.T) {
 	}
 }
 
-var compare = []cmp.Option{cmp.Comparer(func(a, b netip.Addr) bool { return a == b }), cmpopts.EquateEmpty()}
+var compare = []cmp.Option{cmpopts.EquateComparable(netip.Addr{}, netip.Prefix{}), cmpopts.EquateEmpty()}
 
 func TestLinks(t *testing.T) {
 	ports := []Link{{10, "veth10"}, {11, "veth11"}}
@@ -222,7 +225,7 @@ func TestLinks(t *testing.T) {
 		"a link renamed":             {events: []event{is(with(veth(11, 1), func(l *link) { l.name = "c2" }))}, want: []Link{{10, "veth10"}, {11, "c2"}}},
 		"ignored":                    {ignore: []string{"veth11"}, want: ports[:1]},
 		"bridge ignored":             {ignore: []string{"br1"}},
-		"bridge without address":     {events: []event{gone(localAddr{1, ipBridge})}},
+		"bridge without address":     {events: []event{gone(local(1, ipBridge))}},
 		"a second bridge":            {events: []event{is(veth(21, 2)), addr(2, ipB)}, want: append(ports, Link{21, "veth21"})},
 		"an address outside":         {events: []event{is(veth(21, 2)), addr(2, netip.MustParseAddr("10.0.0.1"))}, want: ports},
 	}
@@ -234,6 +237,50 @@ func TestLinks(t *testing.T) {
 			}
 			if diff := cmp.Diff(test.want, stateOf(m).Links, compare...); diff != "" {
 				t.Errorf("links (-want +got):\n%s", diff)
+			}
+		})
+	}
+}
+
+// TestDoubt holds which changes leave open what the routes are, and which do not.
+func TestDoubt(t *testing.T) {
+	route, sourced, several := onLink(ipRouted, 20), onLink(ipRouted, 20), hostRoute{addr: ipA, several: true}
+	sourced.source = ipBridge
+	behind := onLink(ipRouted, 21)
+	behind.metric = 1
+	tests := map[string]struct {
+		events []event
+		want   bool
+	}{
+		"a route comes and goes":              {events: []event{is(route), gone(route)}},
+		"of another metric":                   {events: []event{is(route), is(behind), gone(route)}},
+		"of another address":                  {events: []event{is(route), is(onLink(ipA, 20))}},
+		"a second one of its metric":          {events: []event{is(route), is(onLink(ipRouted, 21))}, want: true},
+		"told of twice":                       {events: []event{is(route), is(route)}, want: true},
+		"gone, but it was another":            {events: []event{is(route), gone(sourced)}, want: true},
+		"gone, but it never was":              {events: []event{gone(route)}},
+		"its source address goes":             {events: []event{is(sourced), gone(local(1, ipBridge))}, want: true},
+		"its source address goes elsewhere":   {events: []event{is(sourced), addr(20, ipBridge), gone(local(1, ipBridge))}, want: true},
+		"another address goes":                {events: []event{is(sourced), addr(1, ipB), gone(local(1, ipB))}},
+		"its device goes down":                {events: []event{is(route), is(down(veth(20, 0)))}},
+		"its device comes under another":      {events: []event{is(route), is(veth(20, 2))}, want: true},
+		"another device comes under another":  {events: []event{is(route), is(veth(11, 2))}},
+		"by several next hops":                {events: []event{is(several), is(veth(20, 0))}},
+		"by several next hops, a device down": {events: []event{is(several), is(down(veth(20, 0)))}, want: true},
+		"by several next hops, a device gone": {events: []event{is(several), gone(veth(20, 0))}, want: true},
+	}
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) {
+			m := newMachine(subnet, nil)
+			for _, e := range append(node(), test.events...) {
+				m.apply(e)
+			}
+			if m.doubt != test.want {
+				t.Errorf("in doubt: %v, want %v", m.doubt, test.want)
+			}
+			m.resetRoutes(newTables(subnet))
+			if m.doubt || len(m.routes) > 0 {
+				t.Errorf("listed again: in doubt: %v, routes %v", m.doubt, m.routes)
 			}
 		})
 	}
@@ -255,7 +302,7 @@ func TestLinkGoneLeavesNothing(t *testing.T) {
 
 // mirrored compares tables by what the kernel says too.
 var mirrored = append([]cmp.Option{cmp.AllowUnexported(tables{}, link{}, localAddr{}, hostRoute{}, neigh{}, fdbKey{}),
-	cmpopts.IgnoreFields(tables{}, "subnet", "learned"), cmpopts.IgnoreFields(neigh{}, "age")}, compare...)
+	cmpopts.IgnoreFields(tables{}, "subnet", "learned", "doubt"), cmpopts.IgnoreFields(neigh{}, "age")}, compare...)
 
 func TestListingAgainKeepsWhatAged(t *testing.T) {
 	m := newMachine(subnet, nil)

@@ -4,6 +4,7 @@ package containers
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/binary"
 	"iter"
 	"net/netip"
@@ -15,9 +16,8 @@ import (
 
 // event is one change of the kernel's tables, or one entry of a listing.
 type event struct {
-	gone    bool // RTM_DEL*: the record is no more
-	replace bool // NLM_F_REPLACE: a route takes the place of its equal
-	record  any  // link, localAddr, hostRoute, neighbour or fdbEntry
+	gone   bool // RTM_DEL*: the record is no more
+	record any  // link, localAddr, hostRoute, neighbour or fdbEntry
 }
 
 // link is a network device.
@@ -36,6 +36,7 @@ type link struct {
 type localAddr struct {
 	ifindex int
 	addr    netip.Addr
+	prefix  netip.Prefix // of IPv4, for a device may have an address in several; of the peer where there is one
 }
 
 // hostRoute is a route of the main table to one address.
@@ -44,7 +45,8 @@ type hostRoute struct {
 	ifindex int
 	metric  uint32
 	onLink  bool       // unicast and without a gateway: addr itself is on the link
-	gateway bool       // by a router, or several
+	several bool       // by several next hops
+	lasting bool       // of IPv4's scope host: stays while its device is down
 	source  netip.Addr // preferred source, of IPv4; invalid if none
 }
 
@@ -86,13 +88,13 @@ var messages = map[uint16]struct {
 
 // parse reads one rtnetlink message. It reports false for a message that is of
 // no interest or that makes no sense.
-func parse(typ, flags uint16, data []byte) (event, bool) {
+func parse(typ uint16, data []byte) (event, bool) {
 	m, ok := messages[typ]
 	if !ok || len(data) < m.size {
 		return event{}, false
 	}
 	record := m.parse(data[:m.size], data[m.size:])
-	return event{gone: m.gone, replace: flags&unix.NLM_F_REPLACE != 0, record: record}, record != nil
+	return event{gone: m.gone, record: record}, record != nil
 }
 
 // parseLink reads a struct ifinfomsg. The messages that bridges and protocols
@@ -131,19 +133,21 @@ func parseLink(h, attributes []byte) any {
 
 // parseAddr reads a struct ifaddrmsg.
 func parseAddr(h, attributes []byte) any {
-	a := localAddr{ifindex: int(int32(binary.NativeEndian.Uint32(h[4:])))}
+	var local, address netip.Addr // the latter is the peer's where the former stands beside it
 	for typ, value := range attrs(attributes) {
-		switch addr, _ := netip.AddrFromSlice(value); typ {
+		switch typ {
 		case unix.IFA_LOCAL:
-			a.addr = addr
-		case unix.IFA_ADDRESS: // the peer's, where IFA_LOCAL stands beside it
-			if !a.addr.IsValid() {
-				a.addr = addr
-			}
+			local, _ = netip.AddrFromSlice(value)
+		case unix.IFA_ADDRESS:
+			address, _ = netip.AddrFromSlice(value)
 		}
 	}
+	a := localAddr{ifindex: int(int32(binary.NativeEndian.Uint32(h[4:]))), addr: cmp.Or(local, address)}
 	if !a.addr.IsValid() {
 		return nil
+	}
+	if a.addr.Is4() {
+		a.prefix = netip.PrefixFrom(cmp.Or(address, local), int(h[1]))
 	}
 	return a
 }
@@ -153,6 +157,7 @@ func parseAddr(h, attributes []byte) any {
 // address, and stays (fib6_remove_prefsrc in net/ipv6/route.c): it is not kept.
 func parseRoute(h, attributes []byte) any {
 	table := uint32(h[4])
+	gateway := false
 	var r hostRoute
 	for typ, value := range attrs(attributes) {
 		switch typ {
@@ -168,15 +173,18 @@ func parseRoute(h, attributes []byte) any {
 			if h[0] == unix.AF_INET {
 				r.source, _ = netip.AddrFromSlice(value)
 			}
-		case unix.RTA_GATEWAY, unix.RTA_VIA, unix.RTA_MULTIPATH:
-			r.gateway = true
+		case unix.RTA_GATEWAY, unix.RTA_VIA:
+			gateway = true
+		case unix.RTA_MULTIPATH:
+			r.several = true
 		}
 	}
 	length, tos, cloned := int(h[1]), h[3], binary.NativeEndian.Uint32(h[8:])&unix.RTM_F_CLONED != 0
 	if !r.addr.IsValid() || length != r.addr.BitLen() || table != unix.RT_TABLE_MAIN || tos != 0 || cloned {
 		return nil
 	}
-	r.onLink = h[7] == unix.RTN_UNICAST && !r.gateway && r.ifindex != 0
+	r.onLink = h[7] == unix.RTN_UNICAST && !gateway && r.ifindex != 0
+	r.lasting = h[0] == unix.AF_INET && h[6] == unix.RT_SCOPE_HOST
 	return r
 }
 

@@ -59,9 +59,9 @@ func TestParse(t *testing.T) {
 		br    = attr32(unix.NDA_MASTER, 1)
 	)
 	tests := map[string]struct {
-		typ, flags uint16
-		parts      [][]byte
-		want       any // nil: of no interest
+		typ   uint16
+		parts [][]byte
+		want  any // nil: of no interest
 	}{
 		"link": {typ: unix.RTM_NEWLINK, parts: [][]byte{ifinfomsg(0, 10, up), attr(unix.IFLA_IFNAME, []byte("veth10\x00")...),
 			attr(unix.IFLA_ADDRESS, macHost[:]...), attr32(unix.IFLA_MASTER, 1), attr32(unix.IFLA_LINK_NETNSID, 0), info},
@@ -71,18 +71,21 @@ func TestParse(t *testing.T) {
 		"link of no Ethernet":   {typ: unix.RTM_NEWLINK, parts: [][]byte{ifinfomsg(0, 10, 0), attr(unix.IFLA_ADDRESS, addr4...)}, want: link{ifindex: 10}},
 		"link gone":             {typ: unix.RTM_DELLINK, parts: [][]byte{ifinfomsg(0, 10, 0)}, want: link{ifindex: 10}},
 		"port left its bridge":  {typ: unix.RTM_DELLINK, parts: [][]byte{ifinfomsg(unix.AF_BRIDGE, 10, up)}},
-		"address":               {typ: unix.RTM_NEWADDR, parts: [][]byte{ifaddrmsg(unix.AF_INET, 1), attr(unix.IFA_ADDRESS, addr4...)}, want: localAddr{1, ipA}},
-		"address, IPv6":         {typ: unix.RTM_NEWADDR, parts: [][]byte{ifaddrmsg(unix.AF_INET6, 1), attr(unix.IFA_ADDRESS, addr6...)}, want: localAddr{1, netip.AddrFrom16([16]byte(addr6))}},
-		"address with a peer":   {typ: unix.RTM_DELADDR, parts: [][]byte{ifaddrmsg(unix.AF_INET, 1), attr(unix.IFA_ADDRESS, ipB.AsSlice()...), attr(unix.IFA_LOCAL, addr4...)}, want: localAddr{1, ipA}},
-		"peer after address":    {typ: unix.RTM_NEWADDR, parts: [][]byte{ifaddrmsg(unix.AF_INET, 1), attr(unix.IFA_LOCAL, addr4...), attr(unix.IFA_ADDRESS, ipB.AsSlice()...)}, want: localAddr{1, ipA}},
+		"address":               {typ: unix.RTM_NEWADDR, parts: [][]byte{ifaddrmsg(unix.AF_INET, 1), attr(unix.IFA_ADDRESS, addr4...)}, want: localAddr{1, ipA, netip.PrefixFrom(ipA, 24)}},
+		"address, IPv6":         {typ: unix.RTM_NEWADDR, parts: [][]byte{ifaddrmsg(unix.AF_INET6, 1), attr(unix.IFA_ADDRESS, addr6...)}, want: localAddr{ifindex: 1, addr: netip.AddrFrom16([16]byte(addr6))}},
+		"address with a peer":   {typ: unix.RTM_DELADDR, parts: [][]byte{ifaddrmsg(unix.AF_INET, 1), attr(unix.IFA_ADDRESS, ipB.AsSlice()...), attr(unix.IFA_LOCAL, addr4...)}, want: localAddr{1, ipA, netip.PrefixFrom(ipB, 24)}},
+		"peer after address":    {typ: unix.RTM_NEWADDR, parts: [][]byte{ifaddrmsg(unix.AF_INET, 1), attr(unix.IFA_LOCAL, addr4...), attr(unix.IFA_ADDRESS, ipB.AsSlice()...)}, want: localAddr{1, ipA, netip.PrefixFrom(ipB, 24)}},
 		"address of odd length": {typ: unix.RTM_NEWADDR, parts: [][]byte{ifaddrmsg(unix.AF_INET, 1), attr(unix.IFA_LOCAL, 1, 2, 3)}},
 
-		"host route":          {typ: unix.RTM_NEWROUTE, parts: [][]byte{main4, dst, oif}, want: hostRoute{addr: ipA, ifindex: 20, onLink: true}},
-		"host route, metric":  {typ: unix.RTM_DELROUTE, parts: [][]byte{main4, dst, oif, attr32(unix.RTA_PRIORITY, 7)}, want: hostRoute{addr: ipA, ifindex: 20, metric: 7, onLink: true}},
-		"host route, source":  {typ: unix.RTM_NEWROUTE, parts: [][]byte{main4, dst, oif, attr(unix.RTA_PREFSRC, ipBridge.AsSlice()...)}, want: hostRoute{addr: ipA, ifindex: 20, onLink: true, source: ipBridge}},
-		"host route, gateway": {typ: unix.RTM_NEWROUTE, parts: [][]byte{main4, dst, oif, attr(unix.RTA_GATEWAY, ipB.AsSlice()...)}, want: hostRoute{addr: ipA, ifindex: 20, gateway: true}},
+		"host route":            {typ: unix.RTM_NEWROUTE, parts: [][]byte{main4, dst, oif}, want: hostRoute{addr: ipA, ifindex: 20, onLink: true}},
+		"host route, metric":    {typ: unix.RTM_DELROUTE, parts: [][]byte{main4, dst, oif, attr32(unix.RTA_PRIORITY, 7)}, want: hostRoute{addr: ipA, ifindex: 20, metric: 7, onLink: true}},
+		"host route, source":    {typ: unix.RTM_NEWROUTE, parts: [][]byte{main4, dst, oif, attr(unix.RTA_PREFSRC, ipBridge.AsSlice()...)}, want: hostRoute{addr: ipA, ifindex: 20, onLink: true, source: ipBridge}},
+		"host route, gateway":   {typ: unix.RTM_NEWROUTE, parts: [][]byte{main4, dst, oif, attr(unix.RTA_GATEWAY, ipB.AsSlice()...)}, want: hostRoute{addr: ipA, ifindex: 20}},
+		"host route, multipath": {typ: unix.RTM_NEWROUTE, parts: [][]byte{main4, dst, attr(unix.RTA_MULTIPATH)}, want: hostRoute{addr: ipA, several: true}},
+		"host route, scope host": {typ: unix.RTM_NEWROUTE, parts: [][]byte{slices.Replace(slices.Clone(main4), 6, 7, unix.RT_SCOPE_HOST), dst, oif},
+			want: hostRoute{addr: ipA, ifindex: 20, onLink: true, lasting: true}},
 		"host route, IPv6 gateway": {typ: unix.RTM_NEWROUTE, parts: [][]byte{main4, dst, oif, attr(unix.RTA_VIA, append([]byte{unix.AF_INET6, 0}, addr6...)...)},
-			want: hostRoute{addr: ipA, ifindex: 20, gateway: true}},
+			want: hostRoute{addr: ipA, ifindex: 20}},
 		"host route, blackhole": {typ: unix.RTM_NEWROUTE, parts: [][]byte{rtmsg(unix.AF_INET, 32, 0, unix.RT_TABLE_MAIN, unix.RTN_BLACKHOLE, 0), dst}, want: hostRoute{addr: ipA}},
 		"host route, IPv6":      {typ: unix.RTM_NEWROUTE, parts: [][]byte{rtmsg(unix.AF_INET6, 128, 0, unix.RT_TABLE_MAIN, unix.RTN_UNICAST, 0), attr(unix.RTA_DST, addr6...), oif}, want: hostRoute{addr: netip.AddrFrom16([16]byte(addr6)), ifindex: 20, onLink: true}},
 		"host route, IPv6 source": {typ: unix.RTM_NEWROUTE, parts: [][]byte{rtmsg(unix.AF_INET6, 128, 0, unix.RT_TABLE_MAIN, unix.RTN_UNICAST, 0), attr(unix.RTA_DST, addr6...), oif, attr(unix.RTA_PREFSRC, addr6...)},
@@ -115,7 +118,7 @@ func TestParse(t *testing.T) {
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
 			data := slices.Concat(test.parts...)
-			e, ok := parse(test.typ, test.flags, data)
+			e, ok := parse(test.typ, data)
 			if ok != (test.want != nil) {
 				t.Errorf("of interest: %v, want %v", ok, test.want != nil)
 			}
@@ -126,19 +129,9 @@ func TestParse(t *testing.T) {
 				t.Errorf("gone: %v, want %v", e.gone, wantGone)
 			}
 			for i := range data { // the kernel never sends half a message; a bug must not take us down
-				parse(test.typ, test.flags, data[:i])
+				parse(test.typ, data[:i])
 			}
 		})
-	}
-}
-
-func TestParseReplace(t *testing.T) {
-	data := slices.Concat(rtmsg(unix.AF_INET, 32, 0, unix.RT_TABLE_MAIN, unix.RTN_UNICAST, 0),
-		attr(unix.RTA_DST, ipA.AsSlice()...), attr32(unix.RTA_OIF, 20))
-	for _, flags := range []uint16{0, unix.NLM_F_REPLACE} {
-		if e, _ := parse(unix.RTM_NEWROUTE, flags, data); e.replace != (flags != 0) {
-			t.Errorf("flags %#x: replace is %v", flags, e.replace)
-		}
 	}
 }
 
@@ -151,7 +144,7 @@ func FuzzParse(f *testing.F) {
 		attr(unix.RTA_DST, ipA.AsSlice()...)))
 	f.Add(uint16(unix.RTM_NEWADDR), slices.Concat(ifaddrmsg(unix.AF_INET, 1), attr(unix.IFA_LOCAL, 1, 2, 3, 4)))
 	f.Fuzz(func(t *testing.T, typ uint16, data []byte) {
-		e, ok := parse(typ, 0, data)
+		e, ok := parse(typ, data)
 		if ok == (e.record == nil) {
 			t.Fatalf("of interest: %v, but record %v", ok, e.record)
 		}

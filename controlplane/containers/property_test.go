@@ -34,10 +34,10 @@ func fuzzEvent(b [4]byte) (e event, aging bool) {
 	case 0:
 		return event{gone: b[3]&3 == 3, record: fuzzLink(dev, mac, b)}, false
 	case 1:
-		return event{gone: isGone, record: localAddr{dev, addr}}, false
+		return event{gone: isGone, record: local(dev, addr)}, false
 	case 2:
 		r := hostRoute{addr: addr, ifindex: dev, metric: uint32(b[3] >> 2 & 1), onLink: b[3]&8 == 0}
-		return event{gone: isGone, replace: b[3]&2 != 0, record: r}, false
+		return event{gone: isGone, record: r}, false
 	case 3:
 		state := []uint16{unix.NUD_REACHABLE, unix.NUD_STALE, unix.NUD_FAILED, unix.NUD_INCOMPLETE}[b[3]>>1&3]
 		if state&nudValid == 0 {

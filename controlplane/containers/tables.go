@@ -12,8 +12,12 @@ import (
 )
 
 // tables mirror the kernel's, as far as they concern the containers of subnet.
+//
+// Routes are kept by imitation, for the kernel flushes them without telling. What
+// is not plain is not imitated: then they are in doubt, to be listed again.
 type tables struct {
 	subnet  netip.Prefix
+	doubt   bool   // routes may be others than the kernel's
 	learned uint64 // counts what neighs learned, to tell the newest
 	links   map[int]link
 	addrs   map[localAddr]bool
@@ -54,7 +58,7 @@ func (t *tables) apply(e event) bool {
 	case localAddr:
 		return r.addr.Is4() == t.subnet.Addr().Is4() && t.applyAddr(r, e.gone)
 	case hostRoute:
-		return t.applyRoute(r, e.gone, e.replace)
+		return t.applyRoute(r, e.gone)
 	case neighbour:
 		return t.applyNeighbour(r, e.gone)
 	case fdbEntry:
@@ -70,10 +74,12 @@ func (t *tables) applyLink(l link, gone bool) bool {
 	}
 	old, had := t.links[l.ifindex]
 	t.links[l.ifindex] = l
-	// The kernel flushes IPv4 routes of a device set down without telling
-	// (fib_disable_ip in net/ipv4/fib_frontend.c). IPv6's it tells of, unless
-	// net.ipv6.route.skip_notify_on_dev_down is set.
-	flushed := !l.up && t.dropRoutes(func(r hostRoute) bool { return r.ifindex == l.ifindex })
+	// The kernel flushes IPv4 routes of a device set down without telling, but for those of scope host
+	// (fib_disable_ip in net/ipv4/fib_frontend.c, fib_sync_down_dev in fib_semantics.c). IPv6's it
+	// tells of, unless net.ipv6.route.skip_notify_on_dev_down is set.
+	flushed := !l.up && t.flush(l.ifindex, func(r hostRoute) bool { return !r.lasting })
+	// All of them go where it comes under a VRF or leaves one (fib_netdev_event).
+	t.doubt = t.doubt || had && old.master != l.master && t.hasRoute(func(r hostRoute) bool { return r.ifindex == l.ifindex })
 	return flushed || !had || old != l
 }
 
@@ -85,7 +91,7 @@ func (t *tables) forgetLink(ifindex int) {
 			delete(t.addrs, a)
 		}
 	}
-	t.dropRoutes(func(r hostRoute) bool { return r.ifindex == ifindex })
+	t.flush(ifindex, all)
 	for addr := range t.neighs {
 		t.dropNeigh(addr, ifindex)
 	}
@@ -103,15 +109,12 @@ func (t *tables) applyAddr(a localAddr, gone bool) bool {
 		return !had
 	}
 	delete(t.addrs, a)
-	// With an address that no other device has go, untold, the IPv4 routes that have it as
-	// their source, and with a device's last one all of that device (fib_inetaddr_event, fib_del_ifaddr).
-	last := a.addr.Is4() && !t.hasAddr(func(other localAddr) bool {
-		return other.ifindex == a.ifindex && other.addr.Is4()
-	})
-	local := t.hasAddr(func(other localAddr) bool { return other.addr == a.addr })
-	flushed := t.dropRoutes(func(r hostRoute) bool {
-		return r.source == a.addr && !local || last && r.ifindex == a.ifindex
-	})
+	// The IPv4 routes that have the address as their source may go with it, before Linux 6.7 untold, or stay: because
+	// another device has it, or with a device that is deleted and had it as a secondary one (fib_del_ifaddr).
+	t.doubt = t.doubt || t.hasRoute(func(r hostRoute) bool { return r.source == a.addr })
+	// With a device's last one go, untold, all of that device (fib_inetaddr_event).
+	last := a.addr.Is4() && !t.hasAddr(func(other localAddr) bool { return other.ifindex == a.ifindex })
+	flushed := last && t.flush(a.ifindex, all)
 	return flushed || had
 }
 
@@ -124,45 +127,40 @@ func (t *tables) hasAddr(match func(localAddr) bool) bool {
 	return false
 }
 
-func (t *tables) applyRoute(r hostRoute, gone, replace bool) bool {
+// applyRoute takes over that a route comes or goes which is alone of its metric. Where several are, the kernel's
+// order is its own, and a new one may be another that replaced one of them (fib_table_insert in net/ipv4/fib_trie.c,
+// fib6_add_rt2node in net/ipv6/ip6_fib.c). A listing has them in that order.
+func (t *tables) applyRoute(r hostRoute, gone bool) bool {
 	if !t.subnet.Contains(r.addr) {
 		return false
 	}
 	routes := t.routes[r.addr]
-	i := slices.Index(routes, r)
-	switch known := i >= 0; {
-	case gone != known:
+	first, end := withMetric(routes, r.metric)
+	switch equal := routes[first:end]; {
+	case gone && len(equal) == 0:
 		return false
+	case gone && len(equal) == 1 && equal[0] == r:
+		t.setRoutes(r.addr, slices.Delete(routes, first, end))
 	case gone:
-		t.setRoutes(r.addr, slices.Delete(routes, i, i+1))
+		t.doubt = true
 	default:
-		t.setRoutes(r.addr, insertRoute(routes, r, replace))
+		t.doubt = t.doubt || len(equal) > 0
+		t.setRoutes(r.addr, slices.Insert(routes, end, r))
 	}
 	return true
 }
 
-// insertRoute puts r behind the routes that have its metric or a lower one, or
-// in the place of one that has the same.
-func insertRoute(routes []hostRoute, r hostRoute, replace bool) []hostRoute {
-	if equal := replaced(routes, r); replace && equal >= 0 {
-		routes[equal] = r
-		return routes
+// withMetric is where the routes of a metric stand, or would.
+func withMetric(routes []hostRoute, metric uint32) (first, end int) {
+	for _, r := range routes {
+		if r.metric < metric {
+			first++
+		}
+		if r.metric <= metric {
+			end++
+		}
 	}
-	i := slices.IndexFunc(routes, func(o hostRoute) bool { return o.metric > r.metric })
-	if i < 0 {
-		i = len(routes)
-	}
-	return slices.Insert(routes, i, r)
-}
-
-// replaced is the route in whose place r comes: the first of its metric, in IPv6 the first that has a
-// gateway as r does, or has none as r does, where there is one (fib6_add_rt2node in net/ipv6/ip6_fib.c).
-func replaced(routes []hostRoute, r hostRoute) int {
-	like := slices.IndexFunc(routes, func(o hostRoute) bool { return o.metric == r.metric && o.gateway == r.gateway })
-	if r.addr.Is6() && like >= 0 {
-		return like
-	}
-	return slices.IndexFunc(routes, func(o hostRoute) bool { return o.metric == r.metric })
+	return first, end
 }
 
 func (t *tables) setRoutes(addr netip.Addr, routes []hostRoute) {
@@ -173,15 +171,28 @@ func (t *tables) setRoutes(addr netip.Addr, routes []hostRoute) {
 	t.routes[addr] = routes
 }
 
-func (t *tables) dropRoutes(match func(hostRoute) bool) (dropped bool) {
-	for addr, routes := range t.routes {
+func (t *tables) hasRoute(match func(hostRoute) bool) bool {
+	for _, routes := range t.routes {
 		if slices.ContainsFunc(routes, match) {
-			t.setRoutes(addr, slices.DeleteFunc(routes, match))
-			dropped = true
+			return true
 		}
 	}
-	return dropped
+	return false
 }
+
+// flush drops the routes of a device that match. One of several next hops goes with the last
+// of their devices.
+func (t *tables) flush(ifindex int, match func(hostRoute) bool) (flushed bool) {
+	t.doubt = t.doubt || t.hasRoute(func(r hostRoute) bool { return r.several })
+	for addr, routes := range t.routes {
+		left := slices.DeleteFunc(routes, func(r hostRoute) bool { return r.ifindex == ifindex && match(r) })
+		flushed = flushed || len(left) < len(routes)
+		t.setRoutes(addr, left)
+	}
+	return flushed
+}
+
+func all(hostRoute) bool { return true }
 
 func (t *tables) applyNeighbour(n neighbour, gone bool) bool {
 	if !t.subnet.Contains(n.addr) {

@@ -111,7 +111,26 @@ func (w *watcher) session(ctx context.Context) error {
 		if err := w.gather(socket); err != nil {
 			return err
 		}
+		if err := w.settleDoubt(ctx); err != nil {
+			return err
+		}
 	}
+}
+
+// settleDoubt lists the routes again where notifications do not tell what they are. Of those that
+// the listing is ahead of, each that does not fit it raises the doubt anew.
+func (w *watcher) settleDoubt(ctx context.Context) error {
+	for _, m := range w.machines {
+		if !m.doubt {
+			continue
+		}
+		listed, err := listThese(ctx, m.subnet, []listing{routes(family(m.subnet))})
+		if err != nil {
+			return err
+		}
+		m.resetRoutes(listed)
+	}
+	return nil
 }
 
 // subscribe opens one socket for all kinds of change: the kernel keeps them in
@@ -176,7 +195,7 @@ func (w *watcher) gather(socket *nl.NetlinkSocket) error {
 
 func (w *watcher) apply(msgs []syscall.NetlinkMessage) {
 	for _, msg := range msgs {
-		e, ok := parse(msg.Header.Type, msg.Header.Flags, msg.Data)
+		e, ok := parse(msg.Header.Type, msg.Data)
 		if !ok {
 			continue
 		}

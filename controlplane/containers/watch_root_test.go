@@ -88,6 +88,43 @@ func TestWatchFindsRoutedContainers(t *testing.T) {
 	w.await("the last address off its link")
 }
 
+// Routes that outlive their source address, or their link's being down, lead to a container all the same.
+func TestWatchKeepsRoutesThatTheKernelKeeps(t *testing.T) {
+	n := newSpace(t)
+	n.addBridge("br245", "172.245.0.1/24", fixedMAC)
+	n.addBridge("brOther", "10.9.0.1/24", nil)
+	n.must(n.AddrAdd(n.link("brOther"), ipAddr("10.9.0.2/24"))) // a secondary one
+	c := n.addContainer("vethR", "", "172.245.0.5/32")
+	c.must(c.RouteAdd(&netlink.Route{LinkIndex: c.index("eth0"), Scope: netlink.SCOPE_LINK, Dst: ipAddr("0.0.0.0/0").IPNet}))
+	n.sysctl("ipv4/conf/vethR/proxy_arp", "1")
+	n.must(n.AddrAdd(n.link("vethR"), ipAddr("10.0.0.1/32")))
+	route := hostRouteOf(n.index("vethR"), "172.245.0.5")
+	route.Src = net.IPv4(10, 9, 0, 2)
+	n.must(n.RouteAdd(route))
+	w := watchIn(n, options)
+	n.speak("172.245.0.5")
+	endpoint := n.endpoint("vethR", c, "172.245.0.5", "vethR")
+	w.await("a routed container", endpoint)
+	n.must(n.LinkDel(n.link("brOther"))) // in Linux 6.18, say, at which the route stays
+	there, err := n.RouteListFiltered(unix.AF_INET, route, netlink.RT_FILTER_DST)
+	n.must(err)
+	if len(there) > 0 {
+		w.settled(n, "its route's source gone with a link", endpoint)
+		n.must(n.RouteDel(&there[0]))
+	}
+	w.await("its route gone")
+
+	route.Src, route.Scope = nil, netlink.SCOPE_HOST // as the CNI plugin ptp has it
+	n.must(n.RouteAdd(route))
+	n.speak("172.245.0.5")
+	w.await("a routed container, scope host", endpoint)
+	n.down("vethR")
+	w.await("its link down")
+	n.up("vethR")
+	n.speak("172.245.0.5")
+	w.await("its link up again", endpoint)
+}
+
 func TestWatchOutlivesAging(t *testing.T) {
 	n, a, b := bridged(t)
 	w := watchIn(n, options)

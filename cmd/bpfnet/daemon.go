@@ -11,6 +11,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"regexp"
 	"runtime/debug"
 	"time"
 
@@ -140,6 +141,11 @@ func (f *daemonFlags) options(runDir string) (node.Options, error) {
 	if err = checkEtcd(o); err != nil {
 		return o, err
 	}
+	for _, s := range o.Underlay.IfaceRegex {
+		if _, err = regexp.Compile(s); err != nil {
+			return o, fmt.Errorf("--iface-regex: %w", err)
+		}
+	}
 	if o.Underlay.CanReach, err = addrFlag("iface-can-reach", f.ifaceCanReach); err != nil {
 		return o, err
 	}
@@ -213,6 +219,9 @@ func (f *daemonFlags) bindLoader(o *node.Options) {
 
 // checkEtcd refuses what no etcd could mend.
 func checkEtcd(o node.Options) error {
+	if err := o.Etcd.Validate(); err != nil && o.Embedded.Dir == "" {
+		return fmt.Errorf("--etcd-endpoints and their files: %w", err)
+	}
 	if o.InitConfig != "" {
 		if _, err := store.ParseConfig([]byte(o.InitConfig)); err != nil {
 			return fmt.Errorf("--etcd-init-config: %w", err)

@@ -184,30 +184,37 @@ func (o Options) urls() []string {
 	return all
 }
 
-// tlsConfig checks endpoints and files against each other, for a mistake there
-// would else send passwords in the clear or end in an obscure handshake error.
-func (o Options) tlsConfig() (*tls.Config, error) {
+// Validate checks endpoints and the names of files against each other, for a mistake
+// there would else send passwords in the clear or end in an obscure handshake error.
+func (o Options) Validate() error {
+	o.Endpoints = o.urls()
 	if len(o.Endpoints) == 0 {
-		return nil, errors.New("no endpoints given: give at least one, such as http://127.0.0.1:2379")
+		return errors.New("no endpoints given: give at least one, such as http://127.0.0.1:2379")
 	}
 	secure := strings.HasPrefix(o.Endpoints[0], "https://")
 	for _, e := range o.Endpoints {
 		isTLS, isPlain := strings.HasPrefix(e, "https://"), strings.HasPrefix(e, "http://")
 		if !isTLS && !isPlain {
-			return nil, fmt.Errorf("endpoint %q is no URL: give one such as http://127.0.0.1:2379", e)
+			return fmt.Errorf("endpoint %q is no URL: give one such as http://127.0.0.1:2379", e)
 		}
 		if isTLS != secure {
-			return nil, fmt.Errorf("endpoints %q mix http and https: give all alike", o.Endpoints)
+			return fmt.Errorf("endpoints %q mix http and https: give all alike", o.Endpoints)
 		}
 	}
 	files := o.CAFile + o.CertFile + o.KeyFile
 	switch {
 	case !secure && files != "":
-		return nil, fmt.Errorf("TLS files are given, but endpoint %q is plain: write it https://", o.Endpoints[0])
-	case !secure:
-		return nil, nil
+		return fmt.Errorf("TLS files are given, but endpoint %q is plain: write it https://", o.Endpoints[0])
 	case (o.CertFile == "") != (o.KeyFile == ""):
-		return nil, errors.New("certificate and key belong together: give both files or none")
+		return errors.New("certificate and key belong together: give both files or none")
+	}
+	return nil
+}
+
+// tlsConfig reads the files. It is nil where etcd is reached without TLS.
+func (o Options) tlsConfig() (*tls.Config, error) {
+	if err := o.Validate(); err != nil || strings.HasPrefix(o.Endpoints[0], "http://") {
+		return nil, err
 	}
 	info := transport.TLSInfo{CertFile: o.CertFile, KeyFile: o.KeyFile, TrustedCAFile: o.CAFile}
 	c, err := info.ClientConfig()

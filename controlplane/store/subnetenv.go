@@ -5,6 +5,7 @@ package store
 import (
 	"bufio"
 	"bytes"
+	"errors"
 	"fmt"
 	"net/netip"
 	"os"
@@ -40,8 +41,13 @@ func (e SubnetEnv) Write(path string) error {
 		return fmt.Errorf("write subnet file: %w", err)
 	}
 	// Whatever the umask, runtimes that are not root read it.
-	if err := renameio.WriteFile(path, data, 0o644, renameio.IgnoreUmask()); err != nil {
-		return fmt.Errorf("write subnet file: %w", err)
+	err := renameio.WriteFile(path, data, 0o644, renameio.IgnoreUmask())
+	var beside *os.PathError
+	if errors.As(err, &beside) {
+		err = beside.Err // without the name of a file that is another each time
+	}
+	if err != nil {
+		return fmt.Errorf("write subnet file %s: %w", path, err)
 	}
 	return nil
 }

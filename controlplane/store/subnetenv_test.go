@@ -114,6 +114,15 @@ func TestWriteSubnetEnvError(t *testing.T) {
 	}
 }
 
+// TestWriteSubnetEnvErrorIsTheSameEachTime: else the log would have it again at each attempt.
+func TestWriteSubnetEnvErrorIsTheSameEachTime(t *testing.T) {
+	path := filepath.Join(t.TempDir(), strings.Repeat("x", 255)) // beside it there is no room for a longer name
+	first, second := SubnetEnv{}.Write(path), SubnetEnv{}.Write(path)
+	if first == nil || second == nil || first.Error() != second.Error() || !strings.Contains(first.Error(), path) {
+		t.Errorf("errors %v and %v, want the same twice, with the file's name", first, second)
+	}
+}
+
 func FuzzParseSubnetEnv(f *testing.F) {
 	f.Add([]byte("FLANNEL_NETWORK=172.244.0.0/14\nFLANNEL_SUBNET=172.245.0.1/24\nFLANNEL_MTU=1450\nFLANNEL_IPMASQ=false\n"))
 	f.Fuzz(func(t *testing.T, data []byte) {

@@ -29,6 +29,9 @@ type vnetHeader struct {
 	CsumOffset uint16
 }
 
+// patience is how long a test waits for a packet that has to come.
+const patience = 30 * time.Second
+
 const (
 	vnetHeaderLen = 10
 	needsCsum     = 1
@@ -48,7 +51,7 @@ func openTap(t *testing.T, ifindex int) *tap {
 	})
 	must(t, unix.SetsockoptInt(fd, unix.SOL_PACKET, unix.PACKET_VNET_HDR, 1))
 	must(t, unix.SetsockoptInt(fd, unix.SOL_PACKET, unix.PACKET_IGNORE_OUTGOING, 1))
-	timeout := unix.NsecToTimeval(int64(5 * time.Second))
+	timeout := unix.NsecToTimeval(int64(patience))
 	must(t, unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &timeout))
 	must(t, unix.Bind(fd, &unix.SockaddrLinklayer{Protocol: bits.ReverseBytes16(unix.ETH_P_ALL), Ifindex: ifindex}))
 	return &tap{fd}

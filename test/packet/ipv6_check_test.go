@@ -282,10 +282,23 @@ func settleV6(t *testing.T, frame []byte) {
 	if port := binary.BigEndian.Uint16(udp); port < 49152 {
 		t.Errorf("source port %d is not in 49152 to 65535", port)
 	}
-	even := join(udp, make([]byte, len(udp)%2))
-	if sum := internetSum(join(ip[8:40], []byte{0, protocolUDP}, udp[4:6], even)); sum != 0xffff {
+	if sum := internetSum(udpPseudoV6(ip), udp); sum != 0xffff {
 		t.Errorf("UDP checksum sums up to %04x: % x", sum, udp[:udpLen])
 	}
 	clear(udp[:2])
 	clear(udp[6:8])
+}
+
+// udpSumAt is where an IPv6 packet without extension headers has its UDP checksum.
+const udpSumAt = ipv6Len + 6
+
+// udpPseudoV6 is the header that such a packet's UDP checksum covers besides (RFC 8200, 8.1).
+func udpPseudoV6(ip []byte) []byte {
+	return join(ip[8:ipv6Len], []byte{0, protocolUDP}, ip[ipv6Len+4:ipv6Len+6])
+}
+
+// summedV6 is the packet with its UDP checksum.
+func summedV6(ip []byte) []byte {
+	ip = patched(ip, put16(udpSumAt, 0))
+	return patched(ip, put16(udpSumAt, ^internetSum(udpPseudoV6(ip), ip[ipv6Len:])))
 }

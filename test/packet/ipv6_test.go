@@ -73,8 +73,7 @@ func TestIPv6(t *testing.T) {
 			header := append([]byte(nil), out[etherLen:etherLen+c.outer]...)
 			if c.name == "vxlan" {
 				udp := out[etherLen+40:]
-				sum := internetSum(join(header[8:40], []byte{0, 17}, udp[4:6], udp))
-				if sum != 0xffff {
+				if sum := internetSum(udpPseudoV6(out[etherLen:]), udp); sum != 0xffff {
 					t.Errorf("UDP checksum sums up to %04x: % x", sum, udp[:8])
 				}
 			}
@@ -91,12 +90,11 @@ func TestIPv6(t *testing.T) {
 				copy(header[40+8+8:], overlay.mac[:])
 			}
 			inner := udpV6(remoteV6, containerV6, 64)
+			packet := join(header, inner)
 			if c.name == "vxlan" {
-				binary.BigEndian.PutUint16(header[46:], 0)
-				datagram := join(header[40:], inner)
-				binary.BigEndian.PutUint16(header[46:], ^internetSum(join(header[8:40], []byte{0, 17}, datagram[4:6], datagram)))
+				packet = summedV6(packet)
 			}
-			frame := etherType(uplink.mac, routerMAC, layers.EthernetType(wantType), join(header, inner))
+			frame := etherType(uplink.mac, routerMAC, layers.EthernetType(wantType), packet)
 			verdict, out, err = m.run(bpf.DatapathProgramPROGRAM_FROM_NETWORK, arrival{frame: frame, ifindex: uplink.ifindex})
 			must(t, err)
 			if verdict != actRedirect {

@@ -18,15 +18,8 @@ import (
 	"github.com/bpfnet/bpfnet/controlplane/topology"
 )
 
-// TestIPv6DecapsulateECN is figure 4 of RFC 6040 as the kernel reads it. The outer DSCP stays outside.
+// TestIPv6DecapsulateECN holds each program to ecnAfter. The outer DSCP stays outside.
 func TestIPv6DecapsulateECN(t *testing.T) {
-	const drop = 4
-	after := [4][4]uint8{ // [inner][outer]: Not-ECT 0, ECT(1) 1, ECT(0) 2, CE 3
-		{0, 0, 0, drop},
-		{1, 1, 1, 3},
-		{2, 1, 2, 3},
-		{3, 3, 3, 3},
-	}
 	for _, tun := range tunnelsV6 {
 		t.Run(tun.name, func(t *testing.T) {
 			var cases []caseV6
@@ -40,12 +33,12 @@ func TestIPv6DecapsulateECN(t *testing.T) {
 						name: fmt.Sprintf("inner %02b outer %02b", inner, outer), program: bpf.DatapathProgramPROGRAM_FROM_NETWORK,
 						in: tun.arrives(tun.wrap(tun.node, 0x54|outer, in)), reason: bpf.DatapathReasonFORWARD_DELIVERED,
 					}
-					if after[inner][outer] == drop {
+					if ecnAfter[inner][outer] == ecnDrop {
 						c.reason, c.event = bpf.DatapathReasonDROP_ECN, dropEvent{tun.node, tun.remote(), tun.container()}
 						cases = append(cases, c)
 						continue
 					}
-					out := tun.datagram(tun.remote(), tun.container(), 63, 0xb8|after[inner][outer])
+					out := tun.datagram(tun.remote(), tun.container(), 63, 0xb8|ecnAfter[inner][outer])
 					if tun.inner == 6 {
 						copy(out[1:], []byte{out[1] | 0xa, 0xbc, 0xde})
 					}
@@ -173,18 +166,13 @@ func TestIPv6Superpackets(t *testing.T) {
 
 // TestIPv6UDPChecksum: in VXLAN from a peer, zero is none, and what is wrong, or not to be told, is the kernel's device's.
 func TestIPv6UDPChecksum(t *testing.T) {
-	const at = ipv6Len + 6
-	summed := func(ip []byte) []byte {
-		ip = patched(ip, put16(at, 0))
-		even := join(ip[ipv6Len:], make([]byte, len(ip)%2))
-		return patched(ip, put16(at, ^internetSum(join(ip[8:40], []byte{0, protocolUDP}, ip[ipv6Len+4:ipv6Len+6], even))))
-	}
+	const at = udpSumAt
 	inner := packetV6{src: remoteV6, dst: containerV6}
 	fragment := fragmentOf(inner, 9, true)
-	right := summed(vxlanV6.wrap(peerV6, 0, inner.bytes()))
+	right := summedV6(vxlanV6.wrap(peerV6, 0, inner.bytes()))
 	noInner := patched(inner.bytes(), put16(ipv6Len+6, 0))
 	out := etherType(c1MAC, bridgeMAC, 0x86dd, packetV6{src: remoteV6, dst: containerV6, hops: 63}.bytes())
-	partial := patched(right, put16(at, internetSum(join(right[8:40], []byte{0, protocolUDP}, right[ipv6Len+4:ipv6Len+6]))))
+	partial := patched(right, put16(at, internetSum(udpPseudoV6(right))))
 	fragment.hops = 63
 	fragmentOut := etherType(c1MAC, bridgeMAC, 0x86dd, fragment.bytes())
 	fragment.hops = 64
@@ -198,12 +186,12 @@ func TestIPv6UDPChecksum(t *testing.T) {
 		{name: "wrong", program: program, in: in(patched(right, put8(at, right[at]^1))), reason: passed, checked: true},
 		{name: "another VXLAN reserved byte", program: program, in: in(patched(right, put8(ipv6Len+udpLen+vxlanLen+6, 9))), reason: passed, checked: true},
 		{name: "inner hop limit changed", program: program, in: in(patched(right, put8(ipv6Len+udpLen+vxlanLen+etherLen+7, 9))), reason: passed, checked: true},
-		{name: "inner packet has none", program: program, in: in(summed(vxlanV6.wrap(peerV6, 0, noInner))), reason: passed, checked: true},
-		{name: "inner fragment", program: program, in: in(summed(vxlanV6.wrap(peerV6, 0, fragment.bytes()))), reason: passed, checked: true},
+		{name: "inner packet has none", program: program, in: in(summedV6(vxlanV6.wrap(peerV6, 0, noInner))), reason: passed, checked: true},
+		{name: "inner fragment", program: program, in: in(summedV6(vxlanV6.wrap(peerV6, 0, fragment.bytes()))), reason: passed, checked: true},
 		{name: "inner fragment, zero", program: program, in: in(vxlanV6.wrap(peerV6, 0, fragment.bytes())), reason: delivered, out: fragmentOut},
-		{name: "bytes behind", program: program, in: in(summed(vxlanV6.wrap(peerV6, 0, join(inner.bytes(), []byte{1, 2})))), reason: passed, checked: true},
+		{name: "bytes behind", program: program, in: in(summedV6(vxlanV6.wrap(peerV6, 0, join(inner.bytes(), []byte{1, 2})))), reason: passed, checked: true},
 		{
-			name: "wrong, of a stranger", program: program, in: in(patched(summed(vxlanV6.wrap(strangerV6, 0, inner.bytes())), put8(at, 1))),
+			name: "wrong, of a stranger", program: program, in: in(patched(summedV6(vxlanV6.wrap(strangerV6, 0, inner.bytes())), put8(at, 1))),
 			reason: bpf.DatapathReasonDROP_UNKNOWN_HOST, event: dropEvent{strangerV6, remoteV6, containerV6},
 		},
 	})

@@ -83,15 +83,17 @@ func networkDelivers() []packetCase {
 	return cases
 }
 
-// networkECN: figure 4 of RFC 6040 as the kernel reads it, row by row.
+// ecnAfter is figure 4 of RFC 6040 as the kernel reads it: [inner][outer], of Not-ECT 0, ECT(1) 1, ECT(0) 2 and CE 3.
+var ecnAfter = [4][4]uint8{
+	{0, 0, 0, ecnDrop},
+	{1, 1, 1, 3},
+	{2, 1, 2, 3},
+	{3, 3, 3, 3},
+}
+
+const ecnDrop = 4
+
 func networkECN() []packetCase {
-	const drop = 4
-	after := [4][4]uint8{ // [inner][outer]: Not-ECT 0, ECT(1) 1, ECT(0) 2, CE 3
-		{0, 0, 0, drop},
-		{1, 1, 1, 3},
-		{2, 1, 2, 3},
-		{3, 3, 3, 3},
-	}
 	var cases []packetCase
 	for _, tun := range tunnels {
 		for inner := range uint8(4) {
@@ -100,11 +102,11 @@ func networkECN() []packetCase {
 				in := from(tun.node, d.bytes())
 				in.tos = 0xb8 | outer // the outer DSCP stays outside
 				c := packetCase{name: fmt.Sprintf("%s/ECN inner %02b outer %02b", tun.name, inner, outer), in: arrives(in.bytes())}
-				if after[inner][outer] == drop {
+				if ecnAfter[inner][outer] == ecnDrop {
 					c.reason, c.event = bpf.DatapathReasonDROP_ECN, dropEvent{tun.node, d.src, d.dst}
 				} else {
 					c.reason = bpf.DatapathReasonFORWARD_DELIVERED
-					c.out = intoC1(d.hop(1).withTOS(0x28 | after[inner][outer]).bytes())
+					c.out = intoC1(d.hop(1).withTOS(0x28 | ecnAfter[inner][outer]).bytes())
 				}
 				cases = append(cases, c)
 			}

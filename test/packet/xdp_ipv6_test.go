@@ -155,16 +155,11 @@ func (tun tunnelV6) wireLeft() []caseV6 {
 
 // TestIPv6FromWireUDPChecksum: what headers cannot tell, and what is still to be made, is left to tc.
 func TestIPv6FromWireUDPChecksum(t *testing.T) {
-	const at = ipv6Len + 6
-	summed := func(ip []byte) []byte {
-		ip = patched(ip, put16(at, 0))
-		even := join(ip[ipv6Len:], make([]byte, len(ip)%2))
-		return patched(ip, put16(at, ^internetSum(join(ip[8:40], []byte{0, protocolUDP}, ip[ipv6Len+4:ipv6Len+6], even))))
-	}
+	const at = udpSumAt
 	inner := packetV6{src: remoteV6, dst: containerV6}
 	fragment := fragmentOf(inner, 9, true).bytes()
-	right := summed(vxlanV6.wrap(peerV6, 0, inner.bytes()))
-	pending := patched(right, put16(at, internetSum(join(right[8:40], []byte{0, protocolUDP}, right[ipv6Len+4:ipv6Len+6]))))
+	right := summedV6(vxlanV6.wrap(peerV6, 0, inner.bytes()))
+	pending := patched(right, put16(at, internetSum(udpPseudoV6(right))))
 	out, fragmentOut := vxlanV6.unwrappedV6(inner.bytes()), vxlanV6.unwrappedV6(fragment)
 	in := func(ip []byte) arrival { return vxlanV6.arrives(ip) }
 	decapsulated, left := bpf.DatapathReasonFORWARD_DECAPSULATED, bpf.DatapathReasonPASS_UDP_CHECKSUM
@@ -173,7 +168,7 @@ func TestIPv6FromWireUDPChecksum(t *testing.T) {
 		{name: "right", in: in(right), reason: decapsulated, out: out},
 		{name: "still to be made", in: in(pending), reason: bpf.DatapathReasonPASS_CHECKED},
 		{name: "wrong", in: in(patched(right, put8(at, right[at]^1))), reason: left},
-		{name: "inner fragment", in: in(summed(vxlanV6.wrap(peerV6, 0, fragment))), reason: left},
+		{name: "inner fragment", in: in(summedV6(vxlanV6.wrap(peerV6, 0, fragment))), reason: left},
 		{name: "inner fragment, zero", in: in(vxlanV6.wrap(peerV6, 0, fragment)), reason: decapsulated, out: fragmentOut},
 	}...))
 }

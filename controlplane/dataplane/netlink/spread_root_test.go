@@ -11,8 +11,6 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/google/go-cmp/cmp"
-
 	"github.com/bpfnet/bpfnet/controlplane/topology"
 )
 
@@ -118,11 +116,7 @@ func TestSpreadFollows(t *testing.T) {
 		if problems, err := v.Apply(state, dev); err != nil || len(problems) > 0 {
 			t.Fatalf("step %d: %v, problems %v", step, err, problems)
 		}
-		if diff := cmp.Diff(holds(t, s, dev), v.have, compareTables); diff != "" {
-			t.Fatalf("step %d: what the View knows (-kernel's +known):\n%s", step, diff)
-		}
-		if seen := events(t, func() { apply(t, state) }); len(seen) != 0 {
-			t.Fatalf("step %d: was not complete:\n%s", step, strings.Join(seen, "\n"))
-		}
+		v.checkKnown(t, s, dev)
+		checkComplete(t, state)
 	}
 }

@@ -48,12 +48,24 @@ func viewFollows(t *testing.T, s topology.Self, peer makePeer) {
 		if problems, err := v.Apply(state, dev); err != nil || len(problems) > 0 {
 			t.Fatalf("step %d: %v, problems %v", step, err, problems)
 		}
-		if diff := cmp.Diff(holds(t, s, dev), v.have, compareTables); diff != "" {
-			t.Fatalf("step %d: what the View knows (-kernel's +known):\n%s", step, diff)
-		}
-		if seen := events(t, func() { apply(t, state) }); len(seen) != 0 {
-			t.Fatalf("step %d: was not complete:\n%s", step, strings.Join(seen, "\n"))
-		}
+		v.checkKnown(t, s, dev)
+		checkComplete(t, state)
+	}
+}
+
+// checkKnown ends the test where the View does not know what the kernel holds.
+func (v *View) checkKnown(t *testing.T, s topology.Self, dev Device) {
+	t.Helper()
+	if diff := cmp.Diff(holds(t, s, dev), v.have, compareTables); diff != "" {
+		t.Fatalf("what the View knows (-kernel's +known):\n%s", diff)
+	}
+}
+
+// checkComplete ends the test where the kernel does not hold what who lists everything would have it hold.
+func checkComplete(t *testing.T, state topology.State) {
+	t.Helper()
+	if seen := events(t, func() { apply(t, state) }); len(seen) != 0 {
+		t.Fatalf("it was not complete:\n%s", strings.Join(seen, "\n"))
 	}
 }
 

@@ -8,10 +8,7 @@ import (
 	"math/rand/v2"
 	"net/netip"
 	"slices"
-	"strings"
 	"testing"
-
-	"github.com/google/go-cmp/cmp"
 
 	"github.com/bpfnet/bpfnet/controlplane/topology"
 )
@@ -110,12 +107,8 @@ func TestAdvanceInSteps(t *testing.T) {
 					t.Errorf("the cover %s is left", r)
 				}
 			}
-			if diff := cmp.Diff(holds(t, state.Self, dev), v.have, compareTables); diff != "" {
-				t.Errorf("what the View knows (-kernel's +known):\n%s", diff)
-			}
-			if seen := events(t, func() { apply(t, state) }); len(seen) != 0 {
-				t.Errorf("it was not complete:\n%s", strings.Join(seen, "\n"))
-			}
+			v.checkKnown(t, state.Self, dev)
+			checkComplete(t, state)
 		})
 	}
 }
@@ -210,13 +203,9 @@ func TestAdvanceRandomly(t *testing.T) {
 			}
 			left = advance(t, &v, stateOf(s, peers), dev)
 			resolved(t, v.have, dev)
-			if diff := cmp.Diff(holds(t, s, dev), v.have, compareTables); diff != "" {
-				t.Fatalf("what the View knows (-kernel's +known):\n%s", diff)
-			}
+			v.checkKnown(t, s, dev)
 		}
-		if seen := events(t, func() { apply(t, stateOf(s, peers)) }); len(seen) != 0 {
-			t.Fatalf("it was not complete:\n%s", strings.Join(seen, "\n"))
-		}
+		checkComplete(t, stateOf(s, peers))
 	}
 }
 

@@ -66,8 +66,8 @@ func TestCheckRivals(t *testing.T) {
 		t.Fatal(err)
 	}
 	waitFor(t, func() bool { // Start returns when execve(2) has closed the files, which is before there is a command line
-		line, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", process.Process.Pid))
-		return err == nil && len(line) > 0
+		line, failed := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", process.Process.Pid))
+		return failed == nil && len(line) > 0
 	})
 	if err = checkRivals(); err == nil || !strings.HasPrefix(err.Error(), "flanneld runs in this network namespace, as process ") {
 		t.Errorf("beside flanneld: %v", err)

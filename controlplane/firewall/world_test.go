@@ -169,6 +169,12 @@ func (w *world) wire(name string, here netip.Prefix, there place, theirs ...neti
 	w.must(w.in(there, func() error {
 		return errors.Join(configure("lo"), configure("far0", theirs...))
 	}))
+	// The end that was set up first drops what it is given until the kernel has noticed its carrier (net/core/link_watch.c).
+	for deadline := time.Now().Add(answerLimit); nstest.Link(w.t, name).Attrs().OperState != netlink.OperUp; time.Sleep(time.Millisecond) {
+		if time.Now().After(deadline) {
+			w.t.Fatalf("%s does not come up", name)
+		}
+	}
 }
 
 func configure(name string, addrs ...netip.Prefix) error {
@@ -218,7 +224,7 @@ func onThread(f func() error) error {
 
 const (
 	servicePort = 9000 // what everybody listens on
-	answerLimit = 3 * time.Second
+	answerLimit = 30 * time.Second
 	lossLimit   = 200 * time.Millisecond
 )
 

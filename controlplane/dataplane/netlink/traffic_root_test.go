@@ -130,6 +130,7 @@ func TestVXLAN6CarriesPackets(t *testing.T) {
 	if err := node6(1, 2, macs); err != nil {
 		t.Fatal(err)
 	}
+	settle(t) // until then the veth drops what it is given
 	here, err := net.ListenUDP("udp", &net.UDPAddr{IP: container6(1).AsSlice(), Port: 9000})
 	if err != nil {
 		t.Fatal(err)

@@ -166,7 +166,10 @@ func dialEtcd(t *testing.T, ns lab.Namespace, url string) *clientv3.Client {
 	c, err := clientv3.New(clientv3.Config{
 		Endpoints: []string{url},
 		DialOptions: []grpc.DialOption{
-			grpc.WithConnectParams(grpc.ConnectParams{Backoff: backoff.Config{BaseDelay: time.Millisecond, MaxDelay: time.Millisecond}}),
+			grpc.WithConnectParams(grpc.ConnectParams{
+				Backoff:           backoff.Config{BaseDelay: time.Millisecond, MaxDelay: time.Millisecond},
+				MinConnectTimeout: timeout, // else an attempt has a millisecond too
+			}),
 			grpc.WithContextDialer(func(ctx context.Context, address string) (net.Conn, error) {
 				return ns.Dial(ctx, "tcp", address)
 			}),

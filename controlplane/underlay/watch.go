@@ -37,6 +37,21 @@ var watched = []uint{
 // It works in the calling goroutine, changed included, and returns nil once ctx
 // is done. The namespace is that of the thread that calls it.
 func Watch(ctx context.Context, changed func()) error {
+	for {
+		// What the socket does not hold is dropped, and without another word all that comes until somebody
+		// has emptied it (netlink_overrun in net/netlink/af_netlink.c). So this begins again with another.
+		err := watch(ctx, changed)
+		if ctx.Err() != nil {
+			return nil
+		}
+		if !errors.Is(err, unix.ENOBUFS) {
+			return err
+		}
+	}
+}
+
+// watch is Watch until announcements are lost.
+func watch(ctx context.Context, changed func()) error {
 	w, err := listen()
 	if err != nil {
 		return err
@@ -45,9 +60,7 @@ func Watch(ctx context.Context, changed func()) error {
 	defer context.AfterFunc(ctx, w.socket.Close)()
 	for {
 		changed()
-		if err := w.wait(); ctx.Err() != nil {
-			return nil
-		} else if err != nil {
+		if err := w.wait(); err != nil {
 			return err
 		}
 	}
@@ -99,12 +112,10 @@ func (w *watcher) burst() (matters bool, err error) {
 	var end time.Time
 	for {
 		err = w.read(end, &seen)
-		switch {
-		case errors.Is(err, os.ErrDeadlineExceeded):
+		if errors.Is(err, os.ErrDeadlineExceeded) {
 			return w.judge.matters(seen), nil
-		case errors.Is(err, unix.ENOBUFS):
-			seen.certain = true // lost announcements; the socket goes on
-		case err != nil:
+		}
+		if err != nil {
 			return false, fmt.Errorf("read the kernel's announcements: %w", err)
 		}
 		if end.IsZero() {

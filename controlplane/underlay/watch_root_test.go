@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
+	"path/filepath"
 	"testing"
 	"time"
 
@@ -161,28 +162,34 @@ func settle(t *testing.T) {
 	}
 }
 
-// More announcements than the socket holds: the kernel drops some and says so
-// with ENOBUFS; that is a change, and the watch goes on.
+// More announcements than the socket holds: the kernel drops some, and says so
+// with ENOBUFS; that is a change, and the next one after it is not missed.
 func TestWatchSurvivesOverflow(t *testing.T) {
 	node(t)
 	settle(t)
-	w, err := listen()
-	if err != nil {
+	batch := filepath.Join(t.TempDir(), "batch")
+	var routes []byte
+	for i := range 4000 { // none of which counts by itself
+		routes = fmt.Appendf(routes, "route add 10.9.%d.%d/32 via 192.168.32.1 proto 98\n", i>>8, i&0xff)
+	}
+	if err := os.WriteFile(batch, routes, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	defer w.close()
-	if err := w.socket.SetReceiveBufferSize(1, false); err != nil { // the kernel's minimum
-		t.Fatal(err)
-	}
-	for i := range 100 { // none of which counts by itself
-		run(t, fmt.Sprintf("ip route add 10.9.0.%d/32 via 192.168.32.1 proto 98", i))
-	}
-	if matters, err := w.burst(); !matters || err != nil {
-		t.Errorf("after an overflow: %t, %v, want true", matters, err)
-	}
-	run(t, "ip addr add 192.168.32.99/24 dev eth0")
-	if matters, err := w.burst(); !matters || err != nil {
-		t.Errorf("the next change: %t, %v, want true", matters, err)
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	defer cancel()
+	calls := 0
+	err := Watch(ctx, func() {
+		switch calls++; calls {
+		case 1:
+			run(t, "ip -batch "+batch)
+		case 2:
+			run(t, "ip addr add 192.168.32.99/24 dev eth0")
+		case 3:
+			cancel()
+		}
+	})
+	if err != nil || calls != 3 {
+		t.Errorf("%d calls, %v, want the first, one after an overflow, and one more", calls, err)
 	}
 }
 
@@ -205,7 +212,7 @@ func TestWatchEndsWithItsContext(t *testing.T) {
 		}
 		cancel()
 	}
-	if got := openFiles(t); got != files {
+	if got := openFiles(t); got > files { // fewer where the collector has found one of an earlier test
 		t.Errorf("%d files open, %d before", got, files)
 	}
 }

@@ -24,8 +24,8 @@ import (
 )
 
 // dropper is the whole datapath, and a packet that from_container drops: its source is known at
-// another interface.
-func dropper(t *testing.T) (*Set, func(times uint32)) {
+// another interface. It is sent by single runs, for one of several begins again where a signal comes.
+func dropper(t *testing.T) (*Set, func(times int)) {
 	t.Helper()
 	coll, err := ebpf.NewCollection(newSpec(t, settingsFor(testNetwork, testBits), nil))
 	must(t, err)
@@ -41,12 +41,14 @@ func dropper(t *testing.T) (*Set, func(times uint32)) {
 	binary.BigEndian.PutUint16(ip[2:], uint16(len(ip)))
 	copy(ip[12:], src.AsSlice())
 	copy(ip[16:], dst.AsSlice())
-	return set, func(times uint32) {
+	return set, func(times int) {
 		t.Helper()
-		verdict, err := coll.Programs[bpf.FromContainer].Run(&ebpf.RunOptions{Data: packet, Repeat: times})
-		must(t, err)
-		if verdict != 2 { // TC_ACT_SHOT
-			t.Fatalf("from_container said %d, want a drop", verdict)
+		for range times {
+			verdict, err := coll.Programs[bpf.FromContainer].Run(&ebpf.RunOptions{Data: packet})
+			must(t, err)
+			if verdict != 2 { // TC_ACT_SHOT
+				t.Fatalf("from_container said %d, want a drop", verdict)
+			}
 		}
 	}
 }

@@ -342,3 +342,24 @@ func TestDetachExcept(t *testing.T) {
 		t.Errorf("attached to %v, want [66 6]", got)
 	}
 }
+
+// Without Ethernet headers the programs would take no packet out of its tunnel, and all would be lost in silence.
+func TestTunnelNeedsEthernet(t *testing.T) {
+	const refusal = "uplink wg0 has no Ethernet, which the ebpf dataplane needs with the backend %s: choose another uplink, or --dataplane netlink"
+	l, _ := testLoop(t, labConfig)
+	l.uplink.Name = "wg0"
+	for _, encap := range []topology.Encap{topology.EncapVXLAN, topology.EncapIPIP, topology.EncapUDP} {
+		l.first().self.Encap = encap
+		if _, err := openPrograms(l.session); err == nil || err.Error() != fmt.Sprintf(refusal, encap) {
+			t.Errorf("%s: %v, want %s", encap, err, fmt.Sprintf(refusal, encap))
+		}
+	}
+	l.first().self.Encap = topology.EncapNone
+	if err := l.checkUplink(); err != nil {
+		t.Error(err)
+	}
+	l.first().self.Encap, l.uplink.MAC = topology.EncapVXLAN, topology.MAC{2}
+	if err := l.checkUplink(); err != nil {
+		t.Error(err)
+	}
+}

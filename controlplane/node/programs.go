@@ -40,6 +40,9 @@ const network = 0
 // openPrograms loads the datapath, which is not attached yet (or, after a
 // restart, is, and works on as it was).
 func openPrograms(s *session) (_ *programs, err error) {
+	if err := s.checkUplink(); err != nil {
+		return nil, err
+	}
 	p := &programs{session: s}
 	var networks []ebpf.Network
 	for _, f := range s.families {
@@ -59,6 +62,16 @@ func openPrograms(s *session) (_ *programs, err error) {
 		return nil, errors.Join(fmt.Errorf("read maps: %w", err), p.datapath.Close())
 	}
 	return p, nil
+}
+
+// checkUplink refuses an uplink without Ethernet headers (WireGuard, TUN, PPP) where there is a tunnel, of whose packets
+// from_network reads the Ethernet header too. Without a tunnel all that such an uplink receives is left to the kernel.
+func (s *session) checkUplink() error {
+	if s.uplink.MAC == (topology.MAC{}) && s.encap() != topology.EncapNone {
+		return fmt.Errorf("uplink %s has no Ethernet, which the ebpf dataplane needs with the backend %s: choose another uplink, or --dataplane netlink",
+			s.uplink.Name, s.encap())
+	}
+	return nil
 }
 
 func (p *programs) read() error {

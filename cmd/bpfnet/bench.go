@@ -29,6 +29,7 @@ type benchFlags struct {
 const (
 	quickRounds   = 3
 	quickDuration = 125 * time.Millisecond
+	quickLimit    = 100 * time.Second // and the rest for what is checked and taken down after the rounds
 )
 
 func newBenchCommand() *cobra.Command {
@@ -72,7 +73,7 @@ func (f *benchFlags) register(cmd *cobra.Command) {
 	flags.StringSliceVar(&f.loads, "loads", nil, "loads to measure (default all): "+namesOf(bench.Loads(), func(l bench.Load) string { return l.Name }))
 	flags.IntVar(&f.rounds, "rounds", 5, "how often to measure each load in each mode")
 	flags.DurationVar(&f.duration, "duration", time.Second, "of each measurement")
-	flags.BoolVar(&f.quick, "quick", false, fmt.Sprintf("under two minutes: --rounds %d --duration %v, unless they are given", quickRounds, quickDuration))
+	flags.BoolVar(&f.quick, "quick", false, fmt.Sprintf("under two minutes: --rounds %d, or as many as fit, --duration %v, unless they are given", quickRounds, quickDuration))
 	f.output.register(flags)
 }
 
@@ -82,6 +83,9 @@ func (f *benchFlags) options(cmd *cobra.Command) (o bench.Options, err error) {
 	}
 	if f.quick && !cmd.Flags().Changed("duration") {
 		f.duration = quickDuration
+	}
+	if f.quick && !cmd.Flags().Changed("rounds") && !cmd.Flags().Changed("duration") {
+		o.Limit = quickLimit
 	}
 	o.Rounds, o.Duration = f.rounds, f.duration
 	if o.Loads, err = bench.LoadsNamed(f.loads); err != nil {

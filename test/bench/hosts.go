@@ -12,6 +12,7 @@ import (
 	"os/exec"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/bpfnet/bpfnet/test/bench/traffic"
 )
@@ -69,6 +70,7 @@ func RunTo(ctx context.Context, o Options, targets []Target) (r *Report, err err
 	if err = o.Validate(); err != nil {
 		return nil, err
 	}
+	began := time.Now()
 	r = &Report{Absent: []Absent{}}
 	if r.Machine, err = DescribeMachine(ctx); err != nil {
 		return nil, err
@@ -100,7 +102,7 @@ func RunTo(ctx context.Context, o Options, targets []Target) (r *Report, err err
 		}
 		ways = append(ways, way{t.Name, client, servers[t.Control], t.Addr})
 	}
-	p := &plan{Options: o, ways: ways, prepare: func(int, Load) (func() error, error) { return nothing, nil }}
+	p := &plan{Options: o, began: began, ways: ways, prepare: func(int, Load) (func() error, error) { return nothing, nil }}
 	return r, p.run(ctx, r)
 }
 

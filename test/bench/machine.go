@@ -33,7 +33,7 @@ type Machine struct {
 	Offloads    map[string]bool   `json:"offloads"`       // of the uplink, where no load says otherwise
 	Background  float64           `json:"background"`     // share of all CPUs' time that others took before the first round or after any, at most
 	Steal       float64           `json:"steal"`          // share of all CPUs' time that a hypervisor took meanwhile
-	Rounds      int               `json:"rounds"`         //
+	Rounds      int               `json:"rounds"`         // that were measured
 	Duration    float64           `json:"duration"`       // seconds, of each measurement
 	Peer        string            `json:"peer,omitempty"` // the other host, where there are two
 }

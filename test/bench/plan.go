@@ -12,20 +12,24 @@ import (
 // plan is which loads to run on which ways, how often.
 type plan struct {
 	Options
+	began   time.Time
 	ways    []way
 	prepare func(way int, l Load) (undo func() error, err error) // before a load is run on a way
 
-	began time.Time
+	first time.Time // when the first measurement began
 	done  int
 	steal time.Duration
 }
 
 // run measures all, round by round, and fills the report.
 func (p *plan) run(ctx context.Context, r *Report) error {
-	r.Machine.Rounds, r.Machine.Duration = p.Rounds, p.Duration.Seconds()
-	p.began = time.Now()
+	r.Machine.Duration = p.Duration.Seconds()
+	p.first = time.Now()
 	all := samples{}
 	for round := range p.Rounds {
+		if !p.fits(round) {
+			break
+		}
 		for _, l := range p.Loads {
 			if err := p.runLoad(ctx, round, l, all); err != nil {
 				return err
@@ -36,6 +40,7 @@ func (p *plan) run(ctx context.Context, r *Report) error {
 			return err
 		}
 		r.Machine.Background = max(r.Machine.Background, others)
+		r.Machine.Rounds++
 	}
 	var names []string
 	for _, w := range p.ways {
@@ -46,6 +51,14 @@ func (p *plan) run(ctx context.Context, r *Report) error {
 	measured := p.Duration.Seconds() * float64(p.done*r.Machine.CPUs)
 	r.Machine.Steal = p.steal.Seconds() / measured
 	return nil
+}
+
+// fits tells whether a round ends within the limit, should it take as long as those before it.
+func (p *plan) fits(round int) bool {
+	if p.Limit == 0 || round == 0 {
+		return true
+	}
+	return time.Since(p.began)+time.Since(p.first)/time.Duration(round) <= p.Limit
 }
 
 // runLoad measures a load on all ways, one after another; every other round the
@@ -85,7 +98,7 @@ func (p *plan) step(text string) Step {
 	total := p.Rounds * len(p.Loads) * len(p.ways)
 	each := p.Duration + warmUp(p.Duration) + overhead
 	if p.done > 0 {
-		each = time.Since(p.began) / time.Duration(p.done)
+		each = time.Since(p.first) / time.Duration(p.done)
 	}
 	return Step{Text: text, Done: p.done, Total: total, Left: each * time.Duration(total-p.done)}
 }

@@ -18,6 +18,7 @@ type Options struct {
 	Loads    []Load
 	Rounds   int
 	Duration time.Duration // of each measurement, warm-up aside
+	Limit    time.Duration // of the whole run: rounds after the first that do not fit are left out; 0: none are
 	Binary   string        // bpfnet: agents and daemons are started from it
 
 	Progress func(Step) // told of each step before it is done; may be nil
@@ -46,6 +47,7 @@ func Run(ctx context.Context, o Options) (r *Report, err error) {
 	if err = o.Validate(); err != nil {
 		return nil, err
 	}
+	began := time.Now()
 	r = &Report{}
 	if r.Machine, err = DescribeMachine(ctx); err != nil {
 		return nil, err
@@ -67,7 +69,7 @@ func Run(ctx context.Context, o Options) (r *Report, err error) {
 	for _, s := range sites {
 		ways = append(ways, way{s.mode.Name, s.client, s.server, s.addr})
 	}
-	p := &plan{Options: o, ways: ways, prepare: func(i int, l Load) (func() error, error) { return sites[i].withFeatures(l.Uplink, l.Wire) }}
+	p := &plan{Options: o, began: began, ways: ways, prepare: func(i int, l Load) (func() error, error) { return sites[i].withFeatures(l.Uplink, l.Wire) }}
 	before, err := tallies(sites)
 	if err != nil {
 		return nil, err

@@ -34,8 +34,16 @@ func (o *outage) begin(err error) {
 	defer o.mu.Unlock()
 	if o.count++; o.count == 1 {
 		o.since, o.cause = time.Now(), reason(err)
-		o.log.Warn("etcd is out of reach; what it said last stays in force", "err", o.cause)
+		o.log.Warn(state(err)+"; what it said last stays in force", "err", o.cause)
 	}
+}
+
+// state says what is wrong with etcd, and what to do where it is more than to wait.
+func state(err error) string {
+	if errors.Is(err, rpctypes.ErrNoSpace) {
+		return "etcd is out of space and takes no writes: compact and defragment it, then etcdctl alarm disarm"
+	}
+	return "etcd is out of reach"
 }
 
 // explain adds to the end of a context why nothing was done before it.

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"golang.org/x/sync/errgroup"
+	"golang.org/x/sys/unix"
 
 	"github.com/bpfnet/bpfnet/bpf"
 	"github.com/bpfnet/bpfnet/controlplane/containers"
@@ -89,7 +90,11 @@ func (p *programs) applyContainers(state containers.State) error {
 	errs := p.endpoints.Apply(state.Endpoints)
 	for _, link := range state.Links {
 		wanted[link.Ifindex] = true
-		errs = errors.Join(errs, p.datapath.Attach(bpf.FromContainer, link.Ifindex))
+		err := p.datapath.Attach(bpf.FromContainer, link.Ifindex)
+		if errors.Is(err, unix.ENODEV) {
+			continue // it has just gone: a state without it is on its way
+		}
+		errs = errors.Join(errs, err)
 	}
 	errs = errors.Join(errs, p.detachExcept(wanted))
 	p.status.update(func(now *Status) {

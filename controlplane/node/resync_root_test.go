@@ -7,6 +7,7 @@ package node
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net/netip"
 	"path/filepath"
 	"slices"
@@ -16,6 +17,7 @@ import (
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/rlimit"
+	"golang.org/x/sys/unix"
 
 	"github.com/bpfnet/bpfnet/bpf"
 	"github.com/bpfnet/bpfnet/controlplane/containers"
@@ -215,4 +217,19 @@ func TestContainersAreRetriedAndPutBack(t *testing.T) {
 		}
 		until(t, "endpoint back", known)
 	})
+}
+
+// A container that ends between its being found and its being served is nobody's problem.
+func TestContainerGoneMeanwhile(t *testing.T) {
+	l, on, _ := servedLoop(t)
+	state := containers.State{Links: []containers.Link{{Ifindex: 6}, {Ifindex: 7}}}
+	for err, problem := range map[error]bool{unix.ENODEV: false, unix.ENOSPC: true} {
+		on.fail[6] = fmt.Errorf("attach: %w", err)
+		if got := l.dataplane.(*programs).applyContainers(state); (got != nil) != problem {
+			t.Errorf("%v for a container's interface: %v", err, got)
+		}
+		if !on.isOn(attachments{bpf.FromContainer: {7}}) {
+			t.Errorf("%v for a container's interface: the other is not served: %v", err, on.on)
+		}
+	}
 }

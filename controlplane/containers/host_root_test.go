@@ -189,6 +189,33 @@ func (s *space) speak(to string) {
 	}))
 }
 
+// exchange sends packets until one is answered, by an ICMP error: nobody listens. What either end
+// learns of the other it knows then, and has no more to say.
+func (s *space) exchange(to string) {
+	s.t.Helper()
+	s.must(s.do(func() error {
+		conn, err := net.Dial("udp", net.JoinHostPort(to, "9"))
+		if err != nil {
+			return err
+		}
+		defer conn.Close()
+		for deadline := time.Now().Add(patience); ; {
+			if _, err = conn.Write([]byte("hello")); err == nil {
+				err = conn.SetReadDeadline(time.Now().Add(time.Second))
+			}
+			if err == nil {
+				_, err = conn.Read(make([]byte, 1))
+			}
+			if errors.Is(err, unix.ECONNREFUSED) {
+				return nil
+			}
+			if time.Now().After(deadline) {
+				return fmt.Errorf("wait for an answer of %s: %w", to, err)
+			}
+		}
+	}))
+}
+
 // routeTo gives the veth a host route.
 func (s *space) routeTo(name, addr string) {
 	s.t.Helper()

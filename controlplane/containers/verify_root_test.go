@@ -109,7 +109,6 @@ func verifyNow(n *space, o Options, subnet netip.Prefix) {
 // The kernel is made to doubt what it has learned, but not what was set by hand.
 func TestVerifyLeavesFixedNeighboursAlone(t *testing.T) {
 	n, a, b := bridged(t)
-	listed(n, options, subnet) // the answers to what they said are out: those use a neighbour, too
 	set := func(addr string, c *space, state int) {
 		n.must(n.NeighSet(&netlink.Neigh{LinkIndex: n.index("br245"), State: state,
 			IP: net.ParseIP(addr), HardwareAddr: c.link("eth0").Attrs().HardwareAddr}))

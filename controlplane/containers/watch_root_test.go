@@ -32,8 +32,8 @@ func bridgedBy(t *testing.T, mac net.HardwareAddr) (n, a, b *space) {
 	n.addBridge("br245", "172.245.0.1/24", mac)
 	a = n.addContainer("vethA", "br245", "172.245.0.2/24")
 	b = n.addContainer("vethB", "br245", "172.245.0.3/24")
-	a.speak("172.245.0.1")
-	b.speak("172.245.0.1")
+	a.exchange("172.245.0.1")
+	b.exchange("172.245.0.1")
 	return n, a, b
 }
 

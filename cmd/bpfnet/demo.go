@@ -65,9 +65,6 @@ type demo struct {
 func (d *demo) printf(format string, args ...any) { fmt.Fprintf(d.w, format, args...) }
 
 func (d *demo) run(ctx context.Context) error {
-	if err := clearDemo(); err != nil {
-		return err
-	}
 	start := time.Now()
 	d.printf("%s", demoTopology)
 	for _, mode := range []topology.Encap{topology.EncapVXLAN, topology.EncapIPIP} {
@@ -87,18 +84,6 @@ const demoTopology = `Two hosts, two containers on each:
                           └───────────────── underlay ──────────────────┘
 `
 
-// clearDemo removes what a demo that crashed has left.
-func clearDemo() error {
-	l, err := lab.Open(demoLab)
-	if errors.Is(err, lab.ErrNotUp) {
-		return nil
-	}
-	if err == nil && !l.Abandoned() {
-		return fmt.Errorf("another demo is running (process %d)", l.Owner.PID)
-	}
-	return lab.Down(demoLab)
-}
-
 // show is the demonstration of one mode. It leaves nothing behind.
 func (d *demo) show(ctx context.Context, mode topology.Encap) error {
 	start := time.Now()
@@ -106,6 +91,9 @@ func (d *demo) show(ctx context.Context, mode topology.Encap) error {
 	o := lab.Defaults()
 	o.Name, o.Backend, o.Binary = demoLab, mode, d.binary
 	l, err := lab.Up(ctx, o)
+	if errors.Is(err, lab.ErrUp) {
+		return fmt.Errorf("%w: take it down (bpfnet lab down%s)", err, nameFlag(o.Name))
+	}
 	if err != nil {
 		return err
 	}

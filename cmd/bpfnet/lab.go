@@ -84,9 +84,13 @@ func labUp(cmd *cobra.Command, o lab.Options, daemons bool) error {
 		return err
 	}
 	if daemons {
-		if err := l.StartDaemons(cmd.Context()); err != nil {
-			return errors.Join(err, l.Down())
-		}
+		err = l.StartDaemons(cmd.Context())
+	}
+	if err == nil {
+		err = l.Keep()
+	}
+	if err != nil {
+		return errors.Join(err, l.Down())
 	}
 	fmt.Fprintf(cmd.OutOrStdout(), "Lab %q is up after %.1f s. ", o.Name, time.Since(start).Seconds())
 	printLabHints(cmd, l, daemons)

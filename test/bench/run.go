@@ -57,6 +57,9 @@ func Run(ctx context.Context, o Options) (r *Report, err error) {
 	if len(possible) == 0 {
 		return nil, fmt.Errorf("none of the modes can be had: %s", r.Absent[0].Reason)
 	}
+	if err = clearLabs(); err != nil {
+		return nil, err
+	}
 	sites, err := openSites(ctx, possible, o)
 	defer func() { err = errors.Join(err, closeSites(sites)) }()
 	if err != nil {

@@ -7,6 +7,8 @@ package bench
 import (
 	"context"
 	"errors"
+	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -75,23 +77,47 @@ func noneLeft(t *testing.T) {
 	}
 }
 
-// TestLeftovers: what a run that crashed has left is no obstacle to the next one, one that runs is.
-func TestLeftovers(t *testing.T) {
-	o := lab.Defaults()
-	o.Name, o.Containers = labName("host"), 0
-	l, err := lab.Up(t.Context(), o)
+// TestKilled: what a run that was killed has left is no obstacle to the next one, one that runs is.
+func TestKilled(t *testing.T) {
+	cmd := exec.CommandContext(t.Context(), options(t).Binary, "bench", "--modes", "host,ebpf-vxlan", "--loads", "udp_64", "--duration", "1m")
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	err := lab.Until(t.Context(), "it measures", func() (bool, error) {
+		return len(processesOf(t, cmd.Path)) >= 1+4, nil // itself, and agents or daemons
+	})
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := ClearLab(o.Name); err == nil || !strings.Contains(err.Error(), "another bench is running") {
-		t.Errorf("error %v beside a bench that runs", err)
+	if err := clearLabs(); !errors.Is(err, lab.ErrInUse) {
+		t.Errorf("error %v beside a bench that runs, want %v", err, lab.ErrInUse)
 	}
-	if err := l.Down(); err != nil {
+	if err := cmd.Process.Kill(); err != nil {
 		t.Fatal(err)
 	}
-	if err := ClearLab(o.Name); err != nil {
-		t.Errorf("nothing left, but: %v", err)
+	_ = cmd.Wait() // by that signal
+	if err := clearLabs(); err != nil {
+		t.Error(err)
 	}
+	noneLeft(t)
+	if running := processesOf(t, cmd.Path); len(running) > 0 {
+		t.Errorf("left behind: processes %v", running)
+	}
+}
+
+// processesOf lists the processes of a program.
+func processesOf(t *testing.T, binary string) (all []string) {
+	t.Helper()
+	procs, err := filepath.Glob("/proc/[0-9]*")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, p := range procs {
+		if exe, err := os.Readlink(p + "/exe"); err == nil && exe == binary {
+			all = append(all, p)
+		}
+	}
+	return all
 }
 
 // TestVerify: a way that is not the mode's is found out, whichever sign of it is wrong.

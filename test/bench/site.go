@@ -35,25 +35,18 @@ type site struct {
 // that crashed has left is found by the next one.
 func labName(mode string) string { return "bench" + strings.ReplaceAll(mode, "-", "") }
 
-// ClearLab removes a lab that a run which crashed has left. One of a run that
-// goes on is an error.
-func ClearLab(name string) error {
-	l, err := lab.Open(name)
-	if errors.Is(err, lab.ErrNotUp) {
-		return nil
+// clearLabs removes the labs that a run which was killed has left, of whatever modes. Those of a run that
+// goes on are an error.
+func clearLabs() (err error) {
+	for _, m := range Modes() {
+		err = errors.Join(err, lab.Down(labName(m.Name)))
 	}
-	if err == nil && !l.Abandoned() {
-		return fmt.Errorf("another bench is running (process %d)", l.Owner.PID)
-	}
-	return lab.Down(name)
+	return err
 }
 
 // openSite makes a mode stand and proves that it is that mode. Where that
 // fails, nothing of it remains.
 func openSite(ctx context.Context, m Mode, binary string) (*site, error) {
-	if err := ClearLab(labName(m.Name)); err != nil {
-		return nil, err
-	}
 	o := lab.Defaults()
 	o.Name, o.Backend, o.Containers, o.Binary = labName(m.Name), m.backend, 1, binary
 	if m.bare {
@@ -93,10 +86,10 @@ func (s *site) open(ctx context.Context, binary string) error {
 		}
 	}
 	var err error
-	if s.client, err = startAgent(s.from, binary); err != nil {
+	if s.client, err = s.startAgent(s.from, binary); err != nil {
 		return err
 	}
-	s.server, err = startAgent(s.to, binary)
+	s.server, err = s.startAgent(s.to, binary)
 	return err
 }
 
@@ -152,9 +145,9 @@ func (s *site) settle(ctx context.Context) error {
 }
 
 // startAgent starts an agent in a namespace.
-func startAgent(n lab.Namespace, binary string) (*traffic.Agent, error) {
+func (s *site) startAgent(n lab.Namespace, binary string) (*traffic.Agent, error) {
 	cmd := exec.Command(binary, "bench", "agent")
-	return traffic.Start(cmd, func() error { return n.Do(cmd.Start) })
+	return traffic.Start(cmd, func() error { return s.lab.Start(n, cmd) })
 }
 
 // close takes the site down.

@@ -48,9 +48,6 @@ func upAlone(t *testing.T, change func(*lab.Options)) *lab.Lab {
 	if change != nil {
 		change(&o)
 	}
-	if old, e := lab.Open(o.Name); e == nil && old.Abandoned() {
-		noError(t, old.Down())
-	}
 	l, err := lab.Up(t.Context(), o)
 	noError(t, err)
 	for _, h := range l.Hosts {

@@ -15,6 +15,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/google/renameio/v2"
 	"golang.org/x/sys/unix"
 
 	"github.com/bpfnet/bpfnet/controlplane/node"
@@ -112,7 +113,7 @@ func (h *Host) StartDaemon(ctx context.Context, args ...string) error {
 	cmd := h.NS.Command(context.WithoutCancel(ctx), append(h.daemonArgs(), args...)...)
 	cmd.Stdout, cmd.Stderr = log, log
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true} // ctrl-c is for who runs the lab
-	if err = cmd.Start(); err != nil {
+	if err = h.lab.start(cmd, cmd.Start); err != nil {
 		return fmt.Errorf("start daemon on %s: %w", h.Name, err)
 	}
 	p, _, err := identify(cmd.Process.Pid)
@@ -187,7 +188,7 @@ func (h *Host) recordDaemon(p process) error {
 	if err != nil {
 		return fmt.Errorf("record daemon of %s: %w", h.Name, err)
 	}
-	if err := os.WriteFile(h.pidPath(), data, 0o644); err != nil {
+	if err := renameio.WriteFile(h.pidPath(), data, 0o644); err != nil {
 		return fmt.Errorf("record daemon of %s: %w", h.Name, err)
 	}
 	return nil

@@ -11,8 +11,9 @@
 //	           eth0 192.168.32.245                      eth0 192.168.32.246
 //	             └─────────────── bpfnet-lab-wire ────────────┘
 //
-// A lab is known by its name alone: any process can open it and take it down,
-// also after the one that made it has crashed. Everything needs root.
+// A lab is known by its name alone: once the process that made it has ended, any other
+// can take it down, at whatever point of making or of taking it down that one was killed.
+// Everything needs root.
 package lab
 
 import (
@@ -20,12 +21,14 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"time"
 
 	"github.com/google/renameio/v2"
 	"github.com/vishvananda/netns"
+	"golang.org/x/sys/unix"
 )
 
 const stateDir = "/run/bpfnet-lab"
@@ -39,42 +42,43 @@ var ErrUp = errors.New("lab is up already")
 // Lab is a lab that is up.
 type Lab struct {
 	Options Options
-	Owner   process // who made it
+	Kept    bool // it outlives the process that made it
 	Hosts   []*Host
 }
 
-// Up makes a lab without daemons. Where that fails, or ctx ends, nothing of it remains.
+// Up makes a lab without daemons, which is this process's alone: once that has ended, however it did, the
+// lab is debris, unless it is kept (Keep). Debris of that name goes first. Where Up fails, or ctx ends, nothing remains.
 func Up(ctx context.Context, o Options) (*Lab, error) {
 	if err := o.validate(); err != nil {
 		return nil, err
 	}
-	owner, err := self()
+	first, err := own(o.Name)
 	if err != nil {
 		return nil, err
 	}
-	l := &Lab{Options: o, Owner: owner}
-	if err := l.claim(); err != nil {
-		return nil, err
+	if !first {
+		return nil, fmt.Errorf("%w: %s", ErrUp, o.Name)
 	}
-	if err := l.create(ctx); err != nil {
+	if old, e := Open(o.Name); e == nil && old.Kept {
+		return nil, errors.Join(fmt.Errorf("%w: %s", ErrUp, o.Name), disown(o.Name))
+	}
+	l := &Lab{Options: o}
+	if err = clearDebris(o.Name); err == nil {
+		err = l.create(ctx)
+	}
+	if err != nil {
 		return nil, errors.Join(err, Down(o.Name))
 	}
 	return l, nil
 }
 
-// claim makes the lab's directory, which only one process can.
-func (l *Lab) claim() error {
-	if err := os.MkdirAll(stateDir, 0o755); err != nil {
-		return fmt.Errorf("create state directory: %w", err)
+// Keep lets the lab outlive this process, and others take it down.
+func (l *Lab) Keep() error {
+	l.Kept = true
+	if err := l.save(); err != nil {
+		return err
 	}
-	err := os.Mkdir(l.dir(), 0o755)
-	if errors.Is(err, os.ErrExist) {
-		return fmt.Errorf("%w: %s", ErrUp, l.Options.Name)
-	}
-	if err != nil {
-		return fmt.Errorf("create state directory: %w", err)
-	}
-	return nil
+	return disown(l.Options.Name)
 }
 
 func (l *Lab) create(ctx context.Context) error {
@@ -115,28 +119,102 @@ func Open(name string) (*Lab, error) {
 }
 
 // Down removes a lab with all that it made, also one half made or half
-// removed: it needs no state. That there is none is no error.
+// removed: it needs no state. That there is none is no error. One of another
+// process that is alive is ErrInUse.
 func Down(name string) error {
 	if !validName.MatchString(name) {
 		return nil // never was one
 	}
-	dirs, err := filepath.Glob(filepath.Join(stateDir, name, "h*"))
+	if _, err := own(name); err != nil {
+		return fmt.Errorf("take lab %s down: %w", name, err)
+	}
+	err := clearDebris(name)
+	if err == nil {
+		err = removeLocks(name)
+	}
+	if err = errors.Join(err, disown(name)); err != nil {
+		return fmt.Errorf("take lab %s down: %w", name, err)
+	}
+	return nil
+}
+
+// clearDebris removes all of a lab but its locks. Of a step that is not done, all before it can be done again.
+func clearDebris(name string) error {
+	if err := os.Remove(statePath(name)); err != nil && !errors.Is(err, os.ErrNotExist) { // from here on it is not kept
+		return fmt.Errorf("remove state: %w", err)
+	}
+	processes, err := endProcesses(name)
+	if err != nil {
+		return err
+	}
+	defer processes.Close() //nolint:errcheck // a lock
+	dirs, err := filepath.Glob(filepath.Join(dirOf(name), "h*"))
 	for _, dir := range dirs {
-		h := &Host{Name: filepath.Base(dir), Dir: dir}
-		err = errors.Join(err, h.KillDaemon(), h.removeDatapath())
+		err = errors.Join(err, (&Host{Dir: dir}).removeDatapath())
 	}
 	all, e := namespacesOf(name)
 	err = errors.Join(err, e)
 	for _, n := range all {
 		err = errors.Join(err, n.remove())
 	}
-	if err != nil {
-		return fmt.Errorf("take lab %s down: %w", name, err)
+	if err = errors.Join(err, removeTemp(name)); err != nil {
+		return err
 	}
-	if err := os.RemoveAll(filepath.Join(stateDir, name)); err != nil {
-		return fmt.Errorf("remove state of lab %s: %w", name, err)
+	return removeFiles(name)
+}
+
+// removeFiles removes what is in a lab's directory but the locks.
+func removeFiles(name string) error {
+	files, err := os.ReadDir(dirOf(name))
+	for _, f := range files {
+		if f.Name() != ownerLock && f.Name() != processesLock {
+			err = errors.Join(err, os.RemoveAll(filepath.Join(dirOf(name), f.Name())))
+		}
+	}
+	if err != nil {
+		return fmt.Errorf("remove state: %w", err)
+	}
+	return nil
+}
+
+// removeLocks removes the locks and the directory of them. Once there is no owner's lock, somebody may make another.
+func removeLocks(name string) error {
+	for _, path := range []string{filepath.Join(dirOf(name), processesLock), filepath.Join(dirOf(name), ownerLock), dirOf(name)} {
+		if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) && !errors.Is(err, unix.ENOTEMPTY) {
+			return fmt.Errorf("remove state: %w", err)
+		}
 	}
 	_ = os.Remove(stateDir) // stays while there are other labs
+	return nil
+}
+
+// tempLink is a link in a lab's directory to one for files that are too large for it.
+const tempLink = "tmp"
+
+// TempDir makes a directory for large files, which goes with the lab. There is one at most.
+func (l *Lab) TempDir() (string, error) {
+	dir := filepath.Join(os.TempDir(), fmt.Sprintf("bpfnet-lab-%s-%016x", l.Options.Name, rand.Uint64()))
+	err := os.Symlink(dir, filepath.Join(l.dir(), tempLink)) // before there is anything to remove
+	if err == nil {
+		err = os.Mkdir(dir, 0o700)
+	}
+	if err != nil {
+		return "", fmt.Errorf("create directory of lab %s: %w", l.Options.Name, err)
+	}
+	return dir, nil
+}
+
+func removeTemp(name string) error {
+	dir, err := os.Readlink(filepath.Join(dirOf(name), tempLink))
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	if err == nil {
+		err = os.RemoveAll(dir)
+	}
+	if err != nil {
+		return fmt.Errorf("remove temporary files: %w", err)
+	}
 	return nil
 }
 
@@ -158,11 +236,9 @@ func (l *Lab) Find(path string) (Namespace, error) {
 	return "", fmt.Errorf("no %q in lab %s: give a host (h1) or a container (h1/c1)", path, l.Options.Name)
 }
 
-// Abandoned reports whether the process that made the lab has ended.
-func (l *Lab) Abandoned() bool { return !l.Owner.alive() }
-
-func (l *Lab) dir() string         { return filepath.Join(stateDir, l.Options.Name) }
-func statePath(name string) string { return filepath.Join(stateDir, name, "state.json") }
+func dirOf(name string) string     { return filepath.Join(stateDir, name) }
+func statePath(name string) string { return filepath.Join(dirOf(name), "state.json") }
+func (l *Lab) dir() string         { return dirOf(l.Options.Name) }
 
 func (l *Lab) save() error {
 	data, err := json.MarshalIndent(l, "", "  ")

@@ -7,6 +7,7 @@ package lab_test
 import (
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/netip"
 	"os"
@@ -155,6 +156,24 @@ func TestDownAfterCrash(t *testing.T) {
 		"no state":     func(t *testing.T, _ *lab.Lab) { remove(t, "/run/bpfnet-lab/crash/state.json") },
 		"bad state":    func(t *testing.T, _ *lab.Lab) { write(t, "/run/bpfnet-lab/crash/state.json", "{") },
 		"no directory": func(t *testing.T, _ *lab.Lab) { remove(t, "/run/bpfnet-lab/crash") },
+		"an empty directory": func(t *testing.T, _ *lab.Lab) {
+			remove(t, "/run/bpfnet-lab/crash")
+			if err := os.Mkdir("/run/bpfnet-lab/crash", 0o755); err != nil {
+				t.Fatal(err)
+			}
+		},
+		"half a record of a daemon": func(t *testing.T, l *lab.Lab) { write(t, l.Hosts[0].Dir+"/daemon.json", "{") },
+		"temporary files": func(t *testing.T, l *lab.Lab) {
+			dir, err := l.TempDir()
+			if err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(func() {
+				if _, err := os.Stat(dir); !errors.Is(err, os.ErrNotExist) {
+					t.Errorf("left behind: %s, %v", dir, err)
+				}
+			})
+		},
 		"half a namespace": func(t *testing.T, _ *lab.Lab) {
 			write(t, "/run/netns/bpfnet-crash-h9", "")
 		},
@@ -181,6 +200,64 @@ func TestDownAfterCrash(t *testing.T) {
 	}
 	if err := lab.Down("neverwas"); err != nil {
 		t.Errorf("down of no lab: %v", err)
+	}
+}
+
+// TestUpClearsDebris: a lab whose process has ended does not keep the next of its name from being made, unless it is kept.
+func TestUpClearsDebris(t *testing.T) {
+	l := up(t, func(*lab.Options) {})
+	if err := l.Keep(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := lab.Up(t.Context(), l.Options); !errors.Is(err, lab.ErrUp) {
+		t.Errorf("lab beside one that is kept: %v, want %v", err, lab.ErrUp)
+	}
+	for name, damage := range map[string]func(){
+		"killed before it was complete": func() {},
+		"killed in Down":                func() { remove(t, "/run/bpfnet-lab/upclearsdebris/h1") },
+	} {
+		damage()
+		remove(t, "/run/bpfnet-lab/upclearsdebris/state.json")
+		l, err := lab.Up(t.Context(), l.Options)
+		if err != nil {
+			t.Fatalf("%s: %v", name, err)
+		}
+		if err := l.Keep(); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// TestDownEndsProcesses: all that were started for the lab, by whomever, and their children; and nobody else, also not who is in its namespaces.
+func TestDownEndsProcesses(t *testing.T) {
+	l := up(t, func(o *lab.Options) { o.Hosts = 1 })
+	n := l.Hosts[0].NS
+	ours, others := exec.Command("sh", "-c", "sleep 60 & echo; wait"), exec.Command("cat")
+	children, err := ours.StdoutPipe() // open as long as one of them lives
+	if err != nil {
+		t.Fatal(err)
+	}
+	in, err := others.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(l.Start(n, ours), n.Do(others.Start)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := children.Read(make([]byte, 1)); err != nil { // they are two now
+		t.Fatal(err)
+	}
+	if err := l.Down(); err != nil {
+		t.Error(err)
+	}
+	if rest, err := io.ReadAll(children); err != nil || len(rest) > 0 {
+		t.Errorf("read %q, error %v, want the end", rest, err)
+	}
+	if err := ours.Wait(); err == nil || !strings.Contains(err.Error(), "killed") {
+		t.Errorf("a process of the lab ended with %v, want it killed", err)
+	}
+	if err := errors.Join(in.Close(), others.Wait()); err != nil {
+		t.Errorf("a process that is none of the lab's: %v", err)
 	}
 }
 

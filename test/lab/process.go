@@ -23,11 +23,6 @@ type process struct {
 
 const zombie = 'Z' // the state of a process that has ended but was not waited for
 
-func self() (process, error) {
-	p, _, err := identify(os.Getpid())
-	return p, err
-}
-
 func identify(pid int) (p process, state byte, err error) {
 	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
 	if err != nil {

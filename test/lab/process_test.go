@@ -88,7 +88,7 @@ func TestProcessIsNotAnother(t *testing.T) {
 }
 
 func TestProcessEndTimeout(t *testing.T) {
-	p, err := self()
+	p, _, err := identify(os.Getpid())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -99,5 +99,19 @@ func TestProcessEndTimeout(t *testing.T) {
 	}
 	if gone := (process{PID: os.Getpid(), Start: 1}); gone.alive() {
 		t.Error("a process of another start time is alive")
+	}
+}
+
+func TestInherited(t *testing.T) {
+	for info, want := range map[string]bool{
+		"pos:\t0\nflags:\t0100002\nmnt_id:\t29\n":  true,
+		"pos:\t0\nflags:\t02100002\nmnt_id:\t29\n": false, // O_CLOEXEC
+		"pos:\t0\nflags:\t0900002\n":               false,
+		"pos:\t0\n":                                false,
+		"":                                         false,
+	} {
+		if got := inherited([]byte(info)); got != want {
+			t.Errorf("%q: %t, want %t", info, got, want)
+		}
 	}
 }

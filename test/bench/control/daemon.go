@@ -40,7 +40,8 @@ type daemon struct {
 
 // startDaemon starts a daemon and returns when it serves that many peers and the
 // kernel's own tables do too, with the times that both took.
-func startDaemon(ctx context.Context, h *lab.Host, binary string, peers, room int) (d *daemon, took, complete time.Duration, err error) {
+func startDaemon(ctx context.Context, l *lab.Lab, binary string, peers, room int) (d *daemon, took, complete time.Duration, err error) {
+	h := l.Hosts[0]
 	entries := strconv.Itoa(room + spare)
 	d = &daemon{host: h, ended: make(chan struct{}), cmd: exec.Command(binary, "daemon",
 		"--run-dir", h.Dir, "--subnet-file", h.SubnetFile(), "--iface", lab.Uplink, "--etcd-endpoints", etcdURL,
@@ -48,7 +49,7 @@ func startDaemon(ctx context.Context, h *lab.Host, binary string, peers, room in
 	d.cmd.Stdout, d.cmd.Stderr = &d.log, &d.log
 	d.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // ctrl-c is for who measures
 	began := time.Now()
-	if err = h.NS.Do(d.cmd.Start); err != nil {
+	if err = l.Start(h.NS, d.cmd); err != nil {
 		return nil, 0, 0, fmt.Errorf("start daemon: %w", err)
 	}
 	go d.wait()

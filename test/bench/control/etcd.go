@@ -44,23 +44,23 @@ type etcd struct {
 	*clientv3.Client
 	cmd *exec.Cmd
 	in  io.Closer
-	dir string
 }
 
-// startEtcd starts one inside a namespace.
-func startEtcd(ctx context.Context, n lab.Namespace, binary string) (*etcd, error) {
-	dir, err := os.MkdirTemp("", "bpfnet-bench-etcd-")
+// startEtcd starts one on a lab's host.
+func startEtcd(ctx context.Context, l *lab.Lab, binary string) (*etcd, error) {
+	dir, err := l.TempDir() // hundreds of megabytes are much for /run
 	if err != nil {
-		return nil, fmt.Errorf("create etcd's directory: %w", err)
+		return nil, err
 	}
-	e := &etcd{cmd: exec.Command(binary, "bench", "etcd", dir), dir: dir}
-	if err := e.start(ctx, n); err != nil {
+	e := &etcd{cmd: exec.Command(binary, "bench", "etcd", dir)}
+	if err := e.start(ctx, l); err != nil {
 		return nil, errors.Join(fmt.Errorf("start etcd: %w", err), e.close())
 	}
 	return e, nil
 }
 
-func (e *etcd) start(ctx context.Context, n lab.Namespace) error {
+func (e *etcd) start(ctx context.Context, l *lab.Lab) error {
+	n := l.Hosts[0].NS
 	in, err := e.cmd.StdinPipe()
 	if err != nil {
 		return err
@@ -70,7 +70,7 @@ func (e *etcd) start(ctx context.Context, n lab.Namespace) error {
 		return err
 	}
 	e.cmd.Stderr = os.Stderr
-	if err = n.Do(e.cmd.Start); err != nil {
+	if err = l.Start(n, e.cmd); err != nil {
 		return err
 	}
 	e.in = in
@@ -98,5 +98,5 @@ func (e *etcd) close() error {
 	if e.in != nil {
 		err = errors.Join(err, e.in.Close(), e.cmd.Wait())
 	}
-	return errors.Join(err, os.RemoveAll(e.dir))
+	return err
 }

@@ -46,9 +46,6 @@ func Run(ctx context.Context, o Options) (*Report, error) {
 
 // runCluster measures in a lab of one host.
 func runCluster(ctx context.Context, o Options, nodes int, step func(string)) (r Result, err error) {
-	if err = bench.ClearLab(labName); err != nil {
-		return r, err
-	}
 	options := lab.Defaults()
 	options.Name, options.Hosts, options.Containers = labName, 1, 0
 	l, err := lab.Up(ctx, options)
@@ -58,7 +55,7 @@ func runCluster(ctx context.Context, o Options, nodes int, step func(string)) (r
 	defer func() { err = errors.Join(err, l.Down()) }()
 	h := l.Hosts[0]
 	step("putting their leases into etcd")
-	e, err := startEtcd(ctx, h.NS, o.Binary)
+	e, err := startEtcd(ctx, l, o.Binary)
 	if err != nil {
 		return r, err
 	}
@@ -69,12 +66,13 @@ func runCluster(ctx context.Context, o Options, nodes int, step func(string)) (r
 	if err = join(ctx, e.Client, 0, nodes); err != nil {
 		return r, err
 	}
-	r, err = measure(ctx, o, h, e, nodes, step)
+	r, err = measure(ctx, o, l, e, nodes, step)
 	// Route by route: with the namespace it takes the kernel minutes, in which no other network can be configured.
 	return r, errors.Join(err, h.NS.Do(netlink.Cleanup))
 }
 
-func measure(ctx context.Context, o Options, h *lab.Host, e *etcd, nodes int, step func(string)) (r Result, err error) {
+func measure(ctx context.Context, o Options, l *lab.Lab, e *etcd, nodes int, step func(string)) (r Result, err error) {
+	h := l.Hosts[0]
 	r.Nodes = nodes
 	step("starting the daemon, and again")
 	room := nodes + o.Changes
@@ -86,7 +84,7 @@ func measure(ctx context.Context, o Options, h *lab.Host, e *etcd, nodes int, st
 				return r, err
 			}
 		}
-		if d, *took.sync, *took.view, err = startDaemon(ctx, h, o.Binary, nodes, room); err != nil {
+		if d, *took.sync, *took.view, err = startDaemon(ctx, l, o.Binary, nodes, room); err != nil {
 			return r, err
 		}
 	}

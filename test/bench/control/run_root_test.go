@@ -7,6 +7,7 @@ package control
 import (
 	"context"
 	"errors"
+	"os"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -21,6 +22,7 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // TestRun measures two small clusters, and then is interrupted at each step of one.
 func TestRun(t *testing.T) {
+	t.Setenv("TMPDIR", t.TempDir()) // other checkouts may be tested at the same time
 	binary, err := lab.Build(t.Context(), t.TempDir())
 	if err != nil {
 		t.Fatal(err)
@@ -64,7 +66,7 @@ func TestRun(t *testing.T) {
 // noneLeft wants neither namespaces nor etcd's directory to remain.
 func noneLeft(t *testing.T) {
 	t.Helper()
-	for _, pattern := range []string{"/run/netns/bpfnet-bench*", "/tmp/bpfnet-bench-etcd-*", "/run/bpfnet-lab/*"} {
+	for _, pattern := range []string{"/run/netns/bpfnet-bench*", filepath.Join(os.TempDir(), "bpfnet-lab-"+labName+"-*"), "/run/bpfnet-lab/*"} {
 		if left, err := filepath.Glob(pattern); err != nil || len(left) > 0 {
 			t.Errorf("left behind: %v, error %v", left, err)
 		}

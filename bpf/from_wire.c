@@ -33,8 +33,9 @@
 static __always_inline int spread(struct walk *w, const struct tunnel *t, const void *ip)
 {
 	struct inner in = inner_describe(w->version, ip, t->cursor);
-	__u32 slot = in.flow % config.spread;
+	__u64 slot = in.flow % config.spread;
 
+	barrier_var(slot); /* or what is compared is a copy of what the verifier sees used */
 	if (slot >= SPREAD_MAX)
 		return ONWARD;
 	w->action = bpf_redirect_map(&cpus, config.cpu[slot], XDP_PASS);

@@ -12,8 +12,7 @@
  */
 static __always_inline void ethernet_to_endpoint(struct ethhdr *eth, const struct endpoint *ep)
 {
-	__builtin_memcpy(eth->h_dest, ep->mac.byte, sizeof(eth->h_dest));
-	__builtin_memcpy(eth->h_source, ep->gateway.byte, sizeof(eth->h_source));
+	words_copy(eth, &ep->mac, sizeof(ep->mac) + sizeof(ep->gateway)); /* of the one layout */
 }
 
 static __always_inline enum reason to_endpoint(struct walk *w, const struct endpoint *ep,

@@ -15,11 +15,11 @@ enum {
 
 static __always_inline void ipv4_decrement_ttl(struct iphdr *ip)
 {
-	__u16 *ttl_protocol = (__u16 *)&ip->ttl;
-	__u16 before = *ttl_protocol;
+	word16 *ttl_protocol = (word16 *)&ip->ttl;
+	__u16 before = *ttl_protocol, after = before - 1; /* the TTL is the lower byte, and not 0 */
 
-	ip->ttl--;
-	csum_replace(&ip->check, before, *ttl_protocol);
+	*ttl_protocol = after;
+	csum_replace(&ip->check, before, after);
 }
 
 static __always_inline void ipv4_set_tos(struct iphdr *ip, __u8 tos)

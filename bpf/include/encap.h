@@ -32,25 +32,22 @@ struct destination {
 	__u64 mac; /* in its first 6 bytes */
 };
 
-/* murmur3's finaliser: every input bit moves every output bit. */
-static __always_inline __u32 mix(__u32 h)
+#define GOLDEN_RATIO_64 0x61c8864680b583ebULL /* include/linux/hash.h */
+
+/* Takes 8 bytes more into a hash: each bit moves the upper half, which the lower one then gets too. */
+static __always_inline __u64 mix(__u64 h, __u64 more)
 {
-	h ^= h >> 16;
-	h *= 0x85ebca6b;
-	h ^= h >> 13;
-	h *= 0xc2b2ae35;
-	return h ^ (h >> 16);
+	h = (h ^ more) * GOLDEN_RATIO_64;
+	return h ^ h >> 32;
 }
 
-static __always_inline __u32 hash_addresses(enum version v, const void *ip)
+static __always_inline __u64 hash_addresses(enum version v, const void *ip)
 {
-	const __be32 *word = ip_src(v, ip);
-	__u32 h = 0;
+	const __be32 *word = ip_src(v, ip); /* source, and behind it destination */
+	__u64 h = 0;
 
-	if (v == IPV4)
-		return mix(word[0]) + word[1];
-	for (int i = 0; i < 8; i++) /* source, and behind it destination */
-		h = h * 0x01000193 + word[i];
+	for (int i = 0; i < (v == IPV4 ? 2 : 8); i += 2)
+		h = mix(h, (__u64)word[i] << 32 | word[i + 1]);
 	return h;
 }
 
@@ -65,9 +62,9 @@ static __always_inline struct inner inner_describe(enum version v, const void *i
 		.ttl = ip_ttl(v, ip),
 		.frag_off = v == IPV4 ? ((const struct iphdr *)ip)->frag_off : 0,
 	};
-	__u32 h = hash_addresses(v, ip);
+	__u64 h = hash_addresses(v, ip);
+	__u32 ports = 0;
 
-	h = mix(h) + ip_protocol(v, ip);
 	/* Ports are not in every fragment: hash none of them, so that all take one path. */
 	if (is_fragment(v, ip))
 		goto out;
@@ -92,9 +89,10 @@ static __always_inline struct inner inner_describe(enum version v, const void *i
 			in.header_len = HEADERS_UNKNOWN;
 		goto out;
 	}
-	h = mix(h) + *(const __u32 *)l4; /* both ports */
+	ports = *(const __u32 *)l4;
 out:
-	in.flow = mix(h);
+	h = mix(h, (__u64)ip_protocol(v, ip) << 32 | ports);
+	in.flow = mix(h, 0) >> 32;
 	return in;
 }
 
@@ -109,7 +107,7 @@ static __always_inline int inner_fits(struct __sk_buff *skb, const struct inner 
 	gso_size = skb->gso_size;
 	if (!gso_size)
 		return PASS_TOO_BIG;
-	if (gso_size == GSO_BY_FRAGS && host->header_len)
+	if (gso_size == GSO_BY_FRAGS && host->encap != ENCAP_NONE)
 		return PASS_NOT_ENCAPSULABLE;
 	return in->header_len + gso_size <= host->mtu ? ONWARD : PASS_TOO_BIG;
 }
@@ -137,83 +135,83 @@ static __always_inline int can_checksum(enum version v, struct __sk_buff *skb, c
 	return skb->gso_size || !has_checksum(v, ip, c) ? PASS_UDP_CHECKSUM : ONWARD;
 }
 
-/* Completes an outer UDP header of so many bytes with what follows it. */
-static __always_inline void udp_complete(enum version v, struct udphdr *udp, __u32 len,
-					 const struct host *host, const struct inner *in)
+/* Bytes of the outer header. */
+static __always_inline __u32 outer_len(enum version outer, enum encap encap)
 {
-	__u32 sum = udp->check;
-
-	udp->len = bpf_htons(len);
-	if (host->flags & HOST_SOURCE_PORT)
-		udp->source = bpf_htons(0xc000 | in->flow >> 18); /* 49152 to 65535: RFC 7348, 5 */
-	if (!needs_checksum(v, host))
-		return;
-	sum += udp->source + 2 * udp->len + in->sum; /* the length is in the pseudo header too */
-	udp->check = ~csum_fold(sum);
-	if (!udp->check)
-		udp->check = 0xffff; /* 0 means none: RFC 768 */
+	switch (encap) {
+	case ENCAP_VXLAN:
+		return ip_header_len(outer) + sizeof(struct udphdr) + sizeof(struct vxlanhdr) +
+		       ETH_HLEN;
+	case ENCAP_UDP:
+		return ip_header_len(outer) + sizeof(struct udphdr);
+	case ENCAP_IPIP:
+		return ip_header_len(outer);
+	case ENCAP_NONE:
+		break;
+	}
+	return 0;
 }
 
-/* Completes an outer IPv4 header, still outside the packet. */
-static __always_inline void ipv4_complete(struct iphdr *ip, const struct host *host,
-					  const struct inner *in)
+/*
+ * What completes a header that has been copied into the packet. It is read where it was copied from: to read
+ * what was just written in other pieces the CPU has to wait until that has left its store buffer.
+ */
+static __always_inline void ipv4_complete(struct iphdr *ip, const struct iphdr *finished, __u32 len,
+					  const struct destination *to, const struct inner *in)
 {
-	__u32 sum = ip->check;
+	__u8 ecn = ecn_encapsulate(in->tos), flags = to->host->flags;
+	__be16 id = bpf_get_prandom_u32(), tot_len = bpf_htons(len + in->len);
+	__u32 sum = finished->check + tot_len + id + bpf_htons(ecn);
 
-	ip->tot_len = bpf_htons(in->len + host->header_len);
-	ip->id = bpf_get_prandom_u32();
-	sum += ip->tot_len + ip->id;
-	ip->tos |= ecn_encapsulate(in->tos);
-	sum += bpf_htons(ecn_encapsulate(in->tos));
-	if (host->flags & HOST_INHERIT_DF && in->frag_off & ~ip->frag_off & bpf_htons(IP_DF)) {
-		ip->frag_off |= bpf_htons(IP_DF);
+	ip->tot_len = tot_len;
+	ip->id = id;
+	ip->tos = finished->tos | ecn;
+	if (flags & HOST_INHERIT_DF && in->frag_off & ~finished->frag_off & bpf_htons(IP_DF)) {
+		ip->frag_off = finished->frag_off | bpf_htons(IP_DF);
 		sum += bpf_htons(IP_DF);
 	}
-	if (host->flags & HOST_INHERIT_TTL) {
+	if (flags & HOST_INHERIT_TTL) {
 		ip->ttl = in->ttl;
 		sum += bpf_htons(in->ttl << 8);
 	}
+	if (to->node) {
+		ip->daddr = to->node;
+		sum += (to->node & 0xffff) + (to->node >> 16);
+	}
 	ip->check = ~csum_fold(sum);
-	if (ip->protocol == IPPROTO_UDP)
-		udp_complete(IPV4, (struct udphdr *)(ip + 1),
-			     in->len + host->header_len - sizeof(*ip), host, in);
 }
 
-static __always_inline void ipv6_complete(struct ipv6hdr *ip, const struct host *host,
+static __always_inline void ipv6_complete(struct ipv6hdr *ip, const struct ipv6hdr *finished,
+					  __u32 len, const struct destination *to,
 					  const struct inner *in)
 {
-	__u32 len = in->len + host->header_len - sizeof(*ip);
-	__u32 label = host->flags & HOST_FLOW_LABEL ? in->flow >> 12 : 0; /* 20 bits */
+	__u8 flags = to->host->flags;
+	__u32 label = flags & HOST_FLOW_LABEL ? in->flow >> 12 : 0; /* 20 bits */
 
-	ip->payload_len = bpf_htons(len);
-	*(__be32 *)ip |= bpf_htonl((__u32)ecn_encapsulate(in->tos) << 20 | label);
-	if (host->flags & HOST_INHERIT_TTL)
+	ip->payload_len = bpf_htons(len - sizeof(*ip) + in->len);
+	*(__be32 *)ip = *(const __be32 *)finished |
+			bpf_htonl((__u32)ecn_encapsulate(in->tos) << 20 | label);
+	if (flags & HOST_INHERIT_TTL)
 		ip->hop_limit = in->ttl;
-	if (ip->nexthdr == IPPROTO_UDP)
-		udp_complete(IPV6, (struct udphdr *)(ip + 1), len, host, in);
 }
 
-static __always_inline void header_complete(enum version outer, __u8 *header,
-					    const struct host *host, const struct inner *in)
+/* Likewise an outer UDP header of so many bytes with what follows it. */
+static __always_inline void udp_complete(enum version v, struct udphdr *udp,
+					 const struct udphdr *finished, __u32 len,
+					 const struct host *host, const struct inner *in)
 {
-	if (outer == IPV6)
-		ipv6_complete((struct ipv6hdr *)header, host, in);
-	else
-		ipv4_complete((struct iphdr *)header, host, in);
-}
+	__be16 udp_len = bpf_htons(len), source = finished->source;
+	__u32 sum;
 
-/* Where the inner Ethernet destination stands in VXLAN's header; shorter ones end before. */
-#define VXLAN_MAC (sizeof(struct iphdr) + sizeof(struct udphdr) + sizeof(struct vxlanhdr))
-
-/* Makes a copy of a template's header one of a host entry. */
-static __always_inline void template_complete(__u8 *header, const struct destination *to)
-{
-	struct iphdr *ip = (struct iphdr *)header;
-
-	ip->daddr = to->node;
-	ip->check = csum_fold(ip->check + (to->node & 0xffff) + (to->node >> 16));
-	*(__u32 *)(header + VXLAN_MAC) = to->mac;
-	*(__u16 *)(header + VXLAN_MAC + 4) = to->mac >> 32;
+	if (host->flags & HOST_SOURCE_PORT)
+		source = bpf_htons(0xc000 | in->flow >> 18); /* 49152 to 65535: RFC 7348, 5 */
+	udp->source = source;
+	udp->len = udp_len;
+	if (!needs_checksum(v, host))
+		return;
+	/* The length is in the pseudo header too. */
+	sum = finished->check + source + 2 * udp_len + in->sum;
+	udp->check = (__u16)~csum_fold(sum) ?: 0xffff; /* 0 means none: RFC 768 */
 }
 
 /*
@@ -240,37 +238,60 @@ static __always_inline int make_room(struct walk *w, enum version outer, const s
 	return ONWARD;
 }
 
-/* ONWARD, or why not: PASS_NOT_ENCAPSULABLE as make_room(). */
+/*
+ * With the encapsulation a constant, all lengths and offsets are. ONWARD, or why not: PASS_NOT_ENCAPSULABLE
+ * as make_room().
+ */
+static __always_inline int push_header_of(struct walk *w, enum version outer, enum encap encap,
+					  const struct destination *to, const struct inner *in)
+{
+	__u32 ip_len = ip_header_len(outer), len = outer_len(outer, encap);
+	const void *finished = to->host->header;
+	int reason = make_room(w, outer, to->host, len);
+	struct ethhdr *eth;
+	struct cursor c;
+	void *header;
+
+	if (reason != ONWARD)
+		return reason;
+	c = cursor_start(w->skb, ETH_HLEN + len);
+	eth = take(&c, ETH_HLEN + len);
+	if (!eth)
+		return DROP_ENCAPSULATE;
+	header = eth + 1;
+	if (outer != w->version)
+		eth->h_proto = ethertype(outer);
+	words_copy(header, finished, len);
+	if (outer == IPV4)
+		ipv4_complete(header, finished, len, to, in);
+	else
+		ipv6_complete(header, finished, len, to, in);
+	if (encap != ENCAP_IPIP)
+		udp_complete(outer, header + ip_len, finished + ip_len, len - ip_len + in->len,
+			     to->host, in);
+	if (encap == ENCAP_VXLAN && to->node)
+		mac_write(header + len - ETH_HLEN, to->mac);
+	return ONWARD;
+}
+
+/* The control plane writes no other combinations. */
 static __always_inline int push_header(struct walk *w, enum version outer,
 				       const struct destination *to, const struct inner *in)
 {
-	const struct host *host = to->host;
-	__u8 header[HEADER_MAX] __attribute__((aligned(8)));
-	__be16 proto = ethertype(outer);
-	__u64 len;
-	int reason;
-
-	__builtin_memcpy(header, host->header, sizeof(header));
-	if (to->node)
-		template_complete(header, to);
-	header_complete(outer, header, host, in);
-	len = host->header_len - 1;
-	/*
-	 * maps.Hosts writes no such entry; for the verifier. That of kernel 6.1 draws no lower bound
-	 * from a comparison with 0, nor any from one of a 32-bit copy with the limit, nor keeps it for
-	 * what was on the stack before.
-	 */
-	barrier_var(len);
-	if (len >= HEADER_MAX)
-		return DROP_ENCAPSULATE;
-	len++;
-	reason = make_room(w, outer, host, len);
-	if (reason != ONWARD)
-		return reason;
-	if (outer != w->version &&
-	    bpf_skb_store_bytes(w->skb, ETH_HLEN - sizeof(proto), &proto, sizeof(proto), 0))
-		return DROP_ENCAPSULATE;
-	return bpf_skb_store_bytes(w->skb, ETH_HLEN, header, len, 0) ? DROP_ENCAPSULATE : ONWARD;
+	switch (to->host->encap) {
+	case ENCAP_VXLAN:
+		return outer == w->version ? push_header_of(w, outer, ENCAP_VXLAN, to, in)
+					   : DROP_ENCAPSULATE;
+	case ENCAP_UDP:
+		return outer == IPV4 && w->version == IPV4
+			       ? push_header_of(w, outer, ENCAP_UDP, to, in)
+			       : DROP_ENCAPSULATE;
+	case ENCAP_IPIP:
+		return push_header_of(w, outer, ENCAP_IPIP, to, in);
+	case ENCAP_NONE:
+		break;
+	}
+	return DROP_ENCAPSULATE;
 }
 
 #endif

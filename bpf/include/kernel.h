@@ -15,6 +15,11 @@ typedef signed int __s32;
 typedef __u16 __be16;
 typedef __u32 __be32;
 
+/* To read and write whatever is in memory by. */
+typedef __u16 __attribute__((may_alias)) word16;
+typedef __u32 __attribute__((may_alias)) word32;
+typedef __u64 __attribute__((may_alias)) word64;
+
 enum { false, true };
 #define NULL ((void *)0)
 
@@ -215,7 +220,7 @@ struct ethhdr {
 	__u8 h_dest[6];
 	__u8 h_source[6];
 	__be16 h_proto;
-} __packed;
+}; /* packed in the kernel, to no effect but that compilers read h_proto by bytes */
 
 struct iphdr {
 	__u8 ihl : 4, version : 4;

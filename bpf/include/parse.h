@@ -93,6 +93,26 @@ static __always_inline int is_link_scope(const struct ipv6hdr *ip, struct cursor
 	       *type >= NDISC_FIRST && *type <= NDISC_LAST;
 }
 
+/* As few loads and stores as so many bytes take, an even number known to the compiler. */
+static __always_inline void words_copy(void *to, const void *from, __u32 len)
+{
+	__u32 at = 0;
+
+	for (; at + 8 <= len; at += 8)
+		*(word64 *)(to + at) = *(const word64 *)(from + at);
+	for (; at + 4 <= len; at += 4)
+		*(word32 *)(to + at) = *(const word32 *)(from + at);
+	for (; at + 2 <= len; at += 2)
+		*(word16 *)(to + at) = *(const word16 *)(from + at);
+}
+
+/* From the first 6 bytes of a word in memory. */
+static __always_inline void mac_write(__u8 *to, __u64 mac)
+{
+	*(word32 *)to = mac;
+	*(word16 *)(to + 4) = mac >> 32;
+}
+
 static __always_inline void mac_copy(__u8 *to, const volatile __u8 *from)
 {
 	for (int i = 0; i < 6; i++)

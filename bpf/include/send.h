@@ -125,7 +125,7 @@ static __always_inline enum reason send(struct walk *w, struct packet *p,
 	}
 	if (needs_checksum(w->version, host))
 		in.sum = packet_sum(w->version, p->ip);
-	if (host->header_len) {
+	if (host->encap != ENCAP_NONE) {
 		reason = push_header(w, outer, to, &in);
 		if (reason == PASS_NOT_ENCAPSULABLE && progress == UNROUTED)
 			return undo_hop(w, hop);
@@ -142,7 +142,7 @@ static __always_inline enum reason send(struct walk *w, struct packet *p,
 			  progress == ROUTED
 				  ? bpf_redirect_neigh(host->ifindex, NULL, 0, 0)
 				  : bpf_redirect_neigh(host->ifindex, &next_hop, sizeof(next_hop), 0),
-			  host->header_len ? FORWARD_ENCAPSULATED : FORWARD_ROUTED);
+			  host->encap != ENCAP_NONE ? FORWARD_ENCAPSULATED : FORWARD_ROUTED);
 }
 
 /* Sends what left this node by its overlay device. */

@@ -379,7 +379,7 @@ func TestApplyTenThousandPeers(t *testing.T) {
 	if err := Cleanup(); err != nil {
 		t.Fatal(err)
 	}
-	if got := openFiles(t); got != fds {
+	if got := openFiles(t); got > fds { // of what others have left some may be closed meanwhile
 		t.Errorf("%d files open, %d before", got, fds)
 	}
 }

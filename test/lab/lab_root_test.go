@@ -218,11 +218,11 @@ func TestUpClearsDebris(t *testing.T) {
 	} {
 		damage()
 		remove(t, "/run/bpfnet-lab/upclearsdebris/state.json")
-		l, err := lab.Up(t.Context(), l.Options)
+		again, err := lab.Up(t.Context(), l.Options)
 		if err != nil {
 			t.Fatalf("%s: %v", name, err)
 		}
-		if err := l.Keep(); err != nil {
+		if err := again.Keep(); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -68,11 +68,11 @@ func endProcesses(name string) (*os.File, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), stopTimeout)
 	defer cancel()
 	err = Until(ctx, "all have ended", func() (bool, error) {
-		err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
-		if errors.Is(err, unix.EWOULDBLOCK) {
+		lockErr := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+		if errors.Is(lockErr, unix.EWOULDBLOCK) {
 			return false, killMembers(ctx, f)
 		}
-		return err == nil, err
+		return lockErr == nil, lockErr
 	})
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("end processes of lab %s: %w", name, err), f.Close())

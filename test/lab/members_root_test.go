@@ -25,8 +25,8 @@ func TestDownWaitsForForks(t *testing.T) {
 	down := make(chan error)
 	go func() { down <- Down(o.Name) }()
 	err = Until(t.Context(), "it is being taken down", func() (bool, error) {
-		_, err := os.Stat(statePath(o.Name))
-		return errors.Is(err, os.ErrNotExist), nil
+		_, statErr := os.Stat(statePath(o.Name))
+		return errors.Is(statErr, os.ErrNotExist), nil
 	})
 	if err != nil {
 		t.Error(err)

@@ -48,6 +48,7 @@ func upAlone(t *testing.T, change func(*lab.Options)) *lab.Lab {
 	if change != nil {
 		change(&o)
 	}
+	dropped := machineDrops(t)
 	l, err := lab.Up(t.Context(), o)
 	noError(t, err)
 	for _, h := range l.Hosts {
@@ -55,6 +56,7 @@ func upAlone(t *testing.T, change func(*lab.Options)) *lab.Lab {
 	}
 	t.Cleanup(func() {
 		if t.Failed() {
+			t.Logf("meanwhile the queues of the CPUs dropped %d packets of anybody's", machineDrops(t)-dropped)
 			logDaemons(t, l)
 		}
 		if err := l.Down(); err != nil {

@@ -164,12 +164,12 @@ func TestBenchOutputReplacesNoDevice(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer reader.Close() //nolint:errcheck // read only
+	defer reader.Close()
 	o := benchOutput{values: []string{"html=" + pipe}}
-	if err := o.open(); err != nil {
+	if err = o.open(); err != nil {
 		t.Fatal(err)
 	}
-	if err := errors.Join(o.write(io.Discard, &bench.Report{}), o.close()); err != nil {
+	if err = errors.Join(o.write(io.Discard, &bench.Report{}), o.close()); err != nil {
 		t.Error(err)
 	}
 	info, err := os.Lstat(pipe)

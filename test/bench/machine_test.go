@@ -34,7 +34,7 @@ func TestMachineOfOneCPU(t *testing.T) {
 		t.Fatalf("%v: %s", err, out)
 	}
 	var m Machine
-	if err := json.NewDecoder(strings.NewReader(string(out))).Decode(&m); err != nil {
+	if err = json.NewDecoder(strings.NewReader(string(out))).Decode(&m); err != nil {
 		t.Fatalf("%v in %s", err, out)
 	}
 	here, err := traffic.ReadMachine()

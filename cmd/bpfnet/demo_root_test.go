@@ -132,7 +132,7 @@ func demoAfterKill(t *testing.T, binary string) {
 		t.Fatal(err)
 	}
 	out, err := exec.CommandContext(t.Context(), binary, "demo").CombinedOutput()
-	if err == nil || !strings.Contains(string(out), "another demo is running") {
+	if err == nil || !strings.Contains(string(out), "lab is in use by process") {
 		t.Errorf("second demo: %v: %s", err, out)
 	}
 	if err := first.Process.Kill(); err != nil {

@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"syscall"
 
 	"github.com/google/renameio/v2"
 )
@@ -42,9 +43,9 @@ func (e SubnetEnv) Write(path string) error {
 	}
 	// Whatever the umask, runtimes that are not root read it.
 	err := renameio.WriteFile(path, data, 0o644, renameio.IgnoreUmask())
-	var beside *os.PathError
-	if errors.As(err, &beside) {
-		err = beside.Err // without the name of a file that is another each time
+	var errno syscall.Errno
+	if errors.As(err, &errno) {
+		err = errno // without the name of the file beside it, which is another each time
 	}
 	if err != nil {
 		return fmt.Errorf("write subnet file %s: %w", path, err)

@@ -116,10 +116,15 @@ func TestWriteSubnetEnvError(t *testing.T) {
 
 // TestWriteSubnetEnvErrorIsTheSameEachTime: else the log would have it again at each attempt.
 func TestWriteSubnetEnvErrorIsTheSameEachTime(t *testing.T) {
-	path := filepath.Join(t.TempDir(), strings.Repeat("x", 255)) // beside it there is no room for a longer name
-	first, second := SubnetEnv{}.Write(path), SubnetEnv{}.Write(path)
-	if first == nil || second == nil || first.Error() != second.Error() || !strings.Contains(first.Error(), path) {
-		t.Errorf("errors %v and %v, want the same twice, with the file's name", first, second)
+	dir := t.TempDir()
+	for name, path := range map[string]string{
+		"no room beside it for a longer name": filepath.Join(dir, strings.Repeat("x", 255)),
+		"a directory has its place":           dir,
+	} {
+		first, second := SubnetEnv{}.Write(path), SubnetEnv{}.Write(path)
+		if first == nil || second == nil || first.Error() != second.Error() || !strings.Contains(first.Error(), path) {
+			t.Errorf("%s: errors %v and %v, want the same twice, with the file's name", name, first, second)
+		}
 	}
 }
 

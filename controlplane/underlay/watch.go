@@ -47,6 +47,11 @@ func Watch(ctx context.Context, changed func()) error {
 		if !errors.Is(err, unix.ENOBUFS) {
 			return err
 		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-time.After(coalesce): // what overflowed the socket is a burst as well
+		}
 	}
 }
 

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
 
 	dataplane "github.com/bpfnet/bpfnet/controlplane/dataplane/netlink"
 	"github.com/bpfnet/bpfnet/controlplane/topology"
@@ -169,8 +170,8 @@ func TestWatchSurvivesOverflow(t *testing.T) {
 	settle(t)
 	batch := filepath.Join(t.TempDir(), "batch")
 	var routes []byte
-	for i := range 4000 { // none of which counts by itself
-		routes = fmt.Appendf(routes, "route add 10.9.%d.%d/32 via 192.168.32.1 proto 98\n", i>>8, i&0xff)
+	for i := range watchBuffer(t) / 256 { // none of which counts by itself, and each takes more of a buffer
+		routes = fmt.Appendf(routes, "route add 10.%d.%d.%d/32 via 192.168.32.1 proto 98\n", 9+i>>16, i>>8&0xff, i&0xff)
 	}
 	if err := os.WriteFile(batch, routes, 0o600); err != nil {
 		t.Fatal(err)
@@ -178,11 +179,16 @@ func TestWatchSurvivesOverflow(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
 	defer cancel()
 	calls := 0
+	var lost time.Time
 	err := Watch(ctx, func() {
 		switch calls++; calls {
 		case 1:
 			run(t, "ip -batch "+batch)
+			lost = time.Now()
 		case 2:
+			if after := time.Since(lost); after < coalesce {
+				t.Errorf("called again after %v, before a burst is over", after)
+			}
 			run(t, "ip addr add 192.168.32.99/24 dev eth0")
 		case 3:
 			cancel()
@@ -191,6 +197,21 @@ func TestWatchSurvivesOverflow(t *testing.T) {
 	if err != nil || calls != 3 {
 		t.Errorf("%d calls, %v, want the first, one after an overflow, and one more", calls, err)
 	}
+}
+
+// watchBuffer is how many bytes a socket of the watch holds.
+func watchBuffer(t *testing.T) int {
+	t.Helper()
+	w, err := listen()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer w.close()
+	size, err := unix.GetsockoptInt(w.socket.GetFd(), unix.SOL_SOCKET, unix.SO_RCVBUF)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return size
 }
 
 func TestWatchEndsWithItsContext(t *testing.T) {

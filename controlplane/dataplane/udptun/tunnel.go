@@ -17,7 +17,7 @@ import (
 )
 
 // drainMost bounds, in packets, what the end of Run still copies each way: more than wait at once, be it
-// 500 in the device (TUN_READQ_SIZE, drivers/net/tun.c) or small ones in the socket's buffer.
+// queueLength in the device or small ones in the socket's buffer.
 const drainMost = 1 << 14
 
 // Options say what the tunnel is. All are needed.

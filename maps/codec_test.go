@@ -155,17 +155,19 @@ func TestHost(t *testing.T) {
 }
 
 func TestHostRefused(t *testing.T) {
-	node := netip.MustParseAddr("192.168.32.246")
+	node, node6 := netip.MustParseAddr("192.168.32.246"), netip.MustParseAddr("2001:db8::1")
 	for _, tt := range []struct {
 		name string
 		host Host
 		want string
 	}{
 		{"no node", Host{MTU: 1}, "no node address"},
-		{"long header", Host{Node: node, Encap: 1, HeaderLen: 73}, "header of 73 bytes, more than 72"},
 		{"unknown encapsulation", Host{Node: node, Encap: 9, HeaderLen: 20}, "encapsulation 9, which is none we know"},
-		{"header without encapsulation", Host{Node: node, HeaderLen: 20}, "header of 20 bytes for encapsulation 0"},
-		{"encapsulation without header", Host{Node: node, Encap: 2}, "header of 0 bytes for encapsulation 2"},
+		{"header without encapsulation", Host{Node: node, HeaderLen: 20}, "header of 20 bytes for encapsulation 0 over IPv4, want 0"},
+		{"encapsulation without header", Host{Node: node, Encap: 2}, "header of 0 bytes for encapsulation 2 over IPv4, want 20"},
+		{"long header", Host{Node: node, Encap: 1, HeaderLen: 70}, "header of 70 bytes for encapsulation 1 over IPv4, want 50"},
+		{"short header", Host{Node: node6, Encap: 1, Flags: bpf.DatapathHostFlagsHOST_IPV6, HeaderLen: 50}, "header of 50 bytes for encapsulation 1 over IPv6, want 70"},
+		{"udp over IPv6", Host{Node: node6, Encap: 3, Flags: bpf.DatapathHostFlagsHOST_IPV6, HeaderLen: 48}, "encapsulation udp over IPv6, which there is not"},
 	} {
 		if _, err := encodeHost(tt.host); err == nil || err.Error() != tt.want {
 			t.Errorf("%s: encodeHost: %v, want %q", tt.name, err, tt.want)

@@ -80,14 +80,29 @@ func (h Host) check() error {
 	return h.checkHeader()
 }
 
+// headerLens are, in bytes, those that the programs copy of a header, which go by the encapsulation
+// (outer_len in bpf/include/encap.h): over IPv4, and over IPv6.
+var headerLens = map[bpf.DatapathEncap][2]uint8{
+	bpf.DatapathEncapENCAP_NONE:  {0, 0},
+	bpf.DatapathEncapENCAP_IPIP:  {20, 40},
+	bpf.DatapathEncapENCAP_VXLAN: {50, 70},
+	bpf.DatapathEncapENCAP_UDP:   {28},
+}
+
 func (h Host) checkHeader() error {
-	switch {
-	case int(h.HeaderLen) > headerMax:
-		return fmt.Errorf("header of %d bytes, more than %d", h.HeaderLen, headerMax)
-	case h.Encap > bpf.DatapathEncapENCAP_UDP:
+	lens, known := headerLens[h.Encap]
+	if !known {
 		return fmt.Errorf("encapsulation %d, which is none we know", h.Encap)
-	case (h.HeaderLen == 0) != (h.Encap == bpf.DatapathEncapENCAP_NONE):
-		return fmt.Errorf("header of %d bytes for encapsulation %d", h.HeaderLen, h.Encap)
+	}
+	want, outer := lens[0], "IPv4"
+	if h.Flags&bpf.DatapathHostFlagsHOST_IPV6 != 0 {
+		want, outer = lens[1], "IPv6"
+		if h.Encap == bpf.DatapathEncapENCAP_UDP {
+			return errors.New("encapsulation udp over IPv6, which there is not")
+		}
+	}
+	if h.HeaderLen != want {
+		return fmt.Errorf("header of %d bytes for encapsulation %d over %s, want %d", h.HeaderLen, h.Encap, outer, want)
 	}
 	return nil
 }

@@ -100,10 +100,10 @@ func TestOpenBesidePublish(t *testing.T) {
 		}
 		daemons = append(daemons, d)
 	}
-	done, ended := make(chan struct{}), make(chan error)
+	done, ended := make(chan struct{}), make(chan error, 1)
 	go func() { ended <- publishUntil(done, daemons) }()
 	sizes := map[uint32]int{} // how often each datapath was there
-	for sizes[16] < 20 || sizes[32] < 20 {
+	for len(ended) == 0 && (sizes[16] < 20 || sizes[32] < 20) {
 		set, err := maps.OpenPinned(filepath.Join(o.PinDir, mapsDir))
 		if err != nil {
 			t.Error(err)

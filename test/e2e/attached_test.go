@@ -5,6 +5,7 @@
 package e2e
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -87,6 +88,8 @@ func (p attachedProgram) String() string {
 // attachedPrograms are those of a host, whose daemon may be replacing them.
 func attachedPrograms(t *testing.T, h *lab.Host) (all []attachedProgram) {
 	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), timeout)
+	defer cancel()
 	noError(t, h.NS.Do(func() error {
 		links, err := rtnl.List("links", netlink.LinkList)
 		if err != nil {
@@ -94,7 +97,7 @@ func attachedPrograms(t *testing.T, h *lab.Host) (all []attachedProgram) {
 		}
 		for _, l := range links {
 			for _, hook := range tcHooks {
-				programs, err := hook.programs(l)
+				programs, err := hook.programs(ctx, l)
 				if err != nil {
 					return fmt.Errorf("programs at %s %s: %w", l.Attrs().Name, hook.name, err)
 				}
@@ -118,9 +121,9 @@ var tcHooks = []tcHook{
 }
 
 // programs are those at a hook of a link in the calling thread's namespace; none where the link is gone.
-func (h tcHook) programs(l netlink.Link) (all []attachedProgram, err error) {
+func (h tcHook) programs(ctx context.Context, l netlink.Link) (all []attachedProgram, err error) {
 	for way, list := range map[string]func(netlink.Link) ([]ebpf.ProgramID, error){"tcx": h.tcxIDs, "clsact": h.clsactIDs} {
-		infos, err := programInfos(func() ([]ebpf.ProgramID, error) { return list(l) })
+		infos, err := programInfos(ctx, func() ([]ebpf.ProgramID, error) { return list(l) })
 		if err != nil {
 			return nil, err
 		}
@@ -159,22 +162,24 @@ func (h tcHook) clsactIDs(l netlink.Link) (ids []ebpf.ProgramID, err error) {
 }
 
 // programInfos lists programs again when one is gone before it is looked at: another has its place.
-func programInfos(list func() ([]ebpf.ProgramID, error)) ([]*ebpf.ProgramInfo, error) {
-	for {
+func programInfos(ctx context.Context, list func() ([]ebpf.ProgramID, error)) (infos []*ebpf.ProgramInfo, err error) {
+	err = lab.Until(ctx, "no program goes while they are listed", func() (done bool, err error) {
 		ids, err := list()
 		if err != nil {
-			return nil, err
+			return false, err
 		}
-		infos := make([]*ebpf.ProgramInfo, len(ids))
+		infos = make([]*ebpf.ProgramInfo, len(ids))
 		for i := range ids {
 			if infos[i], err = programInfo(ids[i]); err != nil {
 				break
 			}
 		}
-		if !errors.Is(err, os.ErrNotExist) {
-			return infos, err
+		if errors.Is(err, os.ErrNotExist) {
+			return false, nil
 		}
-	}
+		return true, err
+	})
+	return infos, err
 }
 
 func programInfo(id ebpf.ProgramID) (*ebpf.ProgramInfo, error) {

@@ -93,8 +93,7 @@ static __always_inline enum reason route_in(struct walk *w, struct ethhdr *eth, 
 	struct endpoint *to;
 	int reason;
 
-	if (w->skb->pkt_type != PACKET_HOST || has_options(v, ip) || ip_ttl(v, ip) <= 1 ||
-	    (v == IPV4 && !ipv4_checksum_ok(ip)))
+	if (w->skb->pkt_type != PACKET_HOST || has_options(v, ip) || ip_ttl(v, ip) <= 1)
 		return PASS_NOT_OURS;
 	to = endpoint_lookup(v, ip_dst(v, ip));
 	if (!to)

@@ -5,12 +5,6 @@
 
 #include "parse.h"
 
-static __always_inline __u32 csum_fold(__u32 sum)
-{
-	sum = (sum & 0xffff) + (sum >> 16);
-	return (sum & 0xffff) + (sum >> 16);
-}
-
 /* Incremental update: RFC 1624, equation 3. */
 static __always_inline void csum_replace(__u16 *check, __u16 from, __u16 to)
 {
@@ -26,17 +20,6 @@ static __always_inline __u32 csum_words(const void *b, int words)
 	for (int i = 0; i < words; i++)
 		sum += word[i];
 	return sum;
-}
-
-/* A header without options; by words of 32 bits, whose halves are summed up in the end. */
-static __always_inline int ipv4_checksum_ok(const struct iphdr *ip)
-{
-	const word32 *word = (const word32 *)ip;
-	__u64 sum = 0;
-
-	for (int i = 0; i < 5; i++)
-		sum += word[i];
-	return csum_fold((sum & 0xffff) + (sum >> 16 & 0xffff) + (sum >> 32)) == 0xffff;
 }
 
 #define TCP_HEADER_MIN 20 /* RFC 9293, 3.1 */

@@ -188,8 +188,6 @@ static __always_inline int tunnel_read(struct walk *w, struct tunnel *t)
 								   : tunnel_ipip(w, t);
 	if (reason != ONWARD)
 		return reason;
-	if (outer == IPV4 && !ipv4_checksum_ok(t->outer))
-		return PASS_MALFORMED;
 	/* from_wire has looked at the Ethernet address by itself. */
 	if (w->skb && w->skb->pkt_type != PACKET_HOST)
 		return DROP_TUNNEL_MALFORMED;

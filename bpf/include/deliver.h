@@ -12,7 +12,8 @@
  */
 static __always_inline void ethernet_to_endpoint(struct ethhdr *eth, const struct endpoint *ep)
 {
-	words_copy(eth, &ep->mac, sizeof(ep->mac) + sizeof(ep->gateway)); /* of the one layout */
+	words_copy(eth->h_dest, ep->mac.byte, sizeof(eth->h_dest));
+	words_copy(eth->h_source, ep->gateway.byte, sizeof(eth->h_source));
 }
 
 static __always_inline enum reason to_endpoint(struct walk *w, const struct endpoint *ep,

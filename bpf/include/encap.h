@@ -286,8 +286,9 @@ static __always_inline int push_header(struct walk *w, enum version outer,
 		return outer == IPV4 && w->version == IPV4
 			       ? push_header_of(w, outer, ENCAP_UDP, to, in)
 			       : DROP_ENCAPSULATE;
-	case ENCAP_IPIP:
-		return push_header_of(w, outer, ENCAP_IPIP, to, in);
+	case ENCAP_IPIP: /* outer may be either */
+		return outer == IPV4 ? push_header_of(w, IPV4, ENCAP_IPIP, to, in)
+				     : push_header_of(w, IPV6, ENCAP_IPIP, to, in);
 	case ENCAP_NONE:
 		break;
 	}

@@ -39,10 +39,29 @@ static __always_inline void *take(struct cursor *c, __u32 len)
 	return header;
 }
 
+/* Of a sum of 16-bit words: RFC 1071. */
+static __always_inline __u32 csum_fold(__u32 sum)
+{
+	sum = (sum & 0xffff) + (sum >> 16);
+	return (sum & 0xffff) + (sum >> 16);
+}
+
+/* A header without options; by words of 32 bits, whose halves are summed up in the end. */
+static __always_inline int ipv4_checksum_ok(const struct iphdr *ip)
+{
+	const word32 *word = (const word32 *)ip;
+	__u64 sum = 0;
+
+	for (int i = 0; i < 5; i++)
+		sum += word[i];
+	return csum_fold((sum & 0xffff) + (sum >> 16 & 0xffff) + (sum >> 32)) == 0xffff;
+}
+
 /*
  * The IPv4 header at the cursor; room is what the packet holds from there on, in bytes.
- * NULL where ip_rcv_core() of net/ipv4/ip_input.c would refuse it too (checksum aside). The
- * cursor is left behind the fixed part: options, if any, are not skipped.
+ * NULL where ip_rcv_core() of net/ipv4/ip_input.c would refuse it too, for its checksum say; but that of a
+ * header with options, which all leave to the kernel, is not looked at. The cursor is left behind the fixed part:
+ * options, if any, are not skipped.
  */
 static __always_inline struct iphdr *take_ipv4(struct cursor *c, __u32 room)
 {
@@ -52,7 +71,7 @@ static __always_inline struct iphdr *take_ipv4(struct cursor *c, __u32 room)
 		return NULL;
 	if (bpf_ntohs(ip->tot_len) < ip->ihl * 4 || bpf_ntohs(ip->tot_len) > room)
 		return NULL;
-	return ip;
+	return ip->ihl > 5 || ipv4_checksum_ok(ip) ? ip : NULL;
 }
 
 /*

@@ -227,9 +227,14 @@ func patched(packet []byte, patches ...patch) []byte {
 }
 
 // resum is a copy of a frame whose first IP header has a right checksum.
-func resum(frame []byte) []byte {
+func resum(frame []byte) []byte { return resumAt(frame, atIP) }
+
+// resumAt is that for the IPv4 header at an offset, which may say that it is shorter than one is.
+func resumAt(frame []byte, at int) []byte {
 	frame = bytes.Clone(frame)
-	ipHeader(frame[etherLen:]).setChecksum()
+	h := ipHeader(frame[at:])
+	h[10], h[11] = 0, 0
+	binary.BigEndian.PutUint16(h[10:], ^internetSum(h[:max(h.len(), ipv4Len)]))
 	return frame
 }
 

@@ -63,7 +63,7 @@ func hostOthers() []packetCase {
 	return []packetCase{
 		{name: "ARP", in: at(patched(valid, put16(12, 0x806))), reason: bpf.DatapathReasonPASS_PROTOCOL},
 		{name: "IPv6", in: at(patched(valid, put16(12, 0x86dd))), reason: bpf.DatapathReasonPASS_PROTOCOL},
-		{name: "version 5", in: at(patched(valid, put8(atIP, 0x55))), reason: bpf.DatapathReasonPASS_MALFORMED},
+		{name: "version 5", in: at(resum(patched(valid, put8(atIP, 0x55)))), reason: bpf.DatapathReasonPASS_MALFORMED},
 		{name: "padded", in: at(join(valid, make([]byte, 6))), reason: bpf.DatapathReasonPASS_MALFORMED},
 		{
 			name: "options", in: fromHost(options), reason: bpf.DatapathReasonFORWARD_ENCAPSULATED,

@@ -197,11 +197,14 @@ func plausibleStart(v version, b []byte, room int) bool {
 	if v == ipv6 && (h.src().Is4In6() || h.dst().Is4In6()) { // RFC 4291, 2.5.5.2: on no wire
 		return false
 	}
+	if v == ipv4 && !h.hasOptions() && !h.checksumOK() {
+		return false
+	}
 	return h.len() >= v.headerLen() && h.totalLen() >= h.len() && h.totalLen() <= room
 }
 
 // plausible says whether b starts with a header of that version whose lengths agree with each other and
-// with the bytes there are: the checks of the kernel's ip_rcv_core() and ip6_rcv_core().
+// with the bytes there are, and whose checksum is right: the checks of the kernel's ip_rcv_core() and ip6_rcv_core().
 func plausible(v version, b []byte) bool { return plausibleStart(v, b, len(b)) }
 
 // internetSum is RFC 1071's sum, not inverted. Of several parts all but the last have an even length.

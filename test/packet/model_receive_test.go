@@ -109,7 +109,7 @@ func (w *world) plain(a arrival, toUs bool) fate {
 	to, found := w.receiver(ip)
 	peer, known := w.peerBehind(ip.src())
 	adjacent := known && peer.encap == bpf.DatapathEncapENCAP_NONE
-	if !w.direct || !inbound || !toUs || !found || !adjacent || !ip.checksumOK() {
+	if !w.direct || !inbound || !toUs || !found || !adjacent {
 		return a.untouched(bpf.DatapathReasonPASS_NOT_OURS)
 	}
 	if reason, natted := w.mayTranslate(ip); natted {

@@ -55,11 +55,8 @@ func (w *world) recognise(ip []byte) (tunnel, bpf.DatapathReason) {
 	} else {
 		reason = w.recogniseIPIP(t.version, payload, room)
 	}
-	switch {
-	case reason != onward:
+	if reason != onward {
 		return t, reason
-	case !t.outer.checksumOK():
-		return t, bpf.DatapathReasonPASS_MALFORMED
 	}
 	if protocol == protocolUDP {
 		t.udp = payload[:room]

@@ -224,10 +224,10 @@ func networkMalformed() []packetCase {
 				name: tun.name + "/" + name, in: arrival{frame: frame, ifindex: uplink.ifindex}, reason: bpf.DatapathReasonPASS_MALFORMED,
 			})
 		}
-		add("version 6", patched(valid, put8(atIP, 0x65)))
-		add("header length 16", patched(valid, put8(atIP, 0x44)))
+		add("version 6", resum(patched(valid, put8(atIP, 0x65))))
+		add("header length 16", resum(patched(valid, put8(atIP, 0x44))))
 		add("header length over total length", resum(patched(valid, put8(atIP, 0x46), put16(atLen, 23))))
-		add("total length 19", patched(valid, put16(atLen, 19)))
+		add("total length 19", resum(patched(valid, put16(atLen, 19))))
 		add("total length long", resum(patched(valid, put16(atLen, length+1))))
 		add("checksum 0", patched(valid, put16(atCheck, 0)))
 		add("checksum off by one", patched(valid, put16(atCheck, 1+uint16(valid[atCheck])<<8+uint16(valid[atCheck+1]))))
@@ -311,6 +311,17 @@ func networkInner() []packetCase {
 			"total length 19":    put16(inner+2, 19),
 			"total length long":  put16(inner+2, length+1),
 			"total length 65535": put16(inner+2, 65535),
+		} {
+			cases = append(cases, packetCase{
+				name: tun.name + "/inner " + kind, in: arrival{frame: resumAt(patched(valid, p), inner), ifindex: uplink.ifindex},
+				reason: bpf.DatapathReasonDROP_INNER_MALFORMED, event: dropEvent{outer: tun.node},
+			})
+		}
+		for kind, p := range map[string]patch{
+			"checksum 0":        put16(inner+10, 0),
+			"TTL changed":       put8(inner+8, valid[inner+8]-1),
+			"a bit of the TOS":  put8(inner+1, valid[inner+1]^1),
+			"of an address too": put8(inner+19, valid[inner+19]^1),
 		} {
 			cases = append(cases, packetCase{
 				name: tun.name + "/inner " + kind, in: arrival{frame: patched(valid, p), ifindex: uplink.ifindex},

@@ -70,19 +70,27 @@ func machineMountNamespace() string {
 	return ""
 }
 
-// EnsurePinDir is PinDir, but mounts the bpffs where it is missing.
-func EnsurePinDir(runDir string) (string, error) {
-	runDir, err := filepath.Abs(runDir)
-	if err != nil {
+// EnsurePinDir is PinDir, but mounts the bpffs where it is missing: one, however
+// many processes ask for it at once, for a second would hide the first one's pins.
+func EnsurePinDir(runDir string) (_ string, err error) {
+	if runDir, err = filepath.Abs(runDir); err != nil {
 		return "", fmt.Errorf("resolve run directory: %w", err)
 	}
-	if err := os.MkdirAll(filepath.Join(runDir, bpffsDir), 0o700); err != nil {
+	if err = os.MkdirAll(filepath.Join(runDir, bpffsDir), 0o700); err != nil {
 		return "", fmt.Errorf("create run directory: %w", err)
 	}
-	if dir, err := PinDir(runDir); err == nil {
+	lock, err := os.Open(runDir)
+	if err != nil {
+		return "", fmt.Errorf("open run directory: %w", err)
+	}
+	defer func() { err = errors.Join(err, lock.Close()) }()
+	if err = unix.Flock(int(lock.Fd()), unix.LOCK_EX); err != nil {
+		return "", fmt.Errorf("lock run directory: %w", err)
+	}
+	if dir, missing := PinDir(runDir); missing == nil {
 		return dir, nil
 	}
-	if err := mountForAll(filepath.Join(runDir, bpffsDir)); err != nil {
+	if err = mountForAll(filepath.Join(runDir, bpffsDir)); err != nil {
 		return "", fmt.Errorf("mount bpffs for pins (needs CAP_SYS_ADMIN, or mount one there yourself): %w", err)
 	}
 	return PinDir(runDir)

@@ -9,8 +9,10 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"strings"
 	"testing"
 
+	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 
 	"github.com/bpfnet/bpfnet/test/nstest"
@@ -53,6 +55,34 @@ func TestPinsOutliveTheMountNamespace(t *testing.T) {
 			t.Errorf("pins of an earlier mount namespace: %v", err)
 		}
 	})
+}
+
+// A bpffs mounted over another would hide the pins there.
+func TestPinDirIsMountedOnce(t *testing.T) {
+	nstest.Enter(t)
+	runDir := t.TempDir()
+	defer func() {
+		if err := Cleanup(runDir); err != nil {
+			t.Error(err)
+		}
+	}()
+	var at errgroup.Group
+	for range 16 {
+		at.Go(func() error {
+			_, err := EnsurePinDir(runDir)
+			return err
+		})
+	}
+	if err := at.Wait(); err != nil {
+		t.Fatal(err)
+	}
+	mounts, err := os.ReadFile("/proc/self/mountinfo")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if n := strings.Count(string(mounts), " "+filepath.Join(runDir, bpffsDir)+" "); n != 1 {
+		t.Errorf("%d mounts, want 1", n)
+	}
 }
 
 // privately runs f in a mount namespace of its own, as `ip netns exec` does.

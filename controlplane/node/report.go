@@ -22,12 +22,20 @@ func newReporter(log *slog.Logger) *reporter {
 }
 
 // report sets what is wrong with one source; nil: nothing.
-func (r *reporter) report(source string, err error) {
-	now := map[string]string{}
-	if err != nil {
-		now[""] = strings.ReplaceAll(err.Error(), "\n", "; ") // joined errors are a line each
+func (r *reporter) report(source string, err error) { r.set(source, problem(err)) }
+
+// note is report for what is logged already.
+func (r *reporter) note(source string, err error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.open[source] = problem(err)
+}
+
+func problem(err error) map[string]string {
+	if err == nil {
+		return nil
 	}
-	r.set(source, now)
+	return map[string]string{"": strings.ReplaceAll(err.Error(), "\n", "; ")} // joined errors are a line each
 }
 
 // reportRecords sets what is wrong with records of etcd.

@@ -96,6 +96,7 @@ func (s *session) findUplink() (underlay.Uplink, error) {
 func (s *session) openStore(ctx context.Context) error {
 	o := s.Etcd
 	o.Logger = s.log
+	o.Outage = func(err error) { s.reporter.note("etcd server", err) }
 	if s.Embedded.Dir != "" {
 		if err := s.startEtcd(ctx, s.uplink.Addrs()[0]); err != nil {
 			return err

@@ -19,9 +19,10 @@ import (
 )
 
 // outage counts the parts of a Store that have to do without etcd. The first
-// to lose it and the last to have it back are logged, and nothing in between.
+// to lose it and the last to have it back are logged and told, and nothing in between.
 type outage struct {
-	log *slog.Logger
+	log  *slog.Logger
+	tell func(error) // nil where it is over
 
 	mu    sync.Mutex
 	count int
@@ -34,7 +35,9 @@ func (o *outage) begin(err error) {
 	defer o.mu.Unlock()
 	if o.count++; o.count == 1 {
 		o.since, o.cause = time.Now(), reason(err)
-		o.log.Warn(state(err)+"; what it said last stays in force", "err", o.cause)
+		text := state(err) + "; what it said last stays in force"
+		o.log.Warn(text, "err", o.cause)
+		o.tell(fmt.Errorf("%s: %w", text, o.cause))
 	}
 }
 
@@ -59,7 +62,11 @@ func (o *outage) explain(err error) error {
 func (o *outage) end(recovered bool) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	if o.count--; o.count == 0 && recovered {
+	if o.count--; o.count > 0 {
+		return
+	}
+	o.tell(nil)
+	if recovered {
 		o.log.Info("etcd is back", "after", time.Since(o.since).Round(time.Millisecond))
 	}
 }

@@ -23,11 +23,20 @@ func TestOutageSaysWhatToDo(t *testing.T) {
 		{fmt.Errorf("grant lease: %w", rpctypes.ErrNoSpace), "etcdctl alarm disarm; what it said last stays in force"},
 	} {
 		var log bytes.Buffer
-		o := &outage{log: slog.New(slog.NewTextHandler(&log, nil))}
+		var told []error
+		o := &outage{log: slog.New(slog.NewTextHandler(&log, nil)), tell: func(err error) { told = append(told, err) }}
 		o.begin(test.err)
 		o.begin(test.err) // by another part, which is no news
 		if said := log.String(); !strings.Contains(said, test.want) || strings.Count(said, "\n") != 1 {
 			t.Errorf("of %q the log says %q, want one line with %q", test.err, said, test.want)
+		}
+		o.end(true)
+		if len(told) != 1 || !strings.Contains(log.String(), told[0].Error()[:40]) {
+			t.Errorf("of %q is told %q, want what the log says, while a part is without etcd", test.err, told)
+		}
+		o.end(true)
+		if len(told) != 2 || told[1] != nil {
+			t.Errorf("at the end of %q is told %q, want nothing to be wrong", test.err, told)
 		}
 	}
 }

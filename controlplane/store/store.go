@@ -63,6 +63,7 @@ type Options struct {
 
 	LeaseTTL time.Duration // whole seconds; default DefaultLeaseTTL
 	Logger   *slog.Logger  // default none
+	Outage   func(error)   // is told what is wrong with etcd, which is logged already, and nil once it is over; default none
 }
 
 // Store is a connection to etcd. Its methods may be called concurrently.
@@ -96,13 +97,16 @@ func Open(ctx context.Context, o Options) (*Store, error) {
 	if log == nil {
 		log = slog.New(slog.DiscardHandler)
 	}
+	if o.Outage == nil {
+		o.Outage = func(error) {}
+	}
 	prefix := o.Prefix
 	if prefix == "" {
 		prefix = DefaultPrefix
 	}
 	s := &Store{
 		log:      log,
-		outage:   &outage{log: log.With("endpoints", strings.Join(o.Endpoints, ","))},
+		outage:   &outage{log: log.With("endpoints", strings.Join(o.Endpoints, ",")), tell: o.Outage},
 		leaseTTL: o.LeaseTTL,
 		config:   path.Join(prefix, "config"),
 		subnets:  path.Join(prefix, "subnets") + "/",

@@ -6,11 +6,14 @@ package e2e
 
 import (
 	"context"
+	"slices"
+	"strings"
 	"testing"
 	"time"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
 
+	"github.com/bpfnet/bpfnet/controlplane/node"
 	"github.com/bpfnet/bpfnet/controlplane/topology"
 	"github.com/bpfnet/bpfnet/test/lab"
 )
@@ -87,6 +90,12 @@ func takeAway(t *testing.T, l *lab.Lab, server *etcdServer, c *clientv3.Client, 
 	server.stop()
 	for i, h := range l.Hosts {
 		waitLog(t, h, marks[i], away)
+		until(t, h.Name+"'s status tells too", func() (bool, error) {
+			s, err := h.DaemonStatus(t.Context())
+			return slices.ContainsFunc(s.Problems, func(p node.Problem) bool {
+				return p.Source == "etcd server" && strings.HasPrefix(p.Text, away)
+			}), err
+		})
 	}
 	changeUnseen(t, l, server, meanwhile)
 	for i, h := range l.Hosts {

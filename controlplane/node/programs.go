@@ -40,7 +40,7 @@ const network = 0
 // openPrograms loads the datapath, which is not attached yet (or, after a
 // restart, is, and works on as it was).
 func openPrograms(s *session) (_ *programs, err error) {
-	if err := s.checkUplink(); err != nil {
+	if err = s.checkUplink(); err != nil {
 		return nil, err
 	}
 	p := &programs{session: s}

@@ -7,6 +7,7 @@ package e2e
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
@@ -17,6 +18,7 @@ import (
 
 	"github.com/gopacket/gopacket"
 	"github.com/gopacket/gopacket/layers"
+	"golang.org/x/sys/unix"
 
 	"github.com/bpfnet/bpfnet/controlplane/node"
 	"github.com/bpfnet/bpfnet/controlplane/topology"
@@ -130,13 +132,21 @@ func testForeignUDP(t *testing.T, l *lab.Lab) {
 	})
 }
 
+// listenPacket waits for an address that a socket before had: a process that another
+// test has forked, and that has not become another program yet, has it open too.
 func listenPacket(t *testing.T, n lab.Namespace, network, address string) net.PacketConn {
 	t.Helper()
 	var conn net.PacketConn
-	noError(t, n.Do(func() (err error) {
-		conn, err = new(net.ListenConfig).ListenPacket(context.Background(), network, address)
-		return err
-	}))
+	until(t, "nobody listens at "+address, func() (bool, error) {
+		err := n.Do(func() (err error) {
+			conn, err = new(net.ListenConfig).ListenPacket(context.Background(), network, address)
+			return err
+		})
+		if errors.Is(err, unix.EADDRINUSE) {
+			return false, nil
+		}
+		return err == nil, err
+	})
 	t.Cleanup(func() { _ = conn.Close() })
 	return conn
 }

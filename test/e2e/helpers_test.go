@@ -33,9 +33,8 @@ func up(t *testing.T, change func(*lab.Options)) *lab.Lab {
 	return upAlone(t, change)
 }
 
-// upAlone is up for a test that keeps all cores busy, or waits for single packets where
-// it does: all labs share the CPUs' queues, which drop what is too much
-// (net.core.netdev_max_backlog). What is left of the same test of a process that crashed goes first.
+// upAlone is up for a test that keeps all cores busy. What is left of the same test of a
+// process that crashed goes first.
 func upAlone(t *testing.T, change func(*lab.Options)) *lab.Lab {
 	t.Helper()
 	o := lab.Defaults()

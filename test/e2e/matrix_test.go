@@ -116,7 +116,7 @@ type iface struct {
 
 func (s site) up(t *testing.T) *matrix {
 	t.Helper()
-	l := upAlone(t, func(o *lab.Options) { o.Backend, o.Inner, o.Outer = s.backend, s.inner, s.outer })
+	l := up(t, func(o *lab.Options) { o.Backend, o.Inner, o.Outer = s.backend, s.inner, s.outer })
 	for i, h := range l.Hosts {
 		noError(t, h.StartDaemon(t.Context(), "--dataplane", string(s.dataplanes[i]), fmt.Sprintf("--udp6-zero-checksum=%t", s.takesZeroChecksum(i))))
 	}

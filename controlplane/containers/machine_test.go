@@ -3,6 +3,7 @@
 package containers
 
 import (
+	"encoding/binary"
 	"fmt"
 	"net/netip"
 	"testing"
@@ -54,6 +55,14 @@ func fdb(mac topology.MAC, p int) event    { return is(fdbEntry{1, mac, p}) }
 func fdbAge(mac topology.MAC, p int) event { return gone(fdbEntry{1, mac, p}) }
 func local(dev int, a netip.Addr) localAddr {
 	return localAddr{ifindex: dev, addr: a, prefix: netip.PrefixFrom(a, 24)}
+}
+
+// hops are the devices of a route by several next hops.
+func hops(devs ...uint32) (all ifindexes) {
+	for _, d := range devs {
+		all += ifindexes(binary.NativeEndian.AppendUint32(nil, d))
+	}
+	return all
 }
 
 func onLink(a netip.Addr, dev int) hostRoute {
@@ -244,7 +253,7 @@ func TestLinks(t *testing.T) {
 
 // TestDoubt holds which changes leave open what the routes are, and which do not.
 func TestDoubt(t *testing.T) {
-	route, sourced, several := onLink(ipRouted, 20), onLink(ipRouted, 20), hostRoute{addr: ipA, several: true}
+	route, sourced, several := onLink(ipRouted, 20), onLink(ipRouted, 20), hostRoute{addr: ipA, several: hops(20, 21)}
 	sourced.source = ipBridge
 	behind := onLink(ipRouted, 21)
 	behind.metric = 1
@@ -267,7 +276,8 @@ func TestDoubt(t *testing.T) {
 		"another device comes under another":  {events: []event{is(route), is(veth(11, 2))}},
 		"by several next hops":                {events: []event{is(several), is(veth(20, 0))}},
 		"by several next hops, a device down": {events: []event{is(several), is(down(veth(20, 0)))}, want: true},
-		"by several next hops, a device gone": {events: []event{is(several), gone(veth(20, 0))}, want: true},
+		"by several next hops, a device gone": {events: []event{is(several), gone(veth(21, 0))}, want: true},
+		"by several next hops, another down":  {events: []event{is(several), is(down(veth(22, 0)))}},
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {

@@ -45,9 +45,21 @@ type hostRoute struct {
 	ifindex int
 	metric  uint32
 	onLink  bool       // unicast and without a gateway: addr itself is on the link
-	several bool       // by several next hops
+	several ifindexes  // of its next hops where they are several
 	lasting bool       // of IPv4's scope host: stays while its device is down
 	source  netip.Addr // preferred source, of IPv4; invalid if none
+}
+
+// ifindexes compares with ==: 4 bytes each.
+type ifindexes string
+
+func (i ifindexes) has(ifindex int) bool {
+	for ; i != ""; i = i[4:] {
+		if number([]byte(i[:4])) == uint32(ifindex) {
+			return true
+		}
+	}
+	return false
 }
 
 // neighbour is an entry of a device's ARP or NDP table.
@@ -176,7 +188,7 @@ func parseRoute(h, attributes []byte) any {
 		case unix.RTA_GATEWAY, unix.RTA_VIA:
 			gateway = true
 		case unix.RTA_MULTIPATH:
-			r.several = true
+			r.several = nextHops(value)
 		}
 	}
 	length, tos, cloned := int(h[1]), h[3], binary.NativeEndian.Uint32(h[8:])&unix.RTM_F_CLONED != 0
@@ -186,6 +198,19 @@ func parseRoute(h, attributes []byte) any {
 	r.onLink = h[7] == unix.RTN_UNICAST && !gateway && r.ifindex != 0
 	r.lasting = h[0] == unix.AF_INET && h[6] == unix.RT_SCOPE_HOST
 	return r
+}
+
+// nextHops reads an array of struct rtnexthop: length, flags, hops and ifindex, then attributes.
+func nextHops(b []byte) (all ifindexes) {
+	for len(b) >= unix.SizeofRtNexthop {
+		length := int(binary.NativeEndian.Uint16(b))
+		if length < unix.SizeofRtNexthop || length > len(b) {
+			return all
+		}
+		all += ifindexes(b[4:unix.SizeofRtNexthop])
+		b = b[min((length+3)&^3, len(b)):]
+	}
+	return all
 }
 
 // parseNeigh reads a struct ndmsg: of an ARP or NDP table, or of a bridge's FDB.

@@ -40,6 +40,11 @@ func rtmsg(family, length, tos, table, typ byte, flags uint32) []byte {
 	return native.AppendUint32([]byte{family, length, 0, tos, table, unix.RTPROT_BOOT, unix.RT_SCOPE_LINK, typ}, flags)
 }
 
+func rtnexthop(ifindex uint32, attributes ...byte) []byte {
+	b := native.AppendUint16(nil, uint16(unix.SizeofRtNexthop+len(attributes)))
+	return append(native.AppendUint32(append(b, 0, 0), ifindex), attributes...)
+}
+
 func ndmsg(family byte, ifindex uint32, state uint16, flags byte) []byte {
 	b := native.AppendUint32([]byte{family, 0, 0, 0}, ifindex)
 	return append(native.AppendUint16(b, state), flags, unix.RTN_UNICAST)
@@ -77,11 +82,12 @@ func TestParse(t *testing.T) {
 		"peer after address":    {typ: unix.RTM_NEWADDR, parts: [][]byte{ifaddrmsg(unix.AF_INET, 1), attr(unix.IFA_LOCAL, addr4...), attr(unix.IFA_ADDRESS, ipB.AsSlice()...)}, want: localAddr{1, ipA, netip.PrefixFrom(ipB, 24)}},
 		"address of odd length": {typ: unix.RTM_NEWADDR, parts: [][]byte{ifaddrmsg(unix.AF_INET, 1), attr(unix.IFA_LOCAL, 1, 2, 3)}},
 
-		"host route":            {typ: unix.RTM_NEWROUTE, parts: [][]byte{main4, dst, oif}, want: hostRoute{addr: ipA, ifindex: 20, onLink: true}},
-		"host route, metric":    {typ: unix.RTM_DELROUTE, parts: [][]byte{main4, dst, oif, attr32(unix.RTA_PRIORITY, 7)}, want: hostRoute{addr: ipA, ifindex: 20, metric: 7, onLink: true}},
-		"host route, source":    {typ: unix.RTM_NEWROUTE, parts: [][]byte{main4, dst, oif, attr(unix.RTA_PREFSRC, ipBridge.AsSlice()...)}, want: hostRoute{addr: ipA, ifindex: 20, onLink: true, source: ipBridge}},
-		"host route, gateway":   {typ: unix.RTM_NEWROUTE, parts: [][]byte{main4, dst, oif, attr(unix.RTA_GATEWAY, ipB.AsSlice()...)}, want: hostRoute{addr: ipA, ifindex: 20}},
-		"host route, multipath": {typ: unix.RTM_NEWROUTE, parts: [][]byte{main4, dst, attr(unix.RTA_MULTIPATH)}, want: hostRoute{addr: ipA, several: true}},
+		"host route":          {typ: unix.RTM_NEWROUTE, parts: [][]byte{main4, dst, oif}, want: hostRoute{addr: ipA, ifindex: 20, onLink: true}},
+		"host route, metric":  {typ: unix.RTM_DELROUTE, parts: [][]byte{main4, dst, oif, attr32(unix.RTA_PRIORITY, 7)}, want: hostRoute{addr: ipA, ifindex: 20, metric: 7, onLink: true}},
+		"host route, source":  {typ: unix.RTM_NEWROUTE, parts: [][]byte{main4, dst, oif, attr(unix.RTA_PREFSRC, ipBridge.AsSlice()...)}, want: hostRoute{addr: ipA, ifindex: 20, onLink: true, source: ipBridge}},
+		"host route, gateway": {typ: unix.RTM_NEWROUTE, parts: [][]byte{main4, dst, oif, attr(unix.RTA_GATEWAY, ipB.AsSlice()...)}, want: hostRoute{addr: ipA, ifindex: 20}},
+		"host route, multipath": {typ: unix.RTM_NEWROUTE, parts: [][]byte{main4, dst, attr(unix.RTA_MULTIPATH, slices.Concat(rtnexthop(20), rtnexthop(21, attr(unix.RTA_GATEWAY, addr4...)...), []byte{3})...)},
+			want: hostRoute{addr: ipA, several: hops(20, 21)}},
 		"host route, scope host": {typ: unix.RTM_NEWROUTE, parts: [][]byte{slices.Replace(slices.Clone(main4), 6, 7, unix.RT_SCOPE_HOST), dst, oif},
 			want: hostRoute{addr: ipA, ifindex: 20, onLink: true, lasting: true}},
 		"host route, IPv6 gateway": {typ: unix.RTM_NEWROUTE, parts: [][]byte{main4, dst, oif, attr(unix.RTA_VIA, append([]byte{unix.AF_INET6, 0}, addr6...)...)},

@@ -183,7 +183,7 @@ func (t *tables) hasRoute(match func(hostRoute) bool) bool {
 // flush drops the routes of a device that match. One of several next hops goes with the last
 // of their devices.
 func (t *tables) flush(ifindex int, match func(hostRoute) bool) (flushed bool) {
-	t.doubt = t.doubt || t.hasRoute(func(r hostRoute) bool { return r.several })
+	t.doubt = t.doubt || t.hasRoute(func(r hostRoute) bool { return r.several.has(ifindex) })
 	for addr, routes := range t.routes {
 		left := slices.DeleteFunc(routes, func(r hostRoute) bool { return r.ifindex == ifindex && match(r) })
 		flushed = flushed || len(left) < len(routes)

@@ -78,8 +78,13 @@ func (s *session) open(ctx context.Context) error {
 		return err
 	}
 	s.endCare()
-	s.dataplane, err = s.openDataplane()
-	return err
+	if s.dataplane, err = s.openDataplane(); err != nil {
+		return err
+	}
+	// Last, not to be said each second while something after it fails.
+	s.log.Info("lease acquired", "subnets", s.subnets(), "node", s.uplink.Addrs(), "uplink", s.uplink.Name,
+		"backend", s.encap(), "mtu", s.mtu())
+	return nil
 }
 
 // findUplink finds the uplink that has what the network needs. ipip packets
@@ -149,8 +154,6 @@ func (s *session) acquire(ctx context.Context) error {
 	for _, f := range s.families {
 		f.lease(s.had)
 	}
-	s.log.Info("lease acquired", "subnets", s.subnets(), "node", s.uplink.Addrs(), "uplink", s.uplink.Name,
-		"backend", s.encap(), "mtu", s.mtu())
 	return nil
 }
 

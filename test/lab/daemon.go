@@ -149,6 +149,15 @@ func (h *Host) StopDaemon(ctx context.Context) error { return h.endDaemon(ctx, u
 // KillDaemon kills the daemon (SIGKILL). That it does not run is no error.
 func (h *Host) KillDaemon() error { return h.endDaemon(context.Background(), unix.SIGKILL) }
 
+// killRecorded kills a daemon that an earlier build started: it is known by its record alone (see processesLock).
+// Half a record is none.
+func (h *Host) killRecorded() error {
+	if _, err := h.daemon(); err != nil {
+		return nil //nolint:nilerr // as said
+	}
+	return h.KillDaemon()
+}
+
 func (h *Host) endDaemon(ctx context.Context, sig unix.Signal) error {
 	p, err := h.daemon()
 	if err != nil || p == (process{}) {

@@ -108,7 +108,7 @@ func Open(name string) (*Lab, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read state of lab %s: %w", name, err)
 	}
-	var l Lab
+	l := Lab{Kept: true} // where nothing is said of it, as by earlier builds
 	if err := json.Unmarshal(data, &l); err != nil {
 		return nil, fmt.Errorf("read state of lab %s: %w", name, err)
 	}
@@ -150,7 +150,8 @@ func clearDebris(name string) error {
 	defer processes.Close() //nolint:errcheck // a lock
 	dirs, err := filepath.Glob(filepath.Join(dirOf(name), "h*"))
 	for _, dir := range dirs {
-		err = errors.Join(err, (&Host{Dir: dir}).removeDatapath())
+		h := &Host{Name: filepath.Base(dir), Dir: dir}
+		err = errors.Join(err, h.killRecorded(), h.removeDatapath())
 	}
 	all, e := namespacesOf(name)
 	err = errors.Join(err, e)

@@ -206,7 +206,7 @@ func TestDownAfterCrash(t *testing.T) {
 // TestUpClearsDebris: a lab whose process has ended does not keep the next of its name from being made, unless it is kept.
 func TestUpClearsDebris(t *testing.T) {
 	l := up(t, func(*lab.Options) {})
-	if err := l.Keep(); err != nil {
+	if err := errors.Join(l.Keep(), l.Keep()); err != nil { // it may be kept already
 		t.Fatal(err)
 	}
 	if _, err := lab.Up(t.Context(), l.Options); !errors.Is(err, lab.ErrUp) {
@@ -258,6 +258,25 @@ func TestDownEndsProcesses(t *testing.T) {
 	}
 	if err := errors.Join(in.Close(), others.Wait()); err != nil {
 		t.Errorf("a process that is none of the lab's: %v", err)
+	}
+}
+
+// TestDownOfOthers: who has the lab is said, as far as it can be known.
+func TestDownOfOthers(t *testing.T) {
+	l := up(t, func(o *lab.Options) { o.Hosts = 1 })
+	bpfnet, err := binary()
+	if err != nil {
+		t.Fatal(err)
+	}
+	down := []string{bpfnet, "lab", "down", "--name", l.Options.Name}
+	for want, command := range map[string][]string{
+		fmt.Sprintf("in use by process %d: end that first\n", os.Getpid()): down,
+		"in use by a process of another PID namespace: end that first\n":   append([]string{"unshare", "--pid", "--fork"}, down...),
+	} {
+		out, err := exec.CommandContext(t.Context(), command[0], command[1:]...).CombinedOutput()
+		if err == nil || !strings.HasSuffix(string(out), want) {
+			t.Errorf("%v: %v: %s, want %s", command, err, out, want)
+		}
 	}
 }
 

@@ -42,11 +42,14 @@ func own(name string) (first bool, err error) {
 	return true, nil
 }
 
-// disown lets others have the lab.
+// disown lets others have the lab. That it is not owned is no error.
 func disown(name string) error {
 	owned.Lock()
 	defer owned.Unlock()
 	f := owned.locks[name]
+	if f == nil {
+		return nil
+	}
 	delete(owned.locks, name)
 	if err := f.Close(); err != nil {
 		return fmt.Errorf("unlock lab %s: %w", name, err)
@@ -81,7 +84,7 @@ func tryLockOwner(name string) (*os.File, error) {
 		holder := unix.Flock_t{Type: unix.F_WRLCK}
 		err = unix.FcntlFlock(f.Fd(), unix.F_GETLK, &holder)
 		if err == nil && holder.Type != unix.F_UNLCK {
-			err = fmt.Errorf("%w by process %d: end that first", ErrInUse, holder.Pid)
+			err = inUseBy(holder.Pid)
 		}
 		return nil, errors.Join(err, f.Close())
 	}
@@ -89,6 +92,15 @@ func tryLockOwner(name string) (*os.File, error) {
 		return f, nil
 	}
 	return nil, errors.Join(err, f.Close())
+}
+
+// inUseBy is the error of a lab that a process has, whose number is 0 in another PID namespace
+// (locks_translate_pid() in fs/locks.c).
+func inUseBy(pid int32) error {
+	if pid <= 0 {
+		return fmt.Errorf("%w by a process of another PID namespace: end that first", ErrInUse)
+	}
+	return fmt.Errorf("%w by process %d: end that first", ErrInUse, pid)
 }
 
 // inPlace reports whether an open file is still the one of its name.

@@ -28,7 +28,7 @@ type benchOutput struct {
 // outputFile is a file open for what is to be written at the end.
 type outputFile struct {
 	*os.File
-	regular bool // not a device, nor a pipe
+	regular bool // not a device, nor a pipe, nor standard output
 	made    bool // by us
 }
 
@@ -66,9 +66,13 @@ func (o *benchOutput) open() error {
 }
 
 // openOutput opens a file and leaves what is in it. What is no file stays what it is
-// too: /dev/stdout, and the device that a file renamed to /dev/null would replace.
+// too: the device that a file renamed to /dev/null would replace. Standard output,
+// by whichever name, is not opened anew: there may be a table before the page.
 func openOutput(file string) (*outputFile, error) {
-	_, err := os.Stat(file)
+	named, err := os.Stat(file)
+	if stdout, e := os.Stdout.Stat(); err == nil && e == nil && os.SameFile(named, stdout) {
+		return &outputFile{File: os.Stdout}, nil
+	}
 	made := errors.Is(err, os.ErrNotExist)
 	f, err := os.OpenFile(file, os.O_WRONLY|os.O_CREATE, 0o644)
 	if err != nil {
@@ -97,7 +101,9 @@ func (f *outputFile) replace(b []byte) error {
 func (o *benchOutput) close() error {
 	var err error
 	for _, f := range o.html {
-		err = errors.Join(err, f.Close())
+		if f.File != os.Stdout {
+			err = errors.Join(err, f.Close())
+		}
 		if f.made {
 			err = errors.Join(err, os.Remove(f.Name()))
 		}

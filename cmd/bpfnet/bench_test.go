@@ -182,6 +182,28 @@ func TestBenchOutputReplacesNoDevice(t *testing.T) {
 	}
 }
 
+// TestBenchOutputToStdout: a page goes where standard output is, after what was written there.
+func TestBenchOutputToStdout(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "out")
+	out, err := os.Create(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func(stdout *os.File) { os.Stdout = stdout }(os.Stdout)
+	os.Stdout = out
+	o := benchOutput{values: []string{"json", "html=" + file}}
+	if err = o.open(); err != nil {
+		t.Fatal(err)
+	}
+	if err = errors.Join(o.write(out, &bench.Report{}), o.close(), out.Close()); err != nil { // nobody else closes it
+		t.Error(err)
+	}
+	b, err := os.ReadFile(file)
+	if err != nil || !bytes.HasPrefix(b, []byte("{")) || !bytes.Contains(b, []byte("}\n<!DOCTYPE html>")) {
+		t.Errorf("%d bytes of %.20q were written, error %v, want JSON and a page", len(b), b, err)
+	}
+}
+
 func TestProgress(t *testing.T) {
 	var b bytes.Buffer
 	step := bench.Step{Text: "round 1 of 5: udp_64, host", Done: 5, Total: 10, Left: 90 * time.Second}

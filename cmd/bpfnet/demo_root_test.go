@@ -18,7 +18,7 @@ import (
 )
 
 func TestDemo(t *testing.T) {
-	binary, err := lab.Build(t.Context(), t.TempDir())
+	binary, err := built()
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -26,7 +26,7 @@ import (
 // time another: the next command, whichever it is, meets no obstacle, and nothing of the killed one remains.
 func TestKilled(t *testing.T) {
 	const name, moments = "killed", 1 // of each command before each
-	binary, err := lab.Build(t.Context(), t.TempDir())
+	binary, err := built()
 	if err != nil {
 		t.Fatal(err)
 	}

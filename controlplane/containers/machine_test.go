@@ -255,6 +255,8 @@ func TestLinks(t *testing.T) {
 func TestDoubt(t *testing.T) {
 	route, sourced, several := onLink(ipRouted, 20), onLink(ipRouted, 20), hostRoute{addr: ipA, several: hops(20, 21)}
 	sourced.source = ipBridge
+	byObject := route
+	byObject.object = true
 	behind := onLink(ipRouted, 21)
 	behind.metric = 1
 	tests := map[string]struct {
@@ -274,6 +276,10 @@ func TestDoubt(t *testing.T) {
 		"its device goes down":                {events: []event{is(route), is(down(veth(20, 0)))}},
 		"its device comes under another":      {events: []event{is(route), is(veth(20, 2))}, want: true},
 		"another device comes under another":  {events: []event{is(route), is(veth(11, 2))}},
+		"a next hop object goes":              {events: []event{is(route), gone(nextHop{})}},
+		"its next hop object goes":            {events: []event{is(byObject), gone(nextHop{})}, want: true},
+		"its next hop object's carrier goes":  {events: []event{is(byObject), is(with(veth(20, 0), func(l *link) { l.carrier = false }))}, want: true},
+		"another carrier goes":                {events: []event{is(byObject), is(with(veth(21, 0), func(l *link) { l.carrier = false }))}},
 		"by several next hops":                {events: []event{is(several), is(veth(20, 0))}},
 		"by several next hops, a device down": {events: []event{is(several), is(down(veth(20, 0)))}, want: true},
 		"by several next hops, a device gone": {events: []event{is(several), gone(veth(21, 0))}, want: true},

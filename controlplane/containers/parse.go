@@ -17,7 +17,7 @@ import (
 // event is one change of the kernel's tables, or one entry of a listing.
 type event struct {
 	gone   bool // RTM_DEL*: the record is no more
-	record any  // link, localAddr, hostRoute, neighbour or fdbEntry
+	record any  // link, localAddr, hostRoute, nextHop, neighbour or fdbEntry
 }
 
 // link is a network device.
@@ -46,6 +46,7 @@ type hostRoute struct {
 	metric  uint32
 	onLink  bool       // unicast and without a gateway: addr itself is on the link
 	several ifindexes  // of its next hops where they are several
+	object  bool       // by a next hop object
 	lasting bool       // of IPv4's scope host: stays while its device is down
 	source  netip.Addr // preferred source, of IPv4; invalid if none
 }
@@ -61,6 +62,9 @@ func (i ifindexes) has(ifindex int) bool {
 	}
 	return false
 }
+
+// nextHop is a next hop object, whichever.
+type nextHop struct{}
 
 // neighbour is an entry of a device's ARP or NDP table.
 type neighbour struct {
@@ -96,6 +100,9 @@ var messages = map[uint16]struct {
 	unix.RTM_DELROUTE: {true, unix.SizeofRtMsg, parseRoute},
 	unix.RTM_NEWNEIGH: {false, unix.SizeofNdMsg, parseNeigh},
 	unix.RTM_DELNEIGH: {true, unix.SizeofNdMsg, parseNeigh},
+
+	unix.RTM_NEWNEXTHOP: {false, unix.SizeofNhmsg, parseNextHop},
+	unix.RTM_DELNEXTHOP: {true, unix.SizeofNhmsg, parseNextHop},
 }
 
 // parse reads one rtnetlink message. It reports false for a message that is of
@@ -164,6 +171,10 @@ func parseAddr(h, attributes []byte) any {
 	return a
 }
 
+const rtaNHID = 30 // RTA_NH_ID, linux/rtnetlink.h
+
+func parseNextHop(_, _ []byte) any { return nextHop{} }
+
 // parseRoute reads a struct rtmsg. Only routes of the main table to a single
 // address are of interest. An IPv6 route loses its source, untold, with the
 // address, and stays (fib6_remove_prefsrc in net/ipv6/route.c): it is not kept.
@@ -187,6 +198,8 @@ func parseRoute(h, attributes []byte) any {
 			}
 		case unix.RTA_GATEWAY, unix.RTA_VIA:
 			gateway = true
+		case rtaNHID:
+			r.object = true
 		case unix.RTA_MULTIPATH:
 			r.several = nextHops(value)
 		}

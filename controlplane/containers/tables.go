@@ -59,6 +59,8 @@ func (t *tables) apply(e event) bool {
 		return r.addr.Is4() == t.subnet.Addr().Is4() && t.applyAddr(r, e.gone)
 	case hostRoute:
 		return t.applyRoute(r, e.gone)
+	case nextHop:
+		return t.applyNextHop()
 	case neighbour:
 		return t.applyNeighbour(r, e.gone)
 	case fdbEntry:
@@ -77,6 +79,10 @@ func (t *tables) applyLink(l link, gone bool) bool {
 	// The kernel flushes IPv4 routes of a device set down without telling, but for those of scope host
 	// (fib_disable_ip in net/ipv4/fib_frontend.c, fib_sync_down_dev in fib_semantics.c). IPv6's it
 	// tells of, unless net.ipv6.route.skip_notify_on_dev_down is set.
+	// By next hop objects it flushes them, and these, where the carrier is lost too (nh_netdev_event in nexthop.c).
+	t.doubt = t.doubt || !l.carrier && t.hasRoute(func(r hostRoute) bool {
+		return r.object && (r.ifindex == l.ifindex || r.several.has(l.ifindex))
+	})
 	flushed := !l.up && t.flush(l.ifindex, func(r hostRoute) bool { return !r.lasting })
 	// All of them go where it comes under a VRF or leaves one (fib_netdev_event).
 	t.doubt = t.doubt || had && old.master != l.master && t.hasRoute(func(r hostRoute) bool { return r.ifindex == l.ifindex })
@@ -148,6 +154,13 @@ func (t *tables) applyRoute(r hostRoute, gone bool) bool {
 		t.setRoutes(r.addr, slices.Insert(routes, end, r))
 	}
 	return true
+}
+
+// applyNextHop takes over that a next hop object changed: with one that is deleted the kernel flushes IPv4 routes
+// without telling (__remove_nexthop_fib in net/ipv4/nexthop.c).
+func (t *tables) applyNextHop() bool {
+	t.doubt = t.doubt || t.hasRoute(func(r hostRoute) bool { return r.object })
+	return false
 }
 
 // withMetric is where the routes of a metric stand, or would.

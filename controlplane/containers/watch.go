@@ -136,7 +136,7 @@ func (w *watcher) settleDoubt(ctx context.Context) error {
 // subscribe opens one socket for all kinds of change: the kernel keeps them in
 // order only within a socket.
 func (w *watcher) subscribe() (*nl.NetlinkSocket, error) {
-	groups := []uint{unix.RTNLGRP_LINK, unix.RTNLGRP_NEIGH}
+	groups := []uint{unix.RTNLGRP_LINK, unix.RTNLGRP_NEIGH, unix.RTNLGRP_NEXTHOP}
 	for _, m := range w.machines {
 		if family(m.subnet) == unix.AF_INET6 {
 			groups = append(groups, unix.RTNLGRP_IPV6_IFADDR, unix.RTNLGRP_IPV6_ROUTE)

@@ -41,6 +41,7 @@ func dropper(t *testing.T) (*Set, func(times int)) {
 	binary.BigEndian.PutUint16(ip[2:], uint16(len(ip)))
 	copy(ip[12:], src.AsSlice())
 	copy(ip[16:], dst.AsSlice())
+	binary.BigEndian.PutUint16(ip[10:], checksum(ip[:20]))
 	return set, func(times int) {
 		t.Helper()
 		for range times {
@@ -51,6 +52,16 @@ func dropper(t *testing.T) (*Set, func(times int)) {
 			}
 		}
 	}
+}
+
+// checksum is the one that an IPv4 header without one is to have (RFC 1071).
+func checksum(header []byte) uint16 {
+	sum := uint32(0)
+	for i := 0; i < len(header); i += 2 {
+		sum += uint32(binary.BigEndian.Uint16(header[i:]))
+	}
+	sum = sum&0xffff + sum>>16
+	return ^uint16(sum + sum>>16)
 }
 
 // onOneCPU keeps a test there: the programs count, and sample, for each CPU.

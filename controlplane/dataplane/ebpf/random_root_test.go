@@ -281,7 +281,9 @@ func send(prog *ebpf.Program, dst netip.Addr) (sentPacket, error) {
 	const ttl, protocol = 61, 253 // RFC 3692: for experiments
 	ip := ipv4Header(protocol, ttl, 0, testSelf("").Node, dst)
 	binary.BigEndian.PutUint16(ip[2:], uint16(ipv4Len+len(payload)))
-	ip = append(ip, payload...) // the programs leave the inner checksum to its receiver
+	binary.BigEndian.PutUint16(ip[10:], 0)
+	binary.BigEndian.PutUint16(ip[10:], ^internetSum(ip))
+	ip = append(ip, payload...)
 	frame := append(append(make([]byte, 12), 0x08, 0x00), ip...)
 	run := &ebpf.RunOptions{Data: frame, DataOut: make([]byte, len(frame)+128)}
 	verdict, err := prog.Run(run)

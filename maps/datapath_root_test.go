@@ -6,7 +6,6 @@ package maps
 
 import (
 	"context"
-	"encoding/binary"
 	"errors"
 	"io/fs"
 	"net/netip"
@@ -18,6 +17,8 @@ import (
 
 	"github.com/cilium/ebpf"
 	"github.com/google/go-cmp/cmp"
+	"github.com/gopacket/gopacket"
+	"github.com/gopacket/gopacket/layers"
 	"golang.org/x/sys/unix"
 
 	"github.com/bpfnet/bpfnet/bpf"
@@ -34,14 +35,11 @@ func dropper(t *testing.T) (*Set, func(times int)) {
 	src, dst := netip.MustParseAddr("172.245.0.2"), netip.MustParseAddr("172.246.0.2")
 	must(t, set.Endpoints.Put(0, src, Endpoint{Ifindex: 12345}))
 
-	packet := make([]byte, 14+40)
-	packet[12] = 0x08 // IPv4
-	ip := packet[14:]
-	ip[0], ip[8], ip[9] = 0x45, 64, unix.IPPROTO_UDP
-	binary.BigEndian.PutUint16(ip[2:], uint16(len(ip)))
-	copy(ip[12:], src.AsSlice())
-	copy(ip[16:], dst.AsSlice())
-	binary.BigEndian.PutUint16(ip[10:], checksum(ip[:20]))
+	ip := gopacket.NewSerializeBuffer()
+	must(t, gopacket.SerializeLayers(ip, gopacket.SerializeOptions{FixLengths: true, ComputeChecksums: true},
+		&layers.IPv4{Version: 4, TTL: 64, Protocol: layers.IPProtocolUDP, SrcIP: src.AsSlice(), DstIP: dst.AsSlice()},
+		gopacket.Payload(make([]byte, 20))))
+	packet := append(append(make([]byte, 12), 0x08, 0x00), ip.Bytes()...) // behind no addresses the EtherType of IPv4
 	return set, func(times int) {
 		t.Helper()
 		for range times {
@@ -52,16 +50,6 @@ func dropper(t *testing.T) (*Set, func(times int)) {
 			}
 		}
 	}
-}
-
-// checksum is the one that an IPv4 header without one is to have (RFC 1071).
-func checksum(header []byte) uint16 {
-	sum := uint32(0)
-	for i := 0; i < len(header); i += 2 {
-		sum += uint32(binary.BigEndian.Uint16(header[i:]))
-	}
-	sum = sum&0xffff + sum>>16
-	return ^uint16(sum + sum>>16)
 }
 
 // onOneCPU keeps a test there: the programs count, and sample, for each CPU.

@@ -50,7 +50,7 @@ func (l *loop) build(inputs []topology.Input) error {
 	for i, f := range l.families {
 		if !f.lost || f.state.Peers == nil {
 			inputs[i].Path = l.pathVia(r)
-			f.state, f.problems = topology.Build(inputs[i])
+			f.state, f.problems = f.follower.Build(inputs[i])
 		}
 		f.inKernel = inKernel{}
 		states = append(states, f.state)

@@ -23,6 +23,7 @@ type family struct {
 	leases leases // loop.mu is for these
 
 	// Of loop.run alone:
+	follower topology.Follower
 	state    topology.State // built last
 	problems []topology.Problem
 	lost     bool // the uplink has not this family's address just now

@@ -224,6 +224,9 @@ func (l *loop) checkUplink() error {
 		return nil
 	}
 	clear(l.paths)
+	for _, f := range l.families {
+		f.follower.Doubt()
+	}
 	l.dataplane.doubtKernel()
 	now, err := l.findUplink()
 	if err == nil && now != l.uplink {

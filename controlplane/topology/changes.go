@@ -18,7 +18,7 @@ func Changes(before, after []Peer) (was, is []Peer) {
 	if len(before) == len(after) && (len(before) == 0 || &before[0] == &after[0]) {
 		return nil, nil // one list, which nobody writes to
 	}
-	was, is, same := split(before, after)
+	was, is, same := split(before, after, func(p *Peer) string { return p.Key })
 	if len(was)+len(is) == 0 {
 		return nil, nil
 	}
@@ -46,12 +46,12 @@ func Changes(before, after []Peer) (was, is []Peer) {
 	return was, is
 }
 
-// split tells the peers that differ from those that are the same, by their places in after.
-func split(before, after []Peer) (was, is []Peer, same []int) {
+// split tells, of what is sorted by key, that which differs from that which is the same, by its places in after.
+func split[T comparable](before, after []T, key func(*T) string) (was, is []T, same []int) {
 	same = make([]int, 0, min(len(before), len(after)))
 	i, j := 0, 0
 	for i < len(before) && j < len(after) {
-		switch order := strings.Compare(before[i].Key, after[j].Key); {
+		switch order := strings.Compare(key(&before[i]), key(&after[j])); {
 		case order < 0:
 			was = append(was, before[i])
 			i++

@@ -113,9 +113,9 @@ func dialAgent(ctx context.Context, address string) (*traffic.Agent, error) {
 	if err != nil {
 		return nil, fmt.Errorf("reach bench serve (does it run there?): %w", err)
 	}
-	agent := traffic.Connect(conn)
+	agent := traffic.Connect("bench serve at "+address, conn)
 	if err := agent.Hello(ctx); err != nil {
-		return nil, errors.Join(fmt.Errorf("talk to bench serve (is it that at %s, of this version?): %w", address, err), agent.Close())
+		return nil, errors.Join(fmt.Errorf("talk to bench serve (is it that, of this version?): %w", err), agent.Close())
 	}
 	return agent, nil
 }

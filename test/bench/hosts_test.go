@@ -3,6 +3,7 @@
 package bench
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"errors"
@@ -98,6 +99,38 @@ func answering(t *testing.T, what string) (address string) {
 	return l.Addr().String()
 }
 
+// going is a server that ends once it has said what bench serve says first.
+func going(t *testing.T) (address string) {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		conn, err := l.Accept()
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		// Each request is a line, and the second one is read too: closed with bytes unread, a connection is reset.
+		in := bufio.NewScanner(conn)
+		in.Scan()
+		_, err = io.WriteString(conn, `{"Protocol":1}`)
+		in.Scan()
+		if err = errors.Join(err, conn.Close()); err != nil {
+			t.Error(err)
+		}
+	})
+	t.Cleanup(func() {
+		if err := l.Close(); err != nil {
+			t.Error(err)
+		}
+		wg.Wait()
+	})
+	return l.Addr().String()
+}
+
 func TestTwoHostsRefused(t *testing.T) {
 	o := options(t)
 	control := serve(t, o.Binary)
@@ -113,8 +146,9 @@ func TestTwoHostsRefused(t *testing.T) {
 	}{
 		"nobody serves":           {Target{"host", local, "127.0.0.1:1"}, o.Loads, "does it run there?"},
 		"an address not of there": {Target{"host", netip.MustParseAddr("192.0.2.1"), control}, o.Loads, "is it an address of this host?"},
-		"another service":         {Target{"host", local, answering(t, "SSH-2.0-OpenSSH_9.9\r\n")}, o.Loads, "talk to bench serve (is it that at "},
+		"another service":         {Target{"host", local, answering(t, "SSH-2.0-OpenSSH_9.9\r\n")}, o.Loads, "talk to bench serve (is it that, of this version?): ask bench serve at 127.0.0.1:"},
 		"another version":         {Target{"host", local, answering(t, `{"Protocol":99}`)}, o.Loads, "use one version of bpfnet on both hosts"},
+		"one that goes away":      {Target{"host", local, going(t)}, o.Loads, "to listen: it has ended: EOF"},
 		"no load left":            {Target{"host", local, control}, uplink, "nothing to measure"},
 	} {
 		o.Loads = test.loads

@@ -17,14 +17,15 @@ import (
 
 // Agent is an agent as who measures has it. Not for concurrent use.
 type Agent struct {
+	name string // in errors
 	conn io.ReadWriteCloser
 	in   *json.Decoder
 	out  *json.Encoder
 }
 
-// Connect is an agent at the other end of a connection, which it closes.
-func Connect(conn io.ReadWriteCloser) *Agent {
-	return &Agent{conn: conn, in: json.NewDecoder(conn), out: json.NewEncoder(conn)}
+// Connect is an agent at the other end of a connection, which it closes. Errors call it by the name given.
+func Connect(name string, conn io.ReadWriteCloser) *Agent {
+	return &Agent{name: name, conn: conn, in: json.NewDecoder(conn), out: json.NewEncoder(conn)}
 }
 
 // Start starts a process that is an agent on its standard input and output.
@@ -45,7 +46,7 @@ func Start(cmd *exec.Cmd, run func() error) (*Agent, error) {
 	if err := run(); err != nil {
 		return nil, fmt.Errorf("start agent: %w", err)
 	}
-	return Connect(p), nil
+	return Connect("agent", p), nil
 }
 
 // AgentEnv is the environment of an agent: it keeps the runtime from interrupting the flows' threads.
@@ -126,14 +127,15 @@ func (a *Agent) ask(ctx context.Context, q request) (r reply, err error) {
 	if err == nil {
 		err = a.in.Decode(&r)
 	}
-	if !stop() {
-		return r, fmt.Errorf("wait for agent to %s: %w", q.Do, ctx.Err())
-	}
-	if err != nil {
-		return r, fmt.Errorf("ask agent to %s: %w", q.Do, err)
-	}
-	if r.Error != "" {
-		return r, fmt.Errorf("agent: %s: %s", q.Do, r.Error)
+	switch {
+	case !stop():
+		return r, fmt.Errorf("wait for %s to %s: %w", a.name, q.Do, ctx.Err())
+	case errors.Is(err, io.EOF):
+		return r, fmt.Errorf("ask %s to %s: it has ended: %w", a.name, q.Do, err)
+	case err != nil:
+		return r, fmt.Errorf("ask %s to %s: %w", a.name, q.Do, err)
+	case r.Error != "":
+		return r, fmt.Errorf("%s: %s: %s", a.name, q.Do, r.Error)
 	}
 	return r, nil
 }

@@ -110,6 +110,9 @@ func parseTargets(values []string, to string) ([]bench.Target, error) {
 		if addr.Zone() != "" {
 			return nil, fmt.Errorf("--target %q: give an address that holds on both hosts, not one of a link", v)
 		}
+		if addr.IsUnspecified() || addr.IsMulticast() {
+			return nil, fmt.Errorf("--target %q: give an address of the other host", v)
+		}
 		if seen[name] {
 			return nil, fmt.Errorf("--target %s is given twice", name)
 		}

@@ -46,7 +46,7 @@ func (o *benchOutput) open() error {
 		file, isHTML := strings.CutPrefix(v, "html=")
 		switch {
 		case write != nil && o.stdout != nil:
-			return errors.New("-o table and -o json both write to standard output: choose one")
+			return errors.New("-o table and -o json write to standard output: give one of them, once")
 		case write != nil:
 			o.stdout = write
 		case isHTML && file != "":

@@ -40,6 +40,8 @@ func TestParseTargets(t *testing.T) {
 		{[]string{"=192.168.32.246"}, "", nil, "give NAME=ADDRESS"},
 		{[]string{"host=h2"}, "", nil, "give NAME=ADDRESS"},
 		{[]string{"host=fe80::2%eth0"}, "", nil, "not one of a link"},
+		{[]string{"host=0.0.0.0"}, "h2", nil, "give an address of the other host"},
+		{[]string{"host=ff02::1"}, "h2", nil, "give an address of the other host"},
 		{[]string{"a=192.168.32.246", "a=192.168.32.247"}, "", nil, "--target a is given twice"},
 	} {
 		got, err := parseTargets(test.values, test.to)
@@ -136,7 +138,7 @@ func TestBenchOutputRefused(t *testing.T) {
 	}{
 		{[]string{"yaml"}, `unknown output format "yaml"`},
 		{[]string{"html="}, `unknown output format "html="`},
-		{[]string{"json", "table"}, "choose one"},
+		{[]string{"json", "table"}, "give one of them, once"},
 		{[]string{"html=" + filepath.Join(dir, "a"), "html=" + dir}, "is a directory"},
 		{[]string{"html=" + filepath.Join(dir, "a"), "html=" + filepath.Join(dir, "none", "b")}, "no such file"},
 	} {

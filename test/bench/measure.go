@@ -39,13 +39,21 @@ func (w way) measure(ctx context.Context, l Load, d time.Duration) (s sample, st
 	if stopped := w.stop(ctx); err == nil {
 		err = stopped
 	}
+	if err == nil {
+		s, steal, err = sampled(l, client, server)
+	}
 	if err != nil {
 		return s, 0, fmt.Errorf("measure %s in mode %s: %w", l.Name, w.mode, err)
 	}
+	return s, steal, nil
+}
+
+// sampled is what the counts of a measurement come to.
+func sampled(l Load, client, server traffic.Count) (s sample, steal time.Duration, err error) {
 	c := counted(l, client, server)
 	if c.Ops == 0 || c.Bytes == 0 {
-		return s, 0, fmt.Errorf("measure %s in mode %s: nothing arrived in %v, %d packets or requests were sent",
-			l.Name, w.mode, c.At.Round(time.Millisecond), client.Ops)
+		return s, 0, fmt.Errorf("nothing arrived in %v, though %d packets or requests were sent (does a firewall let ports of the kernel's choice through?)",
+			c.At.Round(time.Millisecond), client.Ops+client.Nudge)
 	}
 	busy := c.Busy
 	if client.Boot != server.Boot {

@@ -80,6 +80,7 @@ func Run(ctx context.Context, o Options) (r *Report, err error) {
 	if err := p.run(ctx, r); err != nil {
 		return nil, err
 	}
+	o.tell(Step{Text: "proving the way of the packets again, and taking it all down"})
 	return r, verifyAfter(ctx, sites, before)
 }
 

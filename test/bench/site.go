@@ -37,11 +37,13 @@ func labName(mode string) string { return "bench" + strings.ReplaceAll(mode, "-"
 
 // clearLabs removes the labs that a run which was killed has left, of whatever modes. Those of a run that
 // goes on are an error.
-func clearLabs() (err error) {
+func clearLabs() error {
 	for _, m := range Modes() {
-		err = errors.Join(err, lab.Down(labName(m.Name)))
+		if err := lab.Down(labName(m.Name)); err != nil {
+			return err
+		}
 	}
-	return err
+	return nil
 }
 
 // openSite makes a mode stand and proves that it is that mode. Where that

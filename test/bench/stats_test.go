@@ -5,6 +5,7 @@ package bench
 import (
 	"math"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -72,6 +73,29 @@ func TestRates(t *testing.T) {
 		if got := test.unit.cpu(busy, c); got != test.cpu {
 			t.Errorf("%s: %v ns of CPU for each, want %v", name, got, test.cpu)
 		}
+	}
+}
+
+// TestSampled: of two machines the CPU time is both's, and what moves nothing is an error that tells what was sent.
+func TestSampled(t *testing.T) {
+	l, err := LoadsNamed([]string{"udp_rr"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	client := traffic.Count{Ops: 100, Bytes: 100, At: time.Second, Busy: 300, Boot: "a"}
+	server := traffic.Count{Ops: 99, Bytes: 99, At: time.Second, Busy: 500, Boot: "a"}
+	for _, test := range []struct {
+		boot string
+		want sample
+	}{{"a", sample{100, 3}}, {"b", sample{100, 8}}} {
+		server.Boot = test.boot
+		if got, _, err := sampled(l[0], client, server); got != test.want || err != nil {
+			t.Errorf("on machine %s: %v, error %v, want %v", test.boot, got, err, test.want)
+		}
+	}
+	lost := traffic.Count{Nudge: 20, At: 2 * time.Second}
+	if _, _, err := sampled(l[0], lost, traffic.Count{}); err == nil || !strings.Contains(err.Error(), "nothing arrived in 2s, though 20 packets or requests were sent") {
+		t.Errorf("error %v of a load whose requests are lost", err)
 	}
 }
 

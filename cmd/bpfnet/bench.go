@@ -14,6 +14,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/bpfnet/bpfnet/test/bench"
+	"github.com/bpfnet/bpfnet/test/lab"
 )
 
 // benchFlags are those of every benchmark of loads.
@@ -122,8 +123,17 @@ func withProgress[R any](cmd *cobra.Command, run func(context.Context, func(benc
 	p := &progress{w: cmd.ErrOrStderr(), columns: columns(os.Stderr)}
 	r, err := run(ctx, p.show)
 	p.end()
-	if ctx.Err() != nil {
-		err = errors.New("interrupted, and all of it removed")
+	if err != nil && ctx.Err() != nil {
+		err = interrupted(err)
 	}
 	return r, err
+}
+
+// interrupted is what is said of a run that was interrupted and ended in err. Whatever went wrong
+// because it was is of no interest, what remains of it is.
+func interrupted(err error) error {
+	if errors.Is(err, lab.ErrLeft) {
+		return fmt.Errorf("interrupted: %w", err)
+	}
+	return errors.New("interrupted, and all of it removed")
 }

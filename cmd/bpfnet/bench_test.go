@@ -4,7 +4,9 @@ package main
 
 import (
 	"bytes"
+	"context"
 	"errors"
+	"fmt"
 	"io"
 	"net/netip"
 	"os"
@@ -19,6 +21,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/bpfnet/bpfnet/test/bench"
+	"github.com/bpfnet/bpfnet/test/lab"
 )
 
 func TestParseTargets(t *testing.T) {
@@ -203,6 +206,34 @@ func TestBenchOutputToStdout(t *testing.T) {
 	b, err := os.ReadFile(file)
 	if err != nil || !bytes.HasPrefix(b, []byte("{")) || !bytes.Contains(b, []byte("}\n<!DOCTYPE html>")) {
 		t.Errorf("%d bytes of %.20q were written, error %v, want JSON and a page", len(b), b, err)
+	}
+}
+
+// TestInterrupted: what was finished is not lost to a ctrl-c that came late, and nothing is said to be removed that is not.
+func TestInterrupted(t *testing.T) {
+	for _, test := range []struct {
+		err  error
+		want string
+	}{
+		{nil, ""},
+		{errors.Join(context.Canceled, errors.New("end agent: signal: interrupt")), "interrupted, and all of it removed"},
+		{errors.Join(context.Canceled, fmt.Errorf("take lab x down: %w: busy", lab.ErrLeft)),
+			"interrupted: context canceled\ntake lab x down: not all of it was removed: busy"},
+	} {
+		ctx, cancel := context.WithCancel(t.Context())
+		cmd := &cobra.Command{}
+		cmd.SetContext(ctx)
+		got, err := withProgress(cmd, func(context.Context, func(bench.Step)) (int, error) {
+			cancel()
+			return 1, test.err
+		})
+		said := ""
+		if err != nil {
+			said = err.Error()
+		}
+		if got != 1 || said != test.want {
+			t.Errorf("interrupted, and %v: %d, error %q, want %q", test.err, got, said, test.want)
+		}
 	}
 }
 

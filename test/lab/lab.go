@@ -39,6 +39,9 @@ var ErrNotUp = errors.New("lab is not up")
 // ErrUp says that there is a lab of that name already.
 var ErrUp = errors.New("lab is up already")
 
+// ErrLeft says that not all of a lab could be removed.
+var ErrLeft = errors.New("not all of it was removed")
+
 // Lab is a lab that is up.
 type Lab struct {
 	Options Options
@@ -120,7 +123,7 @@ func Open(name string) (*Lab, error) {
 
 // Down removes a lab with all that it made, also one half made or half
 // removed: it needs no state. That there is none is no error. One of another
-// process that is alive is ErrInUse.
+// process that is alive is ErrInUse; where something remains, the error is ErrLeft.
 func Down(name string) error {
 	if !validName.MatchString(name) {
 		return nil // never was one
@@ -133,7 +136,7 @@ func Down(name string) error {
 		err = removeLocks(name)
 	}
 	if err = errors.Join(err, disown(name)); err != nil {
-		return fmt.Errorf("take lab %s down: %w", name, err)
+		return fmt.Errorf("take lab %s down: %w: %w", name, ErrLeft, err)
 	}
 	return nil
 }

@@ -57,7 +57,7 @@ const write = 128 << 10 // bytes, of a write to a stream
 var (
 	segmentation = []string{
 		"tx-tcp-segmentation", "tx-tcp6-segmentation", "tx-tcp-ecn-segmentation", "tx-tcp-mangleid-segmentation",
-		"tx-generic-segmentation",
+		"tx-tcp-accecn-segmentation", "tx-generic-segmentation",
 	}
 	gro = "rx-gro"
 )

@@ -85,6 +85,8 @@ func (s *site) withFeatures(ofUplinks, ofWire map[string]bool) (restore func() e
 			return failed
 		}
 		undo = append(undo, func() error { return n.setFeatures(before) })
+		want = maps.Clone(want)
+		maps.DeleteFunc(want, func(name string, _ bool) bool { _, known := before[name]; return !known }) // to an older kernel
 		return n.setFeatures(want)
 	}
 	for _, h := range s.lab.Hosts {

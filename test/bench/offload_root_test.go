@@ -5,7 +5,10 @@
 package bench
 
 import (
+	"strings"
 	"testing"
+
+	"github.com/safchain/ethtool"
 
 	"github.com/bpfnet/bpfnet/test/lab"
 )
@@ -38,6 +41,9 @@ func TestOffloads(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
+		if on := segmenting(t, uplink(s.lab.Hosts[0])); on == test.cut {
+			t.Errorf("%s: ethtool says TSO is on: %t", test.load, on)
+		}
 		sent, received := largest(t, s)
 		if (sent == frame) != test.cut || (received > frame) != test.whole || min(sent, received) < frame {
 			t.Errorf("%s: the largest frames are of %d bytes sent and %d received; want segments to leave %t, superpackets to arrive %t",
@@ -47,10 +53,29 @@ func TestOffloads(t *testing.T) {
 			t.Error(err)
 		}
 	}
+	if _, err := s.withFeatures(map[string]bool{"of-a-later-kernel": false}, nil); err != nil {
+		t.Error(err)
+	}
 	if err := s.close(); err != nil {
 		t.Error(err)
 	}
 	noneLeft(t)
+}
+
+// segmenting tells whether ethtool -k shows tcp-segmentation-offload as on: it does where any of TCP's is.
+func segmenting(t *testing.T, n nic) (on bool) {
+	t.Helper()
+	err := n.do(func(e *ethtool.Ethtool) error {
+		all, err := e.Features(n.name)
+		for name, value := range all {
+			on = on || value && strings.HasPrefix(name, "tx-tcp") && strings.HasSuffix(name, "-segmentation")
+		}
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return on
 }
 
 // largest sends a TCP stream over a site and tells what the uplinks had of it, in bytes of the largest frame.

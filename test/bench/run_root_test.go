@@ -34,8 +34,10 @@ func TestRun(t *testing.T) {
 	if !slices.Equal(r.Absent, absent) {
 		t.Errorf("absent are %v, want %v", r.Absent, absent)
 	}
-	if len(r.Machine.Offloads) != len(reported) {
-		t.Errorf("offloads are %v, want all of %v", r.Machine.Offloads, reported)
+	for _, name := range reported {
+		if _, ok := r.Machine.Offloads[name]; !ok && name != "tx-tcp-accecn-segmentation" { // of newer kernels only
+			t.Errorf("offloads are %v, want all of %v", r.Machine.Offloads, reported)
+		}
 	}
 	noneLeft(t)
 }

@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/netip"
 	"os/exec"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -73,6 +74,13 @@ func RunTo(ctx context.Context, o Options, targets []Target) (r *Report, err err
 	began := time.Now()
 	r = &Report{Absent: []Absent{}}
 	if r.Machine, err = DescribeMachine(ctx); err != nil {
+		return nil, err
+	}
+	uplink, err := towards(targets[0].Addr)
+	if err == nil {
+		r.Machine.Offloads, err = uplink.features(slices.Values(reported))
+	}
+	if err != nil {
 		return nil, err
 	}
 	o.Loads, r.Absent = withoutUplink(o.Loads)

@@ -61,6 +61,9 @@ func TestTwoHosts(t *testing.T) {
 	if len(absent) != 2 || len(r.Absent) != 2 || len(r.Tax) != 0 || r.Machine.Peer != control {
 		t.Errorf("absent %v, tax %v, peer %q, want the two loads that change offloads, none, and %s", r.Absent, r.Tax, r.Machine.Peer, control)
 	}
+	if _, ok := r.Machine.Offloads[gro]; !ok {
+		t.Errorf("offloads are %v, want those of lo", r.Machine.Offloads)
+	}
 	for i, s := range steps {
 		if s.Done != i || s.Total != 2*len(possible) || s.Left <= 0 {
 			t.Errorf("step %d is %+v, of %d", i, s, 2*len(possible))

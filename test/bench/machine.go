@@ -30,7 +30,7 @@ type Machine struct {
 	Governor    string            `json:"governor"`       // of CPU frequency; "none" where the kernel governs none
 	Mitigations map[string]string `json:"mitigations"`    // /sys/devices/system/cpu/vulnerabilities
 	Sysctls     map[string]string `json:"sysctls"`        // of a host's network namespace
-	Offloads    map[string]bool   `json:"offloads"`       // of the uplink, where no load says otherwise
+	Offloads    map[string]bool   `json:"offloads"`       // of the uplink (between given hosts: of this one, towards the first target), where no load says otherwise
 	Background  float64           `json:"background"`     // share of all CPUs' time that others took before the first round or after any, at most
 	Steal       float64           `json:"steal"`          // share of all CPUs' time that a hypervisor took meanwhile
 	Rounds      int               `json:"rounds"`         // that were measured

@@ -7,8 +7,10 @@ import (
 	"fmt"
 	"iter"
 	"maps"
+	"net/netip"
 
 	"github.com/safchain/ethtool"
+	"github.com/vishvananda/netlink"
 
 	"github.com/bpfnet/bpfnet/test/lab"
 )
@@ -18,11 +20,23 @@ var reported = append([]string{gro, "tx-checksum-ip-generic", "tx-udp-segmentati
 
 // nic is an interface, and the namespace it is in.
 type nic struct {
-	in   lab.Namespace
+	in   lab.Namespace // "": that of the calling thread
 	name string
 }
 
 func uplink(h *lab.Host) nic { return nic{h.NS, lab.Uplink} }
+
+// towards is the interface of this host that sends to an address.
+func towards(to netip.Addr) (n nic, err error) {
+	routes, err := netlink.RouteGet(to.Unmap().AsSlice())
+	if err == nil && len(routes) > 0 {
+		var l netlink.Link
+		if l, err = netlink.LinkByIndex(routes[0].LinkIndex); err == nil {
+			return nic{name: l.Attrs().Name}, nil
+		}
+	}
+	return n, fmt.Errorf("find the interface towards %s: %w", to, err)
+}
 
 // features are those of the names given that the interface has.
 func (n nic) features(names iter.Seq[string]) (map[string]bool, error) {
@@ -55,7 +69,11 @@ func (n nic) setFeatures(want map[string]bool) error {
 }
 
 func (n nic) do(f func(*ethtool.Ethtool) error) error {
-	err := n.in.Do(func() error {
+	enter := n.in.Do
+	if n.in == "" {
+		enter = func(f func() error) error { return f() }
+	}
+	err := enter(func() error {
 		e, err := ethtool.NewEthtool()
 		if err != nil {
 			return err

@@ -98,6 +98,25 @@ func TestHTML(t *testing.T) {
 	}
 }
 
+// TestWarnings: what speaks against the figures is said, and nothing else.
+func TestWarnings(t *testing.T) {
+	for _, test := range []struct {
+		m    bench.Machine
+		want string
+	}{
+		{bench.Machine{Cores: []int{0, 1}, Background: 0.04, Sysctls: map[string]string{"net.ipv4.tcp_congestion_control": "reno"}}, ""},
+		{bench.Machine{Cores: []int{0, 1}, Sysctls: map[string]string{"net.ipv4.tcp_congestion_control": "bbr"}}, "TCP paces itself"},
+		{bench.Machine{Cores: []int{0}}, "share one CPU"},
+		{bench.Machine{Cores: []int{0, 1}, Background: 0.06}, "was not quiet"},
+		{bench.Machine{Cores: []int{0, 1}, Steal: 0.06}, "a hypervisor took 6 %"},
+	} {
+		got := strings.Join(warnings(test.m), "; ")
+		if (got == "") != (test.want == "") || !strings.Contains(got, test.want) {
+			t.Errorf("%+v: warnings %q, want %q", test.m, got, test.want)
+		}
+	}
+}
+
 // TestEmpty: a report of nothing is written all the same.
 func TestEmpty(t *testing.T) {
 	for name, write := range map[string]func(io.Writer, *bench.Report) error{"JSON": JSON, "Table": Table, "HTML": HTML} {

@@ -85,6 +85,9 @@ func warnings(m bench.Machine) []string {
 	if m.Steal > noticeable {
 		all = append(all, fmt.Sprintf("warning: a hypervisor took %.0f %% of the CPUs' time", 100*m.Steal))
 	}
+	if cc := "net.ipv4.tcp_congestion_control"; m.Sysctls[cc] == "bbr" {
+		all = append(all, "warning: TCP paces itself (BBR), below what packets cost: for the streams, set "+cc+" to reno or cubic on the sending host")
+	}
 	if len(m.Cores) < 2 {
 		all = append(all, "warning: sender and receiver share one CPU")
 	}

@@ -16,22 +16,25 @@ import (
 	"github.com/bpfnet/bpfnet/bpf"
 )
 
-// What the programs return (include/uapi/linux/pkt_cls.h; tcx's TCX_NEXT is -1).
+// What the programs return (include/uapi/linux/pkt_cls.h; tcx's TCX_NEXT is -1; include/uapi/linux/bpf.h).
 const (
 	redirected = 7
 	next       = 0xffffffff
+	passed     = 2 // XDP_PASS
 )
 
 var programs = []struct {
 	name    string
 	packet  func() packet
 	verdict uint32
+	grown   int // bytes that the packet becomes longer by
 }{
-	{bpf.FromContainer, fromContainer, redirected},
-	{bpf.FromNetwork, fromNetwork, redirected},
-	{bpf.FromHost, fromHost, redirected},
-	{bpf.FromOverlay, fromOverlay, next},
-	{bpf.FromVeth, fromHost, redirected},
+	{bpf.FromContainer, fromContainer, redirected, vxlanLen},
+	{bpf.FromNetwork, fromNetwork, redirected, -vxlanLen},
+	{bpf.FromHost, fromHost, redirected, vxlanLen},
+	{bpf.FromOverlay, fromOverlay, next, 0},
+	{bpf.FromVeth, fromHost, redirected, vxlanLen},
+	{bpf.FromWire, fromNetwork, passed, -vxlanLen},
 }
 
 var clusterSizes = []int{1, 1_000, 100_000, 1_000_000}
@@ -87,7 +90,7 @@ func benchmarkProgram(b *testing.B, p *ebpf.Program, in packet, verdict uint32, 
 	b.Helper()
 	r := newRunner(p, in)
 	defer r.close()
-	empty := emptyTime(b, in)
+	empty := emptyTime(b, p.Type(), in)
 	random := rand.New(rand.NewPCG(1, 2))
 	var times []uint32
 	for b.Loop() {
@@ -107,10 +110,10 @@ func benchmarkProgram(b *testing.B, p *ebpf.Program, in packet, verdict uint32, 
 	reportSize(b, p)
 }
 
-// emptyTime is the time of a program that does nothing.
-func emptyTime(b *testing.B, in packet) float64 {
+// emptyTime is the time of a program of that type that does nothing.
+func emptyTime(b *testing.B, of ebpf.ProgramType, in packet) float64 {
 	b.Helper()
-	p, err := emptyProgram()
+	p, err := emptyProgram(of)
 	if err != nil {
 		b.Fatal(err)
 	}
@@ -174,8 +177,8 @@ func TestPackets(t *testing.T) {
 			if in.retarget != nil {
 				in.retarget(r.frame, n)
 			}
-			if verdict, _, err := r.run(); err != nil || verdict != p.verdict {
-				t.Errorf("%s, peer %d: verdict %#x, error %v, want %#x", p.name, n, verdict, err, p.verdict)
+			if verdict, _, err := r.run(); err != nil || verdict != p.verdict || r.grown() != p.grown {
+				t.Errorf("%s, peer %d: verdict %#x, %d bytes more, error %v, want %#x and %d", p.name, n, verdict, r.grown(), err, p.verdict, p.grown)
 			}
 		}
 		r.close()

@@ -14,7 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// runner runs a program on one packet after another and has the kernel tell how
+// runner runs a program, at tc or at XDP, on one packet after another and has the kernel tell how
 // long each run took. The library has no call that both takes a context and
 // tells the time.
 type runner struct {
@@ -49,12 +49,17 @@ func newRunner(p *ebpf.Program, in packet) *runner {
 	r.attr = testRun{
 		prog: uint32(p.FD()), repeat: 1, // the same packet again would be the one that the program has changed
 		frameLen: uint32(len(r.frame)), frame: uint64(uintptr(unsafe.Pointer(&r.frame[0]))),
-		contextLen: contextLen, context: uint64(uintptr(unsafe.Pointer(&r.context[0]))),
+	}
+	if p.Type() != ebpf.XDP {
+		r.attr.contextLen, r.attr.context = contextLen, uint64(uintptr(unsafe.Pointer(&r.context[0])))
 	}
 	return r
 }
 
 func (r *runner) close() { r.pinned.Unpin() }
+
+// grown is by how many bytes the last run has made the frame longer.
+func (r *runner) grown() int { return int(r.attr.frameOutLen) - len(r.frame) }
 
 // run runs the program once and returns its verdict and the nanoseconds it took.
 func (r *runner) run() (verdict, ns uint32, err error) {
@@ -71,11 +76,11 @@ func (r *runner) run() (verdict, ns uint32, err error) {
 	}
 }
 
-// emptyProgram is what a run costs beside the program: two readings of the
-// clock and a call.
-func emptyProgram() (*ebpf.Program, error) {
+// emptyProgram is what a run costs beside a program of that type: two readings of
+// the clock and a call.
+func emptyProgram(of ebpf.ProgramType) (*ebpf.Program, error) {
 	return ebpf.NewProgram(&ebpf.ProgramSpec{
-		Name: "empty", Type: ebpf.SchedCLS, License: "GPL",
+		Name: "empty", Type: of, License: "GPL",
 		Instructions: asm.Instructions{asm.Mov.Imm(asm.R0, 0), asm.Return()},
 	})
 }

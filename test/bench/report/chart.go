@@ -77,19 +77,19 @@ func taxCharts(sections []chartSection) []chartSection {
 		if len(rows) == 0 {
 			continue
 		}
-		all = append(all, chartSection{section: s.section, Bars: taxBars(s.Title, rows, scale(least, min(most, taxMost)))})
+		all = append(all, chartSection{section: s.section, Bars: taxBars(s.Title, rows, scale(max(least, -taxMost), min(most, taxMost)))})
 	}
 	return all
 }
 
-// taxMost is where a bar of tax ends: a mode many times as slow would leave the
-// others no room.
+// taxMost is where a bar of tax ends, on either side: a mode many times as slow would leave the
+// others no room, and so would one of noise, where netlink mode is hardly slower than the host.
 const taxMost = 2
 
 func taxBars(title string, rows []row, at func(float64) float64) chart {
 	c := chart{Title: title, Marks: []mark{{at(1), reference}}}
 	for _, r := range rows {
-		from, to := min(0, *r.Tax), min(max(0, *r.Tax), taxMost)
+		from, to := max(min(0, *r.Tax), -taxMost), min(max(0, *r.Tax), taxMost)
 		text := taxText(r.Tax)
 		c.add(bar{
 			Class: class(r.Mode), Label: r.Mode, Text: text, X: at(from), Width: at(to) - at(from), TextX: at(to),

@@ -98,6 +98,18 @@ func TestHTML(t *testing.T) {
 	}
 }
 
+// TestTaxCharts: bars stay within the chart, however far off a tax is, and leave the others room.
+func TestTaxCharts(t *testing.T) {
+	far, near, less := 109.5, 0.5, -300.0
+	s := section{Rows: []row{{Tax: &far}, {Tax: &near}, {Tax: &less}}}
+	bars := taxCharts([]chartSection{{section: s}})[0].Bars.Bars
+	for i, want := range []float64{axisWidth / 2, axisWidth / 8, axisWidth / 2} {
+		if b := bars[i]; b.Width != want || b.X < labelWidth || b.X+b.Width > labelWidth+axisWidth {
+			t.Errorf("the bar of %s is at %v and %v wide, want %v", b.Text, b.X, b.Width, want)
+		}
+	}
+}
+
 // TestWarnings: what speaks against the figures is said, and nothing else.
 func TestWarnings(t *testing.T) {
 	for _, test := range []struct {

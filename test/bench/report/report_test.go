@@ -117,7 +117,8 @@ func TestWarnings(t *testing.T) {
 		want string
 	}{
 		{bench.Machine{Cores: []int{0, 1}, Background: 0.04, Sysctls: map[string]string{"net.ipv4.tcp_congestion_control": "reno"}}, ""},
-		{bench.Machine{Cores: []int{0, 1}, Sysctls: map[string]string{"net.ipv4.tcp_congestion_control": "bbr"}}, "TCP paces itself"},
+		{bench.Machine{Cores: []int{0, 1}, Peer: "h2:8286", Sysctls: map[string]string{"net.ipv4.tcp_congestion_control": "bbr"}}, "TCP paces itself"},
+		{bench.Machine{Cores: []int{0, 1}, Sysctls: map[string]string{"net.ipv4.tcp_congestion_control": "bbr"}}, ""}, // of bench control
 		{bench.Machine{Cores: []int{0}}, "share one CPU"},
 		{bench.Machine{Cores: []int{0, 1}, Background: 0.06}, "was not quiet"},
 		{bench.Machine{Cores: []int{0, 1}, Steal: 0.06}, "a hypervisor took 6 %"},

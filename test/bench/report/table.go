@@ -85,7 +85,7 @@ func warnings(m bench.Machine) []string {
 	if m.Steal > noticeable {
 		all = append(all, fmt.Sprintf("warning: a hypervisor took %.0f %% of the CPUs' time", 100*m.Steal))
 	}
-	if cc := "net.ipv4.tcp_congestion_control"; m.Sysctls[cc] == "bbr" {
+	if cc := "net.ipv4.tcp_congestion_control"; m.Peer != "" && m.Sysctls[cc] == "bbr" { // in a lab it is never BBR
 		all = append(all, "warning: TCP paces itself (BBR), below what packets cost: for the streams, set "+cc+" to reno or cubic on the sending host")
 	}
 	if len(m.Cores) < 2 {

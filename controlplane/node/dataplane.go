@@ -45,6 +45,9 @@ type dataplane interface {
 	apply(states []topology.State) ([]topology.Problem, error)
 	// advance goes on with what apply, or advance, has left for later: session.unwritten.
 	advance(states []topology.State) ([]topology.Problem, error)
+	// sweep removes what apply has left for packets on their way. Nothing can be applied
+	// for some 10 ms, so it is for when nothing has changed for a while.
+	sweep() error
 	// inPlace reports whether packets go by it, and by it alone.
 	inPlace() bool
 	// doubt has the next apply look at everything again: others may have

@@ -35,6 +35,9 @@ func (k *kernelDevices) advance(states []topology.State) ([]topology.Problem, er
 	return problems, err
 }
 
+// sweep has nothing to do: the kernel keeps what packets on their way go by.
+func (k *kernelDevices) sweep() error { return nil }
+
 func (k *kernelDevices) inPlace() bool { return k.settled }
 
 func (k *kernelDevices) doubt() {

@@ -142,6 +142,8 @@ func (l *loop) configChanged(raw []byte) {
 func (l *loop) run(ctx context.Context) error {
 	resync := time.NewTimer(l.resync)
 	defer resync.Stop()
+	sweep := time.NewTimer(sweepAfter)
+	defer sweep.Stop()
 	var retry <-chan time.Time
 	for {
 		doubted := false
@@ -153,6 +155,11 @@ func (l *loop) run(ctx context.Context) error {
 		case <-l.nothingNew():
 			if err := l.advance(); err != nil {
 				retry = time.After(retryEvery)
+			}
+			continue
+		case <-sweep.C:
+			if l.sweep() != nil {
+				sweep.Reset(retryEvery)
 			}
 			continue
 		case <-l.wake:
@@ -171,9 +178,21 @@ func (l *loop) run(ctx context.Context) error {
 			retry = time.After(retryEvery)
 		}
 		if doubted {
+			_ = l.sweep() // it is told, and tried again
 			resync.Reset(max(l.resync, resyncRest*time.Since(began)))
 		}
+		sweep.Reset(sweepAfter)
 	}
+}
+
+// sweepAfter is how long nothing has changed when the dataplane may be kept from applying for a
+// moment. Where it never is as long, that is done with the look at everything.
+const sweepAfter = time.Second
+
+func (l *loop) sweep() error {
+	err := l.dataplane.sweep()
+	l.reporter.report("dataplane sweep", err)
+	return err
 }
 
 // nothingNew lets the loop go on with what it has begun, unless there is something

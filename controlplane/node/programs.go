@@ -121,6 +121,8 @@ func (p *programs) advance(states []topology.State) ([]topology.Problem, error) 
 	return problems, errors.Join(p.failed, err)
 }
 
+func (p *programs) sweep() error { return p.tables.Sweep() }
+
 // alone reports whether no device of the kernel's carries what the programs do not.
 func (p *programs) alone() bool {
 	return p.encap() == topology.EncapIPIP || p.encap() == topology.EncapUDP
@@ -141,7 +143,7 @@ func (p *programs) doubt() {
 
 func (p *programs) close() error {
 	p.status.setCounters(nil)
-	return p.datapath.Close()
+	return errors.Join(p.sweep(), p.datapath.Close())
 }
 
 // attach puts the programs in place, once the maps are filled.

@@ -52,9 +52,7 @@ func TestApply(t *testing.T) {
 	d := r.dataplane(t)
 	for _, step := range steps {
 		s := stateOf(step.peers...)
-		if err := d.Apply(s); err != nil {
-			t.Fatalf("%s: %v", step.name, err)
-		}
+		apply(t, d, s)
 		if diff := r.diff(t, s); diff != "" {
 			t.Fatalf("%s: maps (-want +got):\n%s", step.name, diff)
 		}
@@ -122,7 +120,7 @@ func TestChangedPeerGetsNewIndex(t *testing.T) {
 
 			change(&peer)
 			s := stateOf(peer, other)
-			must(t, d.Apply(s))
+			apply(t, d, s)
 			r.check(t, s)
 			if now := r.index(t, "172.246.0.0/24"); now == index {
 				t.Errorf("the changed peer's entry %d was changed in place", index)
@@ -156,7 +154,7 @@ func TestIndexReuse(t *testing.T) {
 		for _, n := range step.peers {
 			s.Peers = append(s.Peers, peer(n))
 		}
-		must(t, d.Apply(s))
+		apply(t, d, s)
 		r.check(t, s)
 		for n, index := range step.want {
 			if got := r.index(t, peer(n).Subnet.String()); got != index {
@@ -172,7 +170,7 @@ func TestChangedVNI(t *testing.T) {
 	s := stateOf(testPeer(topology.EncapVXLAN))
 	must(t, r.dataplane(t).Apply(s))
 	s.Self.VNI = 77
-	must(t, mustGet[*Dataplane](t)(New(r.set, 0, 77)).Apply(s))
+	apply(t, mustGet[*Dataplane](t)(New(r.set, 0, 77)), s)
 	r.check(t, s)
 }
 

@@ -57,7 +57,8 @@ func (d *Dataplane) Reread() error {
 // network has, IPv4 first. What cannot be written is in the error; everything
 // else is served, and a peer that changed keeps what it had. Where all went well
 // before, only what differs from then is looked at, for which the states are
-// kept: they must not be written to any more.
+// kept: they must not be written to any more. Entries of hosts that nothing points
+// to any more are left to Sweep.
 func (d *Dataplane) Apply(states ...topology.State) error {
 	now := join(states)
 	peers, had := d.differing(now)
@@ -66,6 +67,17 @@ func (d *Dataplane) Apply(states ...topology.State) error {
 		d.applied = &now
 	}
 	return err
+}
+
+// Sweep clears the entries that Apply has left, for packets on their way might
+// still go by them. It waits until none can, some 10 ms in which nothing is
+// applied: it is for when nothing has changed for a while.
+func (d *Dataplane) Sweep() error {
+	if len(d.hosts.resting)+len(d.templates.resting) == 0 {
+		return nil
+	}
+	maps.WaitForReaders()
+	return errors.Join(d.hosts.clear(), d.templates.clear())
 }
 
 // joined is the states of all families as one.
@@ -119,7 +131,8 @@ func (d *Dataplane) change(had entries, w *wanted) error {
 	use(w.used, had.routes, d.routes.have)
 	use(w.used, had.nodes, d.nodes.have)
 	use(w.used, had.fdb, d.fdb.have)
-	return errors.Join(w.err, d.hosts.prune(had.hosts, w.used), d.pruneTemplates(had.templates))
+	d.hosts.rest(had.hosts, w.used)
+	return errors.Join(w.err, d.restTemplates(had.templates))
 }
 
 func use[K comparable](used map[uint32]bool, keys []K, have map[K]uint32) {

@@ -68,7 +68,7 @@ func TestFullMap(t *testing.T) {
 				wantFull(t, d.Apply(stateOf(more...)), test.name, test.size, test.flag)
 				r.checkServed(t, stateOf(a, b))
 			}
-			must(t, d.Apply(stateOf(a, b)))
+			apply(t, d, stateOf(a, b))
 			more[0] = changed
 			wantFull(t, d.Apply(stateOf(more...)), test.name, test.size, test.flag)
 			r.checkServed(t, test.after)
@@ -107,6 +107,7 @@ func (r *rig) heal(t *testing.T, d *Dataplane, s topology.State) {
 	var err error
 	for range tries {
 		if err = d.Apply(s); err == nil {
+			must(t, d.Sweep())
 			r.check(t, s)
 			return
 		}
@@ -138,6 +139,7 @@ func TestManyChangeInFullHosts(t *testing.T) {
 			}
 		}
 	}
+	must(t, d.Sweep())
 	r.check(t, s)
 }
 

@@ -5,6 +5,7 @@
 package ebpf
 
 import (
+	"errors"
 	"fmt"
 	"net/netip"
 	"os"
@@ -64,6 +65,12 @@ func (r *rig) dataplane(t testing.TB) *Dataplane {
 	d, err := New(r.set, 0, 1)
 	must(t, err)
 	return d
+}
+
+// apply makes the maps equal to a state, to the last entry, as the daemon does when nothing changes any more.
+func apply(t testing.TB, d *Dataplane, s topology.State) {
+	t.Helper()
+	must(t, errors.Join(d.Apply(s), d.Sweep()))
 }
 
 // freeze makes every further write from user space fail.

@@ -69,14 +69,14 @@ func (d *Dataplane) shortcut(host uint32, place func(maps.Host) (uint32, error))
 	return own, err
 }
 
-// pruneTemplates clears, of some templates, those that no host has and no slot names.
-func (d *Dataplane) pruneTemplates(some []uint32) error {
+// restTemplates has those of some templates rest that no host has and no slot names.
+func (d *Dataplane) restTemplates(some []uint32) error {
 	if len(some) == 0 {
 		return nil
 	}
 	used := map[uint32]bool{}
-	for _, h := range d.hosts.entries {
-		if template, _, ok := split(h); ok {
+	for index, h := range d.hosts.entries {
+		if template, _, ok := split(h); ok && !d.hosts.resting[index] {
 			used[d.templates.indexes[template]] = true
 		}
 	}
@@ -89,7 +89,8 @@ func (d *Dataplane) pruneTemplates(some []uint32) error {
 	if err != nil {
 		return err
 	}
-	return d.templates.prune(some, named(slots))
+	d.templates.rest(some, named(slots))
+	return nil
 }
 
 // named is the templates of slots.

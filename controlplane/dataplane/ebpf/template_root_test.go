@@ -46,7 +46,7 @@ func TestTemplates(t *testing.T) {
 		s := stateOf(manyPeers(300, step.mtus)...)
 		must(t, d.Apply(s))
 		must(t, d.Reread()) // everything is looked at
-		must(t, d.Apply(s))
+		apply(t, d, s)
 		r.check(t, s)
 		if n := mustGet[maps.Usage](t)(r.set.Templates.Usage()).Used; n != step.templates {
 			t.Errorf("%d MTUs: %d templates, want %d", step.mtus, n, step.templates)
@@ -72,7 +72,7 @@ func (r *rig) slow(t *testing.T) (n int) {
 func (r *rig) again(t *testing.T, d *Dataplane, s topology.State) {
 	t.Helper()
 	must(t, d.Reread())
-	must(t, d.Apply(s))
+	apply(t, d, s)
 	r.check(t, s)
 }
 
@@ -86,7 +86,7 @@ func TestTemplatesRunOut(t *testing.T) {
 		peers[i].Path.MTU = 1000
 	}
 	s := stateOf(peers...)
-	must(t, d.Apply(s))
+	apply(t, d, s)
 	r.again(t, d, s) // makes room
 	r.again(t, d, s)
 	if slow := r.slow(t); slow != 0 {

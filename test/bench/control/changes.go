@@ -25,9 +25,9 @@ const (
 	lookShare = 50
 )
 
-// joinAtRate has nodes join at a steady rate and returns how long it took from
-// each put to etcd until the map had its route, sorted.
-func joinAtRate(ctx context.Context, h *lab.Host, e *clientv3.Client, first int, o Options) (took []time.Duration, err error) {
+// joinAtRate has nodes join at a steady rate, each, where replace is set, right after another has left, and returns how
+// long it took from each put to etcd until the map had its route, sorted.
+func joinAtRate(ctx context.Context, h *lab.Host, e *clientv3.Client, first int, replace bool, o Options) (took []time.Duration, err error) {
 	set, err := h.Maps()
 	if err != nil {
 		return nil, err
@@ -39,6 +39,11 @@ func joinAtRate(ctx context.Context, h *lab.Host, e *clientv3.Client, first int,
 	defer tick.Stop()
 	for i := range took {
 		g.Go(func() (err error) {
+			if replace {
+				if err = leave(ctx, e, first-o.Changes+i); err != nil {
+					return err
+				}
+			}
 			took[i], err = joinOne(ctx, set, e, first+i)
 			return err
 		})

@@ -62,6 +62,18 @@ func join(ctx context.Context, e *clientv3.Client, first, count int) error {
 	return nil
 }
 
+// leave takes a node's record out of etcd.
+func leave(ctx context.Context, e *clientv3.Client, n int) error {
+	key, _, err := record(n)
+	if err != nil {
+		return err
+	}
+	if _, err = e.Delete(ctx, key); err != nil {
+		return fmt.Errorf("delete lease from etcd: %w", err)
+	}
+	return nil
+}
+
 func configure(ctx context.Context, e *clientv3.Client) error {
 	if _, err := e.Put(ctx, path.Join(store.DefaultPrefix, "config"), networkConfig); err != nil {
 		return fmt.Errorf("put network config into etcd: %w", err)

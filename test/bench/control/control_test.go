@@ -82,10 +82,10 @@ func TestValidate(t *testing.T) {
 		o    Options
 		want string
 	}{
-		{Options{Nodes: []int{1, 200_000}, Rate: 100, Changes: 50_000}, ""},
-		{Options{Nodes: []int{200_000}, Rate: 100, Changes: 50_001}, "a cluster of 200000 nodes and 50001 that join: use 1 to 250000 in all"},
+		{Options{Nodes: []int{1, 200_000}, Rate: 100, Changes: 25_000}, ""},
+		{Options{Nodes: []int{200_000}, Rate: 100, Changes: 25_001}, "a cluster of 200000 nodes and 50002 that join: use 1 to 250000 in all"},
 		{Options{Rate: 100, Changes: 1}, "no cluster to measure: give numbers of nodes"},
-		{Options{Nodes: []int{10, 0}, Rate: 100, Changes: 1}, "a cluster of 0 nodes and 1 that join: use 1 to 250000 in all"},
+		{Options{Nodes: []int{10, 0}, Rate: 100, Changes: 1}, "a cluster of 0 nodes and 2 that join: use 1 to 250000 in all"},
 		{Options{Nodes: []int{10}, Changes: 1}, "0 changes a second: use 1 to 10000"},
 		{Options{Nodes: []int{10}, Rate: 1}, "0 changes: use 1 to 250000"},
 	} {

@@ -31,8 +31,8 @@ const (
 // Validate tells what of the options cannot be done.
 func (o Options) Validate() error {
 	for _, n := range o.Nodes {
-		if n < 1 || n > maxNodes-o.Changes {
-			return fmt.Errorf("a cluster of %d nodes and %d that join: use 1 to %d in all", n, o.Changes, maxNodes)
+		if n < 1 || n > maxNodes-2*o.Changes {
+			return fmt.Errorf("a cluster of %d nodes and %d that join: use 1 to %d in all", n, 2*o.Changes, maxNodes)
 		}
 	}
 	switch {
@@ -67,6 +67,10 @@ type Result struct {
 	P50 time.Duration `json:"put_to_map_p50_ns"`
 	P99 time.Duration `json:"put_to_map_p99_ns"`
 	Max time.Duration `json:"put_to_map_max_ns"`
+	// The same of nodes that come right after another has left: two changes at a time.
+	ReplaceP50 time.Duration `json:"replace_p50_ns"`
+	ReplaceP99 time.Duration `json:"replace_p99_ns"`
+	ReplaceMax time.Duration `json:"replace_max_ns"`
 	// Of the daemon that has seen all changes.
 	RSS     uint64  `json:"rss_bytes"`
 	PeakRSS uint64  `json:"peak_rss_bytes"`

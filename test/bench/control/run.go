@@ -90,11 +90,13 @@ func measure(ctx context.Context, o Options, l *lab.Lab, e *etcd, nodes int, ste
 	}
 	defer func() { err = errors.Join(err, d.stop()) }()
 	step(fmt.Sprintf("%d more join, %d a second", o.Changes, o.Rate))
-	took, err := joinAtRate(ctx, h, e.Client, nodes, o)
-	if err != nil {
+	if r.P50, r.P99, r.Max, err = spread(joinAtRate(ctx, h, e.Client, nodes, false, o)); err != nil {
 		return r, err
 	}
-	r.P50, r.P99, r.Max = quantile(took, 0.5), quantile(took, 0.99), took[len(took)-1]
+	step("as many are replaced, each by another")
+	if r.ReplaceP50, r.ReplaceP99, r.ReplaceMax, err = spread(joinAtRate(ctx, h, e.Client, nodes+o.Changes, true, o)); err != nil {
+		return r, err
+	}
 	step("idling")
 	if r.IdleCPU, err = d.idle(ctx); err != nil {
 		return r, err
@@ -104,6 +106,14 @@ func measure(ctx context.Context, o Options, l *lab.Lab, e *etcd, nodes int, ste
 	}
 	r.Maps, err = mapMemory(h)
 	return r, err
+}
+
+// spread is what is told of times that were measured.
+func spread(sorted []time.Duration, err error) (p50, p99, most time.Duration, _ error) {
+	if err != nil {
+		return 0, 0, 0, err
+	}
+	return quantile(sorted, 0.5), quantile(sorted, 0.99), sorted[len(sorted)-1], nil
 }
 
 // idle is the share of a CPU that the daemon takes while nothing changes.

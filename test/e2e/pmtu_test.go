@@ -110,12 +110,11 @@ func waitPathMTU(t *testing.T, l *lab.Lab, h, peer *lab.Host, mtu int, metric st
 			return false, err
 		}
 		defer set.Close()
-		hosts, err := set.Hosts.All()
-		for _, host := range hosts {
-			if host.Node == peer.Node(l.Options.OuterOf(f)) && int(host.MTU) == mtu {
-				return true, err
-			}
+		index, err := set.Routes.Lookup(peer.Containers[0].In(f))
+		if err != nil {
+			return false, err
 		}
-		return false, err
+		host, _, err := set.Hosts.Get(index) // one that it had before may still rest
+		return host.Node == peer.Node(l.Options.OuterOf(f)) && int(host.MTU) == mtu, err
 	})
 }

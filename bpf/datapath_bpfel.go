@@ -46,6 +46,12 @@ type DatapathEndpoint struct {
 	Gateway DatapathMac
 }
 
+type DatapathEndpointSlot struct {
+	_        structs.HostLayout
+	Addr     DatapathAddr
+	Endpoint DatapathEndpoint
+}
+
 type DatapathEvent struct {
 	_        structs.HostLayout
 	Time     uint64
@@ -101,8 +107,9 @@ const (
 	DatapathHostFlagsHOST_INHERIT_TTL DatapathHostFlags = 2
 	DatapathHostFlagsHOST_INHERIT_DF  DatapathHostFlags = 4
 	DatapathHostFlagsHOST_FLOW_LABEL  DatapathHostFlags = 8
-	DatapathHostFlagsHOST_IPV6        DatapathHostFlags = 32
 	DatapathHostFlagsHOST_CHECKSUM    DatapathHostFlags = 16
+	DatapathHostFlagsHOST_IPV6        DatapathHostFlags = 32
+	DatapathHostFlagsHOST_ETHERNET    DatapathHostFlags = 64
 )
 
 type DatapathHostIndex uint32
@@ -136,6 +143,16 @@ type DatapathNeighbour struct {
 	_   structs.HostLayout
 	Mac DatapathMac
 	Pad [2]uint8
+}
+
+type DatapathNextHop struct {
+	_       structs.HostLayout
+	Addr    uint32
+	Ifindex uint32
+	Asked   uint32
+	Known   uint32
+	Macs    [12]uint8
+	Pad     [4]uint8
 }
 
 type DatapathProgram uint8
@@ -237,12 +254,14 @@ type DatapathSettings struct {
 const (
 	DatapathMapCounters       = "counters"
 	DatapathMapCpus           = "cpus"
+	DatapathMapEndpointIndex  = "endpoint_index"
 	DatapathMapEndpoints      = "endpoints"
 	DatapathMapEvents         = "events"
 	DatapathMapFdb            = "fdb"
 	DatapathMapHosts          = "hosts"
 	DatapathMapNat            = "nat"
 	DatapathMapNeigh          = "neigh"
+	DatapathMapNextHops       = "next_hops"
 	DatapathMapNodes          = "nodes"
 	DatapathMapRouteIndex     = "route_index"
 	DatapathMapRoutes         = "routes"
@@ -310,18 +329,20 @@ type DatapathProgramSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type DatapathMapSpecs struct {
-	Counters   *ebpf.MapSpec `ebpf:"counters"`
-	Cpus       *ebpf.MapSpec `ebpf:"cpus"`
-	Endpoints  *ebpf.MapSpec `ebpf:"endpoints"`
-	Events     *ebpf.MapSpec `ebpf:"events"`
-	Fdb        *ebpf.MapSpec `ebpf:"fdb"`
-	Hosts      *ebpf.MapSpec `ebpf:"hosts"`
-	Nat        *ebpf.MapSpec `ebpf:"nat"`
-	Neigh      *ebpf.MapSpec `ebpf:"neigh"`
-	Nodes      *ebpf.MapSpec `ebpf:"nodes"`
-	RouteIndex *ebpf.MapSpec `ebpf:"route_index"`
-	Routes     *ebpf.MapSpec `ebpf:"routes"`
-	Templates  *ebpf.MapSpec `ebpf:"templates"`
+	Counters      *ebpf.MapSpec `ebpf:"counters"`
+	Cpus          *ebpf.MapSpec `ebpf:"cpus"`
+	EndpointIndex *ebpf.MapSpec `ebpf:"endpoint_index"`
+	Endpoints     *ebpf.MapSpec `ebpf:"endpoints"`
+	Events        *ebpf.MapSpec `ebpf:"events"`
+	Fdb           *ebpf.MapSpec `ebpf:"fdb"`
+	Hosts         *ebpf.MapSpec `ebpf:"hosts"`
+	Nat           *ebpf.MapSpec `ebpf:"nat"`
+	Neigh         *ebpf.MapSpec `ebpf:"neigh"`
+	NextHops      *ebpf.MapSpec `ebpf:"next_hops"`
+	Nodes         *ebpf.MapSpec `ebpf:"nodes"`
+	RouteIndex    *ebpf.MapSpec `ebpf:"route_index"`
+	Routes        *ebpf.MapSpec `ebpf:"routes"`
+	Templates     *ebpf.MapSpec `ebpf:"templates"`
 }
 
 // DatapathVariableSpecs contains global variables before they are loaded into the kernel.
@@ -351,30 +372,34 @@ func (o *DatapathObjects) Close() error {
 //
 // It can be passed to LoadDatapathObjects or ebpf.CollectionSpec.LoadAndAssign.
 type DatapathMaps struct {
-	Counters   *ebpf.Map `ebpf:"counters"`
-	Cpus       *ebpf.Map `ebpf:"cpus"`
-	Endpoints  *ebpf.Map `ebpf:"endpoints"`
-	Events     *ebpf.Map `ebpf:"events"`
-	Fdb        *ebpf.Map `ebpf:"fdb"`
-	Hosts      *ebpf.Map `ebpf:"hosts"`
-	Nat        *ebpf.Map `ebpf:"nat"`
-	Neigh      *ebpf.Map `ebpf:"neigh"`
-	Nodes      *ebpf.Map `ebpf:"nodes"`
-	RouteIndex *ebpf.Map `ebpf:"route_index"`
-	Routes     *ebpf.Map `ebpf:"routes"`
-	Templates  *ebpf.Map `ebpf:"templates"`
+	Counters      *ebpf.Map `ebpf:"counters"`
+	Cpus          *ebpf.Map `ebpf:"cpus"`
+	EndpointIndex *ebpf.Map `ebpf:"endpoint_index"`
+	Endpoints     *ebpf.Map `ebpf:"endpoints"`
+	Events        *ebpf.Map `ebpf:"events"`
+	Fdb           *ebpf.Map `ebpf:"fdb"`
+	Hosts         *ebpf.Map `ebpf:"hosts"`
+	Nat           *ebpf.Map `ebpf:"nat"`
+	Neigh         *ebpf.Map `ebpf:"neigh"`
+	NextHops      *ebpf.Map `ebpf:"next_hops"`
+	Nodes         *ebpf.Map `ebpf:"nodes"`
+	RouteIndex    *ebpf.Map `ebpf:"route_index"`
+	Routes        *ebpf.Map `ebpf:"routes"`
+	Templates     *ebpf.Map `ebpf:"templates"`
 }
 
 func (m *DatapathMaps) Close() error {
 	return _DatapathClose(
 		m.Counters,
 		m.Cpus,
+		m.EndpointIndex,
 		m.Endpoints,
 		m.Events,
 		m.Fdb,
 		m.Hosts,
 		m.Nat,
 		m.Neigh,
+		m.NextHops,
 		m.Nodes,
 		m.RouteIndex,
 		m.Routes,

@@ -163,7 +163,9 @@ func pinnedMaps(dir string) (map[string]*ebpf.Map, error) {
 
 // standalone are the maps without a host's index: each is adopted by itself. The
 // others point to each other, and are adopted all or none.
-var standalone = map[string]bool{"endpoints": true, "neigh": true, "nat": true, "counters": true, "cpus": true}
+var standalone = map[string]bool{
+	"endpoints": true, "endpoint_index": true, "neigh": true, "nat": true, "counters": true, "cpus": true, "next_hops": true,
+}
 
 // adoptable is what of the pinned maps the programs can go on with, by the
 // programs' names. The settings are among them only if they say the same.

@@ -68,7 +68,7 @@ func NewSet(m map[string]*ebpf.Map) (*Set, error) {
 		Nodes:     newNodes(byName["nodes"]),
 		Neigh:     newNeigh(byName["neigh"]),
 		FDB:       newFDB(byName["fdb"]),
-		Endpoints: newEndpoints(byName["endpoints"]),
+		Endpoints: newEndpoints(byName["endpoints"], byName["endpoint_index"], settings.Network),
 		NAT:       &NAT{byName["nat"]},
 		Counters:  &Counters{byName["counters"]},
 		Events:    &Events{byName["events"]},

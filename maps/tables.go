@@ -69,45 +69,6 @@ func (f *FDB) Put(vni uint32, mac MAC, host uint32) error { return f.put(FDBKey{
 // Delete forgets a MAC. One that is not there is no error.
 func (f *FDB) Delete(vni uint32, mac MAC) error { return f.delete(FDBKey{vni, mac}) }
 
-// Endpoint is the way to a container of this node.
-type Endpoint struct {
-	Ifindex uint32 // host end of its veth
-	MAC     MAC    // of the container's end
-	Gateway MAC    // what the container resolves its gateway to
-}
-
-// Endpoints holds the containers of this node.
-type Endpoints struct {
-	Table[AddrKey, Endpoint, bpf.DatapathIpKey, bpf.DatapathEndpoint]
-}
-
-func newEndpoints(m *ebpf.Map) *Endpoints {
-	return &Endpoints{newTable("endpoints", m,
-		encodeAddrKey, encodeEndpoint, decodeAddrKey, decodeEndpoint, compareAddrKeys)}
-}
-
-// Put says how to reach a container's address.
-func (e *Endpoints) Put(network uint32, addr netip.Addr, endpoint Endpoint) error {
-	return e.put(AddrKey{network, addr}, endpoint)
-}
-
-// Delete forgets an address. One that is not there is no error.
-func (e *Endpoints) Delete(network uint32, addr netip.Addr) error {
-	return e.delete(AddrKey{network, addr})
-}
-
-func encodeEndpoint(e Endpoint) (bpf.DatapathEndpoint, error) {
-	return bpf.DatapathEndpoint{
-		Ifindex: e.Ifindex,
-		Mac:     bpf.DatapathMac{Byte: e.MAC},
-		Gateway: bpf.DatapathMac{Byte: e.Gateway},
-	}, nil
-}
-
-func decodeEndpoint(w bpf.DatapathEndpoint) (Endpoint, error) {
-	return Endpoint{Ifindex: w.Ifindex, MAC: w.Mac.Byte, Gateway: w.Gateway.Byte}, nil
-}
-
 // Hosts holds all that is needed to send to a node, by host index; or, as
 // templates, what many nodes have in common of that, by template number. An
 // entry is not to be changed while a route points to it: a packet could see half

@@ -134,6 +134,26 @@ struct bpf_redir_neigh {
 #define AF_INET 2
 #define AF_INET6 10
 
+/* The fields that IPv4 needs; the kernel has unions in their place (include/uapi/linux/bpf.h). */
+struct bpf_fib_lookup {
+	__u8 family;
+	__u8 l4_protocol;
+	__be16 sport;
+	__be16 dport;
+	__u16 tot_len;
+	__u32 ifindex;
+	__u32 tos;
+	__be32 ipv4_src;
+	__u32 ipv6_src_rest[3];
+	__be32 ipv4_dst; /* with the answer the next hop's */
+	__u32 ipv6_dst_rest[3];
+	__be16 vlan[2];
+	__u8 smac[6];
+	__u8 dmac[6];
+};
+#define BPF_FIB_LOOKUP_OUTPUT (1U << 1) /* ifindex is where the packet leaves */
+#define BPF_FIB_LKUP_RET_SUCCESS 0
+
 #define BPF_F_INGRESS (1ULL << 0)
 #define BPF_ADJ_ROOM_MAC 1
 #define BPF_F_ADJ_ROOM_FIXED_GSO (1ULL << 0)
@@ -154,6 +174,9 @@ static long (*const bpf_skb_change_proto)(struct __sk_buff *skb, __be16 proto,
 static long (*const bpf_skb_pull_data)(struct __sk_buff *skb, __u32 len) = (void *)39;
 static long (*const bpf_skb_adjust_room)(struct __sk_buff *skb, __s32 len_diff, __u32 mode,
 					 __u64 flags) = (void *)50;
+static long (*const bpf_fib_lookup)(struct __sk_buff *skb, struct bpf_fib_lookup *fib, int plen,
+				    __u32 flags) = (void *)69;
+static __u64 (*const bpf_jiffies64)(void) = (void *)118;
 static void *(*const bpf_ringbuf_reserve)(void *ringbuf, __u64 size, __u64 flags) = (void *)131;
 static void (*const bpf_ringbuf_submit)(void *data, __u64 flags) = (void *)132;
 static long (*const bpf_csum_level)(struct __sk_buff *skb, __u64 level) = (void *)135;

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
- * The maps, and the settings fixed at load. User space writes all but counters and events.
+ * The maps, and the settings fixed at load. User space writes all but next_hops, counters and events.
  * max_entries here are defaults; the loader sets what the daemon was told.
  */
 #ifndef BPFNET_MAPS_H
@@ -9,7 +9,9 @@
 #include "types.h"
 
 #define SPREAD_MAX 64
-#define TEMPLATE_MAX 256 /* as many as route_slot can name, none included */
+#define TEMPLATE_MAX 256    /* as many as route_slot can name, none included */
+#define ENDPOINT_SLOTS 1024 /* of each address family, a power of two */
+#define NEXT_HOP_SLOTS 256  /* a power of two: the nodes of a /24 share none */
 
 /* What the programs have to know of one address family. */
 struct family {
@@ -123,6 +125,23 @@ struct {
 	__type(key, struct ip_key);
 	__type(value, struct endpoint);
 } endpoints SEC(".maps");
+
+/* In front of endpoints, which has all of them: IPv4's slots, then IPv6's. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 2 * ENDPOINT_SLOTS);
+	__uint(map_flags, BPF_F_MMAPABLE); /* for its alignment */
+	__type(key, __u32);
+	__type(value, struct endpoint_slot);
+} endpoint_index SEC(".maps");
+
+/* Of each CPU's own: programs at tc follow each other there, and nobody sees half of an entry. */
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, NEXT_HOP_SLOTS);
+	__type(key, __u32);
+	__type(value, struct next_hop);
+} next_hops SEC(".maps");
 
 /* Written when it changes: programs and pinned maps stay as they are when a host's first rule comes. */
 struct {

@@ -76,10 +76,23 @@ static __always_inline struct host *host_lookup(__u32 index)
 	return bpf_map_lookup_elem(&hosts, &index);
 }
 
+/* The place of a container's address in endpoint_index: in a subnet of up to ENDPOINT_SLOTS no two share one. */
+static __always_inline __u32 endpoint_slot(enum version v, const __be32 *ip)
+{
+	__u32 n = bpf_ntohl(ip[v == IPV4 ? 0 : 3]) % ENDPOINT_SLOTS;
+
+	return v == IPV4 ? n : ENDPOINT_SLOTS + n;
+}
+
 static __always_inline struct endpoint *endpoint_lookup(enum version v, const __be32 *ip)
 {
-	struct ip_key key = { .network = config.network, .addr = addr_of(v, ip) };
+	__u32 n = endpoint_slot(v, ip);
+	struct endpoint_slot *slot = bpf_map_lookup_elem(&endpoint_index, &n);
+	struct ip_key key;
 
+	if (likely(slot && addr_is(&slot->addr, v, ip)))
+		return &slot->endpoint;
+	key = (struct ip_key){ .network = config.network, .addr = addr_of(v, ip) };
 	return bpf_map_lookup_elem(&endpoints, &key);
 }
 

@@ -66,8 +66,9 @@ enum __packed host_flags {
 	HOST_INHERIT_TTL = 1 << 1, /* outer TTL = inner TTL (net/ipv4/ip_tunnel.c, ip_tunnel_xmit) */
 	HOST_INHERIT_DF = 1 << 2,  /* outer DF |= inner DF (likewise) */
 	HOST_FLOW_LABEL = 1 << 3,  /* entropy of the inner flow as IPv6 flow label (RFC 6438) */
-	HOST_IPV6 = 1 << 5,	   /* next hop and outer header are IPv6's */
 	HOST_CHECKSUM = 1 << 4, /* UDP checksum: over IPv6 the receiver may insist on one (RFC 8200, 8.1) */
+	HOST_IPV6 = 1 << 5,	/* next hop and outer header are IPv6's */
+	HOST_ETHERNET = 1 << 6, /* the uplink has Ethernet headers: next_hops may know its MACs */
 };
 
 #define HEADER_MAX 72
@@ -125,6 +126,25 @@ struct endpoint {
 	struct mac gateway; /* what it resolves its gateway to: the bridge, or the host end of its veth */
 };
 
+/*
+ * endpoint_index, an array: endpoints that are found in one step. An address has one place there, or none, where
+ * another's is: endpoint_slot().
+ */
+struct endpoint_slot {
+	struct addr addr; /* whose it is; zero: nobody's */
+	struct endpoint endpoint;
+};
+
+/* next_hops, a per-CPU array: what the kernel said of a next hop, for a moment (nexthop.h). */
+struct next_hop {
+	__be32 addr;
+	__u32 ifindex;
+	__u32 asked;   /* when, jiffies */
+	__u32 known;   /* whether it is a neighbour with a MAC */
+	__u8 macs[12]; /* destination and source, as an Ethernet header has them */
+	__u8 pad[4];
+};
+
 /* nat, an array of 1: whether this node translates destinations, and who knows of which connections. */
 enum nat_mode {
 	NAT_NONE = 0,	   /* no connection is translated */
@@ -159,6 +179,8 @@ _Static_assert(sizeof(struct ip_key) == 20, "map ABI");
 _Static_assert(sizeof(struct neighbour) == 8, "map ABI");
 _Static_assert(sizeof(struct fdb_key) == 12, "map ABI");
 _Static_assert(sizeof(struct endpoint) == 16, "map ABI");
+_Static_assert(sizeof(struct endpoint_slot) == 32, "map ABI: two to a cache line");
+_Static_assert(sizeof(struct next_hop) == 32, "map ABI");
 _Static_assert(sizeof(struct counter) == 16, "map ABI");
 _Static_assert(sizeof(struct event) == 80, "map ABI");
 

@@ -87,7 +87,7 @@ func TestMapsCommands(t *testing.T) {
 		args []string
 		want string // first line
 	}{
-		{[]string{"list"}, "NAME         TYPE           USED                KEY -> VALUE                         WRITER"},
+		{[]string{"list"}, "NAME            TYPE           USED                KEY -> VALUE                         WRITER"},
 		{[]string{"dump", "nodes"}, "NODE            HOST"},
 		{[]string{"dump", "routes"}, "(no entries)"},
 		{[]string{"dump"}, "routes: which host a destination belongs to"},
@@ -103,7 +103,7 @@ func TestMapsCommands(t *testing.T) {
 	mustMaps(t, err)
 	var all map[string][]map[string]any
 	mustMaps(t, json.Unmarshal([]byte(out), &all))
-	if len(all) != len(dump.Names())-1 { // route_index is shown with routes
+	if len(all) != len(dump.Names())-2 { // route_index is shown with routes, endpoint_index with endpoints
 		t.Errorf("%d tables, of %v", len(all), dump.Names())
 	}
 	if nodes := all["nodes"]; len(nodes) != 1 || nodes[0]["node"] != "192.168.32.246" {

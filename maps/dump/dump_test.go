@@ -183,6 +183,7 @@ func samples(t *testing.T) []Table {
 		sample(t, "neigh", []record{neighbour{0, a("172.246.0.0"), macString(mac)}}, nil),
 		sample(t, "fdb", []record{fdbEntry{1, macString(mac), hosts(2)}}, nil),
 		sample(t, "endpoints", []record{endpoint{0, a("172.245.0.2"), 9, macString(mac), macString(gateway)}}, nil),
+		sample(t, "endpoint_index", []record{endpointSlot{2, a("172.245.0.2"), 9, macString(mac), macString(gateway)}}, nil),
 		sample(t, "counters", []record{
 			count{"from_network", "forward", "delivered", 1000, 98000},
 			count{"from_network", "drop", "unknown_host", 3, 294},
@@ -246,7 +247,7 @@ func TestUnknown(t *testing.T) {
 		want string
 	}{
 		{CheckName("route"), `unknown map "route": the maps are routes, route_index, hosts, templates, nodes, neigh, fdb, ` +
-			`endpoints, nat, counters, events, settings`},
+			`endpoints, endpoint_index, nat, counters, events, settings`},
 		{CheckFormat("xml"), `unknown output format "xml": the formats are table, json, yaml`},
 		{Write(&bytes.Buffer{}, "xml", Table{}), `unknown output format "xml": the formats are table, json, yaml`},
 	} {

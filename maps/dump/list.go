@@ -44,6 +44,8 @@ var summaries = []summary{
 		func(s *maps.Set) (maps.Usage, error) { return s.FDB.Usage() }},
 	{"endpoints", "hash", 0, 0, entries, "network, address", "interface, MACs", controlPlane,
 		func(s *maps.Set) (maps.Usage, error) { return s.Endpoints.Usage() }},
+	{"endpoint_index", "array", 0, 0, entries, "slot", "address, interface, MACs", controlPlane,
+		func(s *maps.Set) (maps.Usage, error) { return s.Endpoints.IndexUsage() }},
 	{"nat", "array", 0, 0, entries, "none", "NAT mode", controlPlane,
 		func(*maps.Set) (maps.Usage, error) { return maps.Usage{Used: 1, Max: 1}, nil }},
 	{"counters", "per-CPU array", 0, 0, entries, "program, reason", "packets, bytes", programs,

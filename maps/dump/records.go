@@ -31,6 +31,8 @@ var sources = []source{
 		columns: []string{"VNI", "MAC", "HOST", "NODE"}, read: readFDB},
 	{name: "endpoints", title: "the containers of this node",
 		columns: []string{"NETWORK", "ADDRESS", "IFINDEX", "MAC", "GATEWAY MAC"}, read: readEndpoints},
+	{name: "endpoint_index", title: "the containers that are found in one step",
+		columns: []string{"SLOT", "ADDRESS", "IFINDEX", "MAC", "GATEWAY MAC"}, read: readEndpointIndex, partOf: "endpoints"},
 	{name: "nat", title: "who translates addresses on this node",
 		columns: []string{"MODE"}, read: readNAT},
 	{name: "counters", title: "packets by program and reason",
@@ -188,6 +190,26 @@ func readEndpoints(set *maps.Set) ([]record, error) {
 	entries, err := set.Endpoints.Entries()
 	return recordsOf(entries, err, func(k maps.AddrKey, e maps.Endpoint) endpoint {
 		return endpoint{k.Network, k.Addr, e.Ifindex, macString(e.MAC), macString(e.Gateway)}
+	})
+}
+
+// endpointSlot is a container at its place in endpoint_index.
+type endpointSlot struct {
+	Slot    uint32     `json:"slot"`
+	Addr    netip.Addr `json:"address"`
+	Ifindex uint32     `json:"ifindex"`
+	MAC     string     `json:"mac"`
+	Gateway string     `json:"gateway_mac"`
+}
+
+func (e endpointSlot) rows() [][]string {
+	return [][]string{{number(e.Slot), e.Addr.String(), number(e.Ifindex), e.MAC, e.Gateway}}
+}
+
+func readEndpointIndex(set *maps.Set) ([]record, error) {
+	entries, err := set.Endpoints.IndexEntries()
+	return recordsOf(entries, err, func(n uint32, e maps.EndpointSlot) endpointSlot {
+		return endpointSlot{n, e.Addr, e.Ifindex, macString(e.MAC), macString(e.Gateway)}
 	})
 }
 

@@ -45,7 +45,7 @@ var versions = []version{
 		"fields of the same size", []change{
 			{"types.h", `struct mac mac; (/\*.*\*/\n)\tstruct mac gateway;`, "struct mac gateway; ${1}\tstruct mac mac;"},
 			{"types.h", `struct addr node; (/\*.*\*/\n)\tstruct addr next_hop;`, "struct addr next_hop; ${1}\tstruct addr node;"},
-		}, append([]string{"endpoints"}, linkedMaps...),
+		}, append([]string{"endpoints", "endpoint_index"}, linkedMaps...),
 	},
 	{
 		"sizes", []change{

@@ -26,15 +26,17 @@ func TestMapABI(t *testing.T) {
 		keySize    uint32
 		valueSize  uint32
 	}{
-		"routes":      {ebpf.LPMTrie, unsafe.Sizeof(bpf.DatapathRouteKey{}), index, 24, 4},
-		"route_index": {ebpf.Array, 4, unsafe.Sizeof(bpf.DatapathRouteSlot{}), 4, 16},
-		"hosts":       {ebpf.Array, 4, unsafe.Sizeof(bpf.DatapathHost{}), 4, 128},
-		"templates":   {ebpf.Array, 4, unsafe.Sizeof(bpf.DatapathHost{}), 4, 128},
-		"nodes":       {ebpf.Hash, unsafe.Sizeof(bpf.DatapathAddr{}), index, 16, 4},
-		"neigh":       {ebpf.Hash, unsafe.Sizeof(bpf.DatapathIpKey{}), unsafe.Sizeof(bpf.DatapathNeighbour{}), 20, 8},
-		"fdb":         {ebpf.Hash, unsafe.Sizeof(bpf.DatapathFdbKey{}), index, 12, 4},
-		"endpoints":   {ebpf.Hash, unsafe.Sizeof(bpf.DatapathIpKey{}), unsafe.Sizeof(bpf.DatapathEndpoint{}), 20, 16},
-		"counters":    {ebpf.PerCPUArray, 4, unsafe.Sizeof(bpf.DatapathCounter{}), 4, 16},
+		"routes":         {ebpf.LPMTrie, unsafe.Sizeof(bpf.DatapathRouteKey{}), index, 24, 4},
+		"route_index":    {ebpf.Array, 4, unsafe.Sizeof(bpf.DatapathRouteSlot{}), 4, 16},
+		"hosts":          {ebpf.Array, 4, unsafe.Sizeof(bpf.DatapathHost{}), 4, 128},
+		"templates":      {ebpf.Array, 4, unsafe.Sizeof(bpf.DatapathHost{}), 4, 128},
+		"nodes":          {ebpf.Hash, unsafe.Sizeof(bpf.DatapathAddr{}), index, 16, 4},
+		"neigh":          {ebpf.Hash, unsafe.Sizeof(bpf.DatapathIpKey{}), unsafe.Sizeof(bpf.DatapathNeighbour{}), 20, 8},
+		"fdb":            {ebpf.Hash, unsafe.Sizeof(bpf.DatapathFdbKey{}), index, 12, 4},
+		"endpoints":      {ebpf.Hash, unsafe.Sizeof(bpf.DatapathIpKey{}), unsafe.Sizeof(bpf.DatapathEndpoint{}), 20, 16},
+		"endpoint_index": {ebpf.Array, 4, unsafe.Sizeof(bpf.DatapathEndpointSlot{}), 4, 32},
+		"next_hops":      {ebpf.PerCPUArray, 4, unsafe.Sizeof(bpf.DatapathNextHop{}), 4, 32},
+		"counters":       {ebpf.PerCPUArray, 4, unsafe.Sizeof(bpf.DatapathCounter{}), 4, 16},
 	} {
 		m := spec.Maps[name]
 		if m == nil {

@@ -19,7 +19,7 @@ type Endpoints struct {
 	table   table[netip.Addr, maps.Endpoint]
 }
 
-// NewEndpoints reads what the map holds for a network.
+// NewEndpoints reads what the map holds for a network, and completes what an earlier writer was killed in the middle of.
 func NewEndpoints(set *maps.Set, network uint32) (*Endpoints, error) {
 	e := &Endpoints{set, network, table[netip.Addr, maps.Endpoint]{
 		have:    map[netip.Addr]maps.Endpoint{},
@@ -27,6 +27,10 @@ func NewEndpoints(set *maps.Set, network uint32) (*Endpoints, error) {
 		set:     func(a netip.Addr, ep maps.Endpoint) error { return set.Endpoints.Put(network, a, ep) },
 		del:     func(a netip.Addr) error { return set.Endpoints.Delete(network, a) },
 	}}
+	err := set.Endpoints.Reindex()
+	if err != nil {
+		return nil, fmt.Errorf("complete the index of endpoints: %w", err)
+	}
 	all, err := set.Endpoints.All()
 	if err != nil {
 		return nil, fmt.Errorf("read endpoints: %w", err)

@@ -1,0 +1,181 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package maps
+
+import (
+	"cmp"
+	"encoding/binary"
+	"net/netip"
+
+	"github.com/cilium/ebpf"
+
+	"github.com/bpfnet/bpfnet/bpf"
+)
+
+// Endpoint is the way to a container of this node.
+type Endpoint struct {
+	Ifindex uint32 // host end of its veth
+	MAC     MAC    // of the container's end
+	Gateway MAC    // what the container resolves its gateway to
+}
+
+// EndpointSlot is a container in endpoint_index.
+type EndpointSlot struct {
+	Addr netip.Addr // the zero Addr: nobody finds it
+	Endpoint
+}
+
+// Endpoints holds the containers of this node: all of them in a hash, and in
+// front of it an array in which those of the programs' network have a slot
+// each, by the low bits of the address. What finds another's address in its
+// slot is looked for in the hash. The array is written after the hash, and
+// taken out of before: it never says what the hash did not.
+type Endpoints struct {
+	Table[AddrKey, Endpoint, bpf.DatapathIpKey, bpf.DatapathEndpoint]
+	index   Table[uint32, EndpointSlot, uint32, bpf.DatapathEndpointSlot]
+	network uint32
+}
+
+func newEndpoints(m, index *ebpf.Map, network uint32) *Endpoints {
+	slot := func(n uint32) (uint32, error) { return n, nil }
+	return &Endpoints{
+		newTable("endpoints", m,
+			encodeAddrKey, encodeEndpoint, decodeAddrKey, decodeEndpoint, compareAddrKeys),
+		newTable("endpoint_index", index,
+			slot, encodeEndpointSlot, slot, decodeEndpointSlot, cmp.Compare[uint32]),
+		network,
+	}
+}
+
+// Put says how to reach a container's address.
+func (e *Endpoints) Put(network uint32, addr netip.Addr, endpoint Endpoint) error {
+	if err := e.put(AddrKey{network, addr}, endpoint); err != nil || network != e.network {
+		return err
+	}
+	return e.fill(EndpointSlot{addr, endpoint})
+}
+
+// fill writes a slot, if no other address has it.
+func (e *Endpoints) fill(to EndpointSlot) error {
+	n := e.slotOf(to.Addr)
+	have, err := e.get(n)
+	if err != nil || have == to || have.Addr.IsValid() && have.Addr != to.Addr {
+		return err
+	}
+	// A packet takes the rest for what it should be as soon as it sees the address.
+	if err := e.index.put(n, EndpointSlot{Endpoint: to.Endpoint}); err != nil {
+		return err
+	}
+	return e.index.put(n, to)
+}
+
+// Delete forgets an address. One that is not there is no error.
+func (e *Endpoints) Delete(network uint32, addr netip.Addr) error {
+	if network == e.network && addr.IsValid() {
+		n := e.slotOf(addr)
+		have, err := e.get(n)
+		if err == nil && have.Addr == addr {
+			err = e.index.delete(n)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return e.delete(AddrKey{network, addr})
+}
+
+// Reindex makes the index say what the hash does: of two writes that belong
+// together a killed daemon may have made one, and each of the maps may be new.
+func (e *Endpoints) Reindex() error {
+	all, err := e.All()
+	if err != nil {
+		return err
+	}
+	slots, err := e.index.Entries()
+	if err != nil {
+		return err
+	}
+	indexed := make(map[netip.Addr]bool, len(slots))
+	for _, s := range slots {
+		to, ok := all[AddrKey{e.network, s.Value.Addr}]
+		if s.Bad == nil && ok && to == s.Value.Endpoint && e.slotOf(s.Value.Addr) == s.Key {
+			indexed[s.Value.Addr] = true
+			continue
+		}
+		n := s.Key
+		if s.Bad != nil {
+			n = binary.NativeEndian.Uint32(s.Bad.Key)
+		}
+		if err := e.index.delete(n); err != nil {
+			return err
+		}
+	}
+	for key, to := range all {
+		if key.Network != e.network || indexed[key.Addr] {
+			continue
+		}
+		if err := e.fill(EndpointSlot{key.Addr, to}); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// IndexEntries is the filled slots of the index, in order.
+func (e *Endpoints) IndexEntries() ([]Entry[uint32, EndpointSlot], error) { return e.index.Entries() }
+
+// IndexUsage counts the filled slots of the index.
+func (e *Endpoints) IndexUsage() (Usage, error) { return e.index.Usage() }
+
+// slotOf is an address's slot, as endpoint_slot in bpf/include/route.h has it: IPv4's come first.
+func (e *Endpoints) slotOf(a netip.Addr) uint32 {
+	family := e.index.Max() / 2
+	low := a.As16()
+	n := binary.BigEndian.Uint32(low[12:]) % family
+	if a.Is6() {
+		n += family
+	}
+	return n
+}
+
+// get is what a slot has; nobody's where that does not decode.
+func (e *Endpoints) get(n uint32) (EndpointSlot, error) {
+	var w bpf.DatapathEndpointSlot
+	if err := e.index.m.Lookup(&n, &w); err != nil {
+		return EndpointSlot{}, e.index.wrap("get", n, err)
+	}
+	s, err := decodeEndpointSlot(w)
+	if err != nil {
+		return EndpointSlot{}, nil //nolint:nilerr // no packet finds it, and it may be written over
+	}
+	return s, nil
+}
+
+func encodeEndpoint(e Endpoint) (bpf.DatapathEndpoint, error) {
+	return bpf.DatapathEndpoint{
+		Ifindex: e.Ifindex,
+		Mac:     bpf.DatapathMac{Byte: e.MAC},
+		Gateway: bpf.DatapathMac{Byte: e.Gateway},
+	}, nil
+}
+
+func decodeEndpoint(w bpf.DatapathEndpoint) (Endpoint, error) {
+	return Endpoint{Ifindex: w.Ifindex, MAC: w.Mac.Byte, Gateway: w.Gateway.Byte}, nil
+}
+
+func encodeEndpointSlot(s EndpointSlot) (w bpf.DatapathEndpointSlot, err error) {
+	if s.Addr.IsValid() {
+		w.Addr, err = encodeAddr(s.Addr)
+	}
+	if err == nil {
+		w.Endpoint, err = encodeEndpoint(s.Endpoint)
+	}
+	return w, err
+}
+
+func decodeEndpointSlot(w bpf.DatapathEndpointSlot) (s EndpointSlot, err error) {
+	if s.Addr, err = decodeAddr(w.Addr); err == nil {
+		s.Endpoint, err = decodeEndpoint(w.Endpoint)
+	}
+	return s, err
+}

@@ -4,6 +4,7 @@
 #define BPFNET_SEND_H
 
 #include "encap.h"
+#include "nexthop.h"
 #include "route.h"
 
 /* Headers of one container packet, valid until the packet is changed. */
@@ -70,8 +71,8 @@ enum progress {
 	CROSSED,  /* the hop, and the way through bpfnet0, on which the route was lost */
 };
 
-static __always_inline struct bpf_redir_neigh next_hop_of(enum version outer,
-							  const struct destination *to)
+/* By the kernel's neighbours. */
+static __always_inline long to_neighbour_of(enum version outer, const struct destination *to)
 {
 	const struct host *host = to->host;
 	struct bpf_redir_neigh next_hop = {
@@ -84,7 +85,35 @@ static __always_inline struct bpf_redir_neigh next_hop_of(enum version outer,
 		for (int i = 0; i < 4; i++)
 			next_hop.ipv6_nh[i] = host->next_hop.word[i];
 	}
-	return next_hop;
+	return bpf_redirect_neigh(host->ifindex, &next_hop, sizeof(next_hop), 0);
+}
+
+/* What a packet that is ready is sent by: a redirect helper's answer. */
+static __always_inline long to_next_hop(struct walk *w, enum version outer,
+					const struct destination *to, enum progress progress)
+{
+	const struct host *host = to->host;
+	const struct next_hop *hop = NULL;
+	struct cursor c;
+	void *eth;
+
+	/*
+	 * While a next hop's MAC is being resolved a packet waits, and if it has a route, then leaves by
+	 * the neighbour of that (neigh_update() in net/core/neighbour.c). Without a next hop given, the
+	 * helper looks one up and replaces the route.
+	 */
+	if (progress == ROUTED)
+		return bpf_redirect_neigh(host->ifindex, NULL, 0, 0);
+	if (outer == IPV4 && host->flags & HOST_ETHERNET)
+		hop = next_hop_known(w->skb, host->ifindex, host->next_hop.word[3] ?: to->node);
+	if (!hop)
+		return to_neighbour_of(outer, to);
+	c = cursor_start(w->skb, ETH_HLEN);
+	eth = take(&c, ETH_HLEN);
+	if (!eth)
+		return TC_ACT_SHOT;
+	words_copy(eth, hop->macs, sizeof(hop->macs));
+	return bpf_redirect(host->ifindex, 0);
 }
 
 /* Makes a packet that could not be encapsulated what it was: the kernel gets it. */
@@ -105,7 +134,6 @@ static __always_inline enum reason send(struct walk *w, struct packet *p,
 {
 	const struct host *host = to->host;
 	enum version outer = version_to(host);
-	struct bpf_redir_neigh next_hop;
 	struct inner in = inner_describe(w->version, p->ip, p->cursor);
 	int reason = inner_fits(w->skb, &in, host);
 	__u32 hop;
@@ -132,16 +160,7 @@ static __always_inline enum reason send(struct walk *w, struct packet *p,
 		if (reason != ONWARD)
 			return reason;
 	}
-	next_hop = next_hop_of(outer, to);
-	/*
-	 * While a next hop's MAC is being resolved a packet waits, and if it has a route, then leaves by
-	 * the neighbour of that (neigh_update() in net/core/neighbour.c). Without a next hop given, the
-	 * helper looks one up and replaces the route.
-	 */
-	return redirected(w,
-			  progress == ROUTED
-				  ? bpf_redirect_neigh(host->ifindex, NULL, 0, 0)
-				  : bpf_redirect_neigh(host->ifindex, &next_hop, sizeof(next_hop), 0),
+	return redirected(w, to_next_hop(w, outer, to, progress),
 			  host->encap != ENCAP_NONE ? FORWARD_ENCAPSULATED : FORWARD_ROUTED);
 }
 

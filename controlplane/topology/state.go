@@ -47,9 +47,10 @@ func (e Encap) Overhead(outer netip.Addr) int {
 
 // Path is the way through the underlay to a node.
 type Path struct {
-	Ifindex int        // the uplink
-	NextHop netip.Addr // the node itself where it is on the link, else the router
-	MTU     int        // bytes of IP packet that fit the path, outer header included
+	Ifindex  int        // the uplink
+	Ethernet bool       // which has Ethernet headers
+	NextHop  netip.Addr // the node itself where it is on the link, else the router
+	MTU      int        // bytes of IP packet that fit the path, outer header included
 }
 
 // OnLink reports whether node is reached without a router in between.

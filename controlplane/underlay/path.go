@@ -56,6 +56,9 @@ func (r *Resolver) Close() {
 	r.h.Close()
 }
 
+// ethernet is netlink's name for links of type ARPHRD_ETHER (include/uapi/linux/if_arp.h).
+const ethernet = "ether"
+
 // PathTo is the package's PathTo.
 func (r *Resolver) PathTo(node netip.Addr) (topology.Path, error) {
 	route, err := lookUp(r.conn, node)
@@ -70,7 +73,7 @@ func (r *Resolver) PathTo(node netip.Addr) (topology.Path, error) {
 		return topology.Path{}, fmt.Errorf("the route to %s leads into the overlay %s: a node's address must not lie in a container subnet",
 			node, link.Name)
 	}
-	p := topology.Path{Ifindex: link.Index, NextHop: nextHop(route, node), MTU: link.MTU}
+	p := topology.Path{Ifindex: link.Index, Ethernet: link.EncapType == ethernet, NextHop: nextHop(route, node), MTU: link.MTU}
 	if route.MTU > 0 {
 		p.MTU = min(p.MTU, route.MTU)
 	}

@@ -29,7 +29,7 @@ type pathCase struct {
 	setup []string
 	node  string
 	iface string
-	want  topology.Path // without Ifindex
+	want  topology.Path // without Ifindex; Ethernet, but for iface tun0
 	err   string
 }
 
@@ -52,6 +52,7 @@ func checkPaths(t *testing.T, enter func(*testing.T), cases map[string]pathCase)
 			if err != nil {
 				t.Fatal(err)
 			}
+			tc.want.Ethernet = tc.iface != "tun0"
 			tc.want.Ifindex = nstest.Link(t, tc.iface).Attrs().Index
 			if diff := cmp.Diff(tc.want, got, cmp.Comparer(func(a, b netip.Addr) bool { return a == b })); diff != "" {
 				t.Errorf("path (-want +got):\n%s", diff)
@@ -76,6 +77,8 @@ func TestPathTo(t *testing.T) {
 		},
 		"another table": {setup: []string{"ip route add 10.9.0.0/16 via 10.0.0.1 table 100", "ip rule add to 10.9.0.0/16 lookup 100"},
 			node: "10.9.0.1", iface: "eth1", want: topology.Path{NextHop: addr("10.0.0.1"), MTU: 9000}},
+		"by a TUN device": {setup: []string{"ip tuntap add tun0 mode tun", "ip link set tun0 up", "ip route add 10.9.0.0/16 dev tun0"},
+			node: "10.9.0.1", iface: "tun0", want: topology.Path{NextHop: addr("10.9.0.1"), MTU: 1500}},
 		"itself":      {node: "192.168.32.245", err: "192.168.32.245 is an address of this node itself"},
 		"loopback":    {node: "127.0.0.1", err: "127.0.0.1 is an address of this node itself"},
 		"broadcast":   {node: "192.168.32.255", err: "192.168.32.255 is not the address of a node: its route is of type 3"},

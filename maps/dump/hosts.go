@@ -58,6 +58,7 @@ var hostFlags = []bitName{
 	{uint64(bpf.DatapathHostFlagsHOST_INHERIT_TTL), "inherit_ttl"},
 	{uint64(bpf.DatapathHostFlagsHOST_INHERIT_DF), "inherit_df"},
 	{uint64(bpf.DatapathHostFlagsHOST_FLOW_LABEL), "flow_label"},
+	{uint64(bpf.DatapathHostFlagsHOST_ETHERNET), "ethernet"},
 	{uint64(bpf.DatapathHostFlagsHOST_CHECKSUM), "checksum"},
 	{uint64(bpf.DatapathHostFlagsHOST_IPV6), "ipv6"},
 }

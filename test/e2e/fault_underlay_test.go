@@ -43,6 +43,7 @@ func testHostMeddled(t *testing.T, l *lab.Lab) {
 	t.Run("neighbours and FDB deleted", m.neighboursDeleted)
 	t.Run("uplink down and up", m.uplinkDown)
 	t.Run("uplink's address changed", m.addressChanged)
+	t.Run("peer's MAC changed", m.macChanged)
 	t.Run("uplink's MTU changed", m.mtuChanged)
 }
 
@@ -142,6 +143,21 @@ func (m *meddled) addressChanged(t *testing.T) {
 			waitProblems(t, h)
 		}
 	}
+}
+
+// macChanged gives h2's uplink another MAC, of which h1 learns as from an ARP packet.
+func (m *meddled) macChanged(t *testing.T) {
+	const mac = "02:00:00:00:00:99"
+	there := startFlow(t, m.h1.Containers[0], m.h2.Containers[0], time.Millisecond)
+	there.more(10)
+	run(t, m.h2.NS, "ip", "link", "set", lab.Uplink, "address", mac)
+	run(t, m.h1.NS, "ip", "neigh", "replace", m.h2.Addr.String(), "lladdr", mac, "dev", lab.Uplink, "nud", "reachable")
+	there.more(100)
+	r, err := there.end()
+	noError(t, err)
+	t.Logf("%d of %d lost", r.Sent-r.Received, r.Sent)
+	m.reached(t)
+	waitProblems(t, m.h1)
 }
 
 // mtuChanged: subnet.env follows.

@@ -93,17 +93,20 @@ func hostEntry(self topology.Self, p topology.Peer) (maps.Host, error) {
 		Node: p.Node, NextHop: p.Path.NextHop, Ifindex: uint32(p.Path.Ifindex),
 		MTU: uint16(min(max(self.MTUTo(p), 0), math.MaxUint16)),
 	}
+	if p.Node.Is6() {
+		h.Flags |= bpf.DatapathHostFlagsHOST_IPV6
+	}
+	if p.Path.Ethernet {
+		h.Flags |= bpf.DatapathHostFlagsHOST_ETHERNET
+	}
 	if p.Encap == topology.EncapNone {
-		if p.Node.Is6() {
-			h.Flags = bpf.DatapathHostFlagsHOST_IPV6
-		}
 		return h, nil
 	}
 	m, ok := modes[p.Encap]
 	if !ok {
 		return maps.Host{}, fmt.Errorf("build outer header: unknown encapsulation %q", p.Encap)
 	}
-	h.Encap, h.Flags = m.encap, m.flags
+	h.Encap, h.Flags = m.encap, h.Flags|m.flags
 	h.Adjust = unix.BPF_F_ADJ_ROOM_FIXED_GSO | m.adjust
 	body := m.body(self, p)
 	var ip []byte
@@ -112,7 +115,7 @@ func hostEntry(self topology.Self, p topology.Peer) (maps.Host, error) {
 		ip = ipv4Header(protocol(p), m.ttl, fragOff(m, p), from, p.Node)
 	} else {
 		h.Adjust |= unix.BPF_F_ADJ_ROOM_ENCAP_L3_IPV6
-		h.Flags |= m.flags6 | bpf.DatapathHostFlagsHOST_IPV6
+		h.Flags |= m.flags6
 		if p.ZeroChecksum {
 			h.Flags &^= bpf.DatapathHostFlagsHOST_CHECKSUM
 		}

@@ -41,7 +41,7 @@ func peer(n int) topology.Peer {
 	return topology.Peer{
 		Key: fmt.Sprintf("%v-%d", subnet.Addr(), subnetLen), Subnet: subnet, Node: nodeAddr(n), Encap: topology.EncapVXLAN,
 		VTEP: topology.VTEP{MAC: vtepMAC(n), Addr: subnet.Addr()},
-		Path: topology.Path{Ifindex: uplink, NextHop: nodeAddr(n), MTU: 1500},
+		Path: topology.Path{Ifindex: uplink, Ethernet: true, NextHop: nodeAddr(n), MTU: 1500},
 	}
 }
 

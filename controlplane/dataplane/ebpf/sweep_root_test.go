@@ -141,7 +141,7 @@ func TestReaderKeepsItsHost(t *testing.T) {
 			prog := slowReader(t, r, fullPeer(2).Node)
 			ctx, stop := context.WithCancel(context.Background())
 			defer stop()
-			var g errgroup.Group
+			g, ctx := errgroup.WithContext(ctx)
 			var found [foundChanged + 1]atomic.Int32
 			pin(t, 1)
 			g.Go(func() error {
@@ -155,10 +155,11 @@ func TestReaderKeepsItsHost(t *testing.T) {
 				}
 				return nil
 			})
-			for found[foundSame].Load() < enough && found[foundChanged].Load() == 0 {
+			going := func() bool { return found[foundChanged].Load() == 0 && ctx.Err() == nil }
+			for found[foundSame].Load() < enough && going() {
 				must(t, d.Apply(stateOf(fullPeer(1), fullPeer(2))))
 				before := found[foundSame].Load()
-				for found[foundSame].Load() == before && found[foundChanged].Load() == 0 {
+				for found[foundSame].Load() == before && going() {
 					runtime.Gosched() // another run has begun, or is about to
 				}
 				must(t, d.Apply(stateOf(fullPeer(1))))

@@ -28,8 +28,9 @@ type EndpointSlot struct {
 // Endpoints holds the containers of this node: all of them in a hash, and in
 // front of it an array in which those of the programs' network have a slot
 // each, by the low bits of the address. What finds another's address in its
-// slot is looked for in the hash. The array is written after the hash, and
-// taken out of before: it never says what the hash did not.
+// slot is looked for in the hash. The array is emptied before the hash is
+// changed and filled after, so wherever a writer is killed it says what the hash
+// says, or nothing.
 type Endpoints struct {
 	Table[AddrKey, Endpoint, bpf.DatapathIpKey, bpf.DatapathEndpoint]
 	index   Table[uint32, EndpointSlot, uint32, bpf.DatapathEndpointSlot]
@@ -49,7 +50,17 @@ func newEndpoints(m, index *ebpf.Map, network uint32) *Endpoints {
 
 // Put says how to reach a container's address.
 func (e *Endpoints) Put(network uint32, addr netip.Addr, endpoint Endpoint) error {
-	if err := e.put(AddrKey{network, addr}, endpoint); err != nil || network != e.network {
+	if network != e.network || !addr.IsValid() {
+		return e.put(AddrKey{network, addr}, endpoint)
+	}
+	n, have, err := e.slot(addr)
+	if err == nil && have.Addr == addr && have.Endpoint != endpoint {
+		err = e.index.delete(n)
+	}
+	if err != nil {
+		return err
+	}
+	if err := e.put(AddrKey{network, addr}, endpoint); err != nil {
 		return err
 	}
 	return e.fill(EndpointSlot{addr, endpoint})
@@ -57,8 +68,7 @@ func (e *Endpoints) Put(network uint32, addr netip.Addr, endpoint Endpoint) erro
 
 // fill writes a slot, if no other address has it.
 func (e *Endpoints) fill(to EndpointSlot) error {
-	n := e.slotOf(to.Addr)
-	have, err := e.get(n)
+	n, have, err := e.slot(to.Addr)
 	if err != nil || have == to || have.Addr.IsValid() && have.Addr != to.Addr {
 		return err
 	}
@@ -72,8 +82,7 @@ func (e *Endpoints) fill(to EndpointSlot) error {
 // Delete forgets an address. One that is not there is no error.
 func (e *Endpoints) Delete(network uint32, addr netip.Addr) error {
 	if network == e.network && addr.IsValid() {
-		n := e.slotOf(addr)
-		have, err := e.get(n)
+		n, have, err := e.slot(addr)
 		if err == nil && have.Addr == addr {
 			err = e.index.delete(n)
 		}
@@ -138,17 +147,17 @@ func (e *Endpoints) slotOf(a netip.Addr) uint32 {
 	return n
 }
 
-// get is what a slot has; nobody's where that does not decode.
-func (e *Endpoints) get(n uint32) (EndpointSlot, error) {
+// slot is an address's slot and what it has; nobody's where that does not decode.
+func (e *Endpoints) slot(a netip.Addr) (n uint32, has EndpointSlot, err error) {
+	n = e.slotOf(a)
 	var w bpf.DatapathEndpointSlot
 	if err := e.index.m.Lookup(&n, &w); err != nil {
-		return EndpointSlot{}, e.index.wrap("get", n, err)
+		return n, has, e.index.wrap("get", n, err)
 	}
-	s, err := decodeEndpointSlot(w)
-	if err != nil {
-		return EndpointSlot{}, nil //nolint:nilerr // no packet finds it, and it may be written over
+	if has, err = decodeEndpointSlot(w); err != nil {
+		return n, EndpointSlot{}, nil //nolint:nilerr // no packet finds it, and it may be written over
 	}
-	return s, nil
+	return n, has, nil
 }
 
 func encodeEndpoint(e Endpoint) (bpf.DatapathEndpoint, error) {

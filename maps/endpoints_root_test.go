@@ -5,9 +5,11 @@
 package maps
 
 import (
+	"errors"
 	"maps"
 	"math/rand/v2"
 	"net/netip"
+	"os"
 	"testing"
 
 	"github.com/cilium/ebpf"
@@ -23,7 +25,7 @@ func (e *Endpoints) found(t *testing.T, some []netip.Addr) map[netip.Addr]Endpoi
 	must(t, err)
 	found := map[netip.Addr]Endpoint{}
 	for _, a := range some {
-		slot, err := e.get(e.slotOf(a))
+		_, slot, err := e.slot(a)
 		must(t, err)
 		if slot.Addr == a {
 			found[a] = slot.Endpoint
@@ -64,12 +66,11 @@ func TestEndpointIndex(t *testing.T) {
 		case 2:
 			must(t, endpoints.Put(7, a, ep)) // a network that the programs do not serve
 		default:
-			n := endpoints.slotOf(a)
-			before, err := endpoints.get(n)
+			_, before, err := endpoints.slot(a)
 			must(t, err)
 			must(t, endpoints.Put(0, a, ep))
 			want[a] = ep
-			if after, err := endpoints.get(n); err != nil || before.Addr.IsValid() && after.Addr != before.Addr {
+			if _, after, err := endpoints.slot(a); err != nil || before.Addr.IsValid() && after.Addr != before.Addr {
 				t.Fatalf("%s has the place of %s, %v", after.Addr, before.Addr, err)
 			}
 		}
@@ -99,6 +100,36 @@ func checkIndex(t *testing.T, e *Endpoints, want map[netip.Addr]Endpoint) {
 	for _, s := range entries {
 		if ep, ok := want[s.Value.Addr]; s.Bad != nil || !ok || ep != s.Value.Endpoint || e.slotOf(s.Value.Addr) != s.Key {
 			t.Errorf("slot %d: %+v, %+v", s.Key, s.Value, s.Bad)
+		}
+	}
+}
+
+// TestEndpointHalfWritten has a writer stopped between its two maps: the index then says what the hash does, or nothing.
+func TestEndpointHalfWritten(t *testing.T) {
+	a, before, after := netip.MustParseAddr("172.245.0.2"), Endpoint{Ifindex: 9, MAC: MAC{1}}, Endpoint{Ifindex: 10, MAC: MAC{2}}
+	for _, frozen := range []string{"endpoints", "endpoint_index"} {
+		for name, write := range map[string]func(*Endpoints) error{
+			"put":    func(e *Endpoints) error { return e.Put(0, a, after) },
+			"delete": func(e *Endpoints) error { return e.Delete(0, a) },
+		} {
+			t.Run(name+" stopped by "+frozen, func(t *testing.T) {
+				datapath := newMaps(t, settingsFor(testNetwork, testBits), nil)
+				endpoints := setOf(t, datapath).Endpoints
+				must(t, endpoints.Put(0, a, before))
+				must(t, datapath[frozen].Freeze())
+				if err := write(endpoints); !errors.Is(err, os.ErrPermission) {
+					t.Fatalf("error %v, want one of permission", err)
+				}
+				all, err := endpoints.All()
+				must(t, err)
+				want := map[netip.Addr]Endpoint{}
+				for k, ep := range all {
+					want[k.Addr] = ep
+				}
+				if diff := cmp.Diff(want, endpoints.found(t, []netip.Addr{a}), compareAddrs); diff != "" {
+					t.Error(diff)
+				}
+			})
 		}
 	}
 }

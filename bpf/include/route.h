@@ -84,13 +84,14 @@ static __always_inline __u32 endpoint_slot(enum version v, const __be32 *ip)
 	return v == IPV4 ? n : ENDPOINT_SLOTS + n;
 }
 
+/* No container is at ::, nor at any address that begins as that: such a slot may be nobody's. */
 static __always_inline struct endpoint *endpoint_lookup(enum version v, const __be32 *ip)
 {
 	__u32 n = endpoint_slot(v, ip);
 	struct endpoint_slot *slot = bpf_map_lookup_elem(&endpoint_index, &n);
 	struct ip_key key;
 
-	if (likely(slot && addr_is(&slot->addr, v, ip)))
+	if (likely(slot && (v == IPV4 || ip[0]) && addr_is(&slot->addr, v, ip)))
 		return &slot->endpoint;
 	key = (struct ip_key){ .network = config.network, .addr = addr_of(v, ip) };
 	return bpf_map_lookup_elem(&endpoints, &key);

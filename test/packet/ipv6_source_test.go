@@ -85,6 +85,8 @@ func TestIPv6ContainerSources(t *testing.T) {
 		local, none,
 		from("its neighbour's, to a peer", secondV6, remoteV6, bpf.DatapathReasonDROP_CONTAINER_SOURCE),
 		from("its neighbour's, to the world", secondV6, internetV6, bpf.DatapathReasonDROP_CONTAINER_SOURCE),
+		from("no address, to the world", netip.IPv6Unspecified(), internetV6, bpf.DatapathReasonPASS_UNKNOWN_SOURCE),
+		from("its own, to no address", containerV6, netip.IPv6Unspecified(), bpf.DatapathReasonPASS_NO_ROUTE),
 		from("not learned, to a peer", newbornV6, remoteV6, bpf.DatapathReasonPASS_UNKNOWN_SOURCE),
 		from("not learned, to the world", newbornV6, internetV6, bpf.DatapathReasonPASS_UNKNOWN_SOURCE),
 		from("another node's, to a peer", remoteV6, remote3V6, bpf.DatapathReasonDROP_CONTAINER_SOURCE),

@@ -142,13 +142,17 @@ func TestTwoHostsRefused(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	stranger, strange := netip.MustParseAddr("192.0.2.1"), "is it an address of this host?" // RFC 5737
+	if _, err := towards(stranger); err != nil {
+		strange = "find the interface towards 192.0.2.1" // where there is no default route
+	}
 	for name, test := range map[string]struct {
 		target Target
 		loads  []Load
 		want   string
 	}{
 		"nobody serves":           {Target{"host", local, "127.0.0.1:1"}, o.Loads, "does it run there?"},
-		"an address not of there": {Target{"host", netip.MustParseAddr("192.0.2.1"), control}, o.Loads, "is it an address of this host?"},
+		"an address not of there": {Target{"host", stranger, control}, o.Loads, strange},
 		"another service":         {Target{"host", local, answering(t, "SSH-2.0-OpenSSH_9.9\r\n")}, o.Loads, "talk to bench serve (is it that, of this version?): ask bench serve at 127.0.0.1:"},
 		"another version":         {Target{"host", local, answering(t, `{"Protocol":99}`)}, o.Loads, "use one version of bpfnet on both hosts"},
 		"one that goes away":      {Target{"host", local, going(t)}, o.Loads, "to listen: it has ended: EOF"},

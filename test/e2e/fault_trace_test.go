@@ -10,6 +10,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"testing"
 
 	"github.com/cilium/ebpf"
@@ -29,7 +30,7 @@ import (
 func freezeMaps(t *testing.T, h *lab.Host) {
 	t.Helper()
 	forEachPin(t, h, "maps", func(name, path string) {
-		if name == "settings" || name == "counters" || name == "events" {
+		if slices.Contains([]string{"settings", "counters", "events", "next_hops"}, name) {
 			return // frozen from the start; the programs' alone
 		}
 		m, err := ebpf.LoadPinnedMap(path, nil)

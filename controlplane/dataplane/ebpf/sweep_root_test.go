@@ -120,8 +120,20 @@ func slowReader(t *testing.T, r *rig, node netip.Addr) *ebpf.Program {
 // where a program does.
 func pin(t *testing.T, cpu int) {
 	runtime.LockOSThread() // the thread ends with the goroutine
-	var set unix.CPUSet
-	set.Set(cpu % runtime.NumCPU())
+	var allowed, set unix.CPUSet
+	if err := unix.SchedGetaffinity(0, &allowed); err != nil {
+		t.Errorf("read CPUs: %v", err)
+		return
+	}
+	n := cpu % allowed.Count()
+	for i := 0; set.Count() == 0; i++ {
+		if allowed.IsSet(i) {
+			if n == 0 {
+				set.Set(i)
+			}
+			n--
+		}
+	}
 	if err := unix.SchedSetaffinity(0, &set); err != nil {
 		t.Errorf("run on CPU %d: %v", cpu, err)
 	}

@@ -9,47 +9,50 @@
 
 #include "parse.h"
 
-#define NEXT_HOP_JIFFIES 2 /* 8 ms at CONFIG_HZ=250, 20 ms at 100 */
+#define NEXT_HOP_JIFFIES 2 /* 4 to 8 ms at CONFIG_HZ=250, 10 to 20 at 100 */
 
 /*
- * Asks for a neighbour's MAC, where the next hop is one by the kernel's routes too: with a gateway in between
- * they say that one's. tot_len 0: the size of the packet is no matter here.
+ * What the kernel says of a next hop now. It is known where it is a neighbour by the kernel's routes too: with a gateway in
+ * between they say that one's address, perhaps of IPv6. Kernels without "bpf: bpf_fib_lookup
+ * should not return neigh in NUD_FAILED state" (6.3) say of a neighbour that is being resolved that its MAC is zero.
  */
-static __noinline int next_hop_ask(struct __sk_buff *skb, struct next_hop *hop)
+static __noinline void next_hop_ask(struct __sk_buff *skb, struct next_hop *hop)
 {
 	struct bpf_fib_lookup fib = { .family = AF_INET,
 				      .ifindex = hop->ifindex,
 				      .ipv4_dst = hop->addr };
+	const word16 *mac = (const word16 *)fib.dmac;
 	long answer = bpf_fib_lookup(skb, &fib, sizeof(fib), BPF_FIB_LOOKUP_OUTPUT);
 
 	__builtin_memcpy(hop->macs, fib.dmac, sizeof(fib.dmac));
 	__builtin_memcpy(hop->macs + sizeof(fib.dmac), fib.smac, sizeof(fib.smac));
-	return answer == BPF_FIB_LKUP_RET_SUCCESS && fib.ifindex == hop->ifindex &&
-	       fib.ipv4_dst == hop->addr;
+	hop->known = answer == BPF_FIB_LKUP_RET_SUCCESS && fib.family == AF_INET &&
+		     fib.ifindex == hop->ifindex && fib.ipv4_dst == hop->addr &&
+		     (mac[0] | mac[1] | mac[2]);
+	hop->asked = bpf_jiffies64();
 }
 
 /*
  * The next hop where its MACs are known, or NULL: the kernel is to send this packet. The first packet in a while
- * only takes the place, so that many next hops in turn, which share places, cost no question each.
+ * only takes the place, so that neither many next hops that share places, nor packets of which few come, cost a question each.
  */
 static __always_inline const struct next_hop *next_hop_known(struct __sk_buff *skb, __u32 ifindex,
 							     __be32 addr)
 {
-	__u32 key = bpf_ntohl(addr) % NEXT_HOP_SLOTS, now = bpf_jiffies64();
+	__u32 key = bpf_ntohl(addr) % NEXT_HOP_SLOTS, now = bpf_jiffies64(), age;
 	struct next_hop *hop = bpf_map_lookup_elem(&next_hops, &key);
 
 	if (!hop)
 		return NULL;
-	if (hop->addr != addr || hop->ifindex != ifindex) {
+	age = now - hop->asked;
+	if (likely(age < NEXT_HOP_JIFFIES && hop->addr == addr && hop->ifindex == ifindex))
+		return hop->known ? hop : NULL;
+	if (age < 2 * NEXT_HOP_JIFFIES && hop->addr == addr && hop->ifindex == ifindex)
+		next_hop_ask(skb, hop);
+	else
 		*hop = (struct next_hop){ .addr = addr,
 					  .ifindex = ifindex,
 					  .asked = now - NEXT_HOP_JIFFIES };
-		return NULL;
-	}
-	if (likely(now - hop->asked < NEXT_HOP_JIFFIES))
-		return hop->known ? hop : NULL;
-	hop->asked = now;
-	hop->known = next_hop_ask(skb, hop);
 	return NULL;
 }
 

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
 // Package topology turns the records of etcd into what this node's dataplane
-// should hold. It is pure: no I/O, no clock, no state between calls.
+// should hold. It is pure: no I/O, no clock; [Follower] alone remembers what it
+// was given, to give the same with less work.
 package topology
 
 import (

@@ -52,6 +52,10 @@ func TestNextHop(t *testing.T) {
 			h.sentTo("a neighbour that changed", other)
 			must(t, netlink.NeighDel(neighbour(peer.node, other)))
 			h.unsent("no neighbour any more")
+			resolving := neighbour(peer.node, topology.MAC{})
+			resolving.State, resolving.HardwareAddr = netlink.NUD_INCOMPLETE, nil
+			must(t, netlink.NeighSet(resolving))
+			h.unsent("being resolved")
 
 			// By its route there is another in between, which is not where the daemon says.
 			h.resolve(router, gateway)
@@ -203,12 +207,16 @@ func connectUplink(t *testing.T) {
 	must(t, err)
 	peer, err := netlink.LinkByName("peer-" + uplink.name)
 	must(t, err)
-	must(t, os.WriteFile("/proc/sys/net/ipv4/conf/"+uplink.name+"/forwarding", []byte("1"), 0))
+	forwarding := func(on string) {
+		must(t, os.WriteFile("/proc/sys/net/ipv4/conf/"+uplink.name+"/forwarding", []byte(on), 0))
+	}
+	forwarding("1")
 	address := &netlink.Addr{IPNet: &net.IPNet{IP: node1.AsSlice(), Mask: net.CIDRMask(24, 32)}}
 	must(t, netlink.LinkSetUp(link))
 	must(t, netlink.LinkSetUp(peer))
 	must(t, netlink.AddrAdd(link, address))
 	t.Cleanup(func() {
+		forwarding("0")
 		must(t, netlink.AddrDel(link, address))
 		must(t, netlink.LinkSetDown(link))
 		must(t, netlink.LinkSetDown(peer))

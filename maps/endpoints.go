@@ -151,7 +151,7 @@ func (e *Endpoints) slotOf(a netip.Addr) uint32 {
 func (e *Endpoints) slot(a netip.Addr) (n uint32, has EndpointSlot, err error) {
 	n = e.slotOf(a)
 	var w bpf.DatapathEndpointSlot
-	if err := e.index.m.Lookup(&n, &w); err != nil {
+	if err = e.index.m.Lookup(&n, &w); err != nil {
 		return n, has, e.index.wrap("get", n, err)
 	}
 	if has, err = decodeEndpointSlot(w); err != nil {

@@ -10,7 +10,6 @@ import (
 	"regexp"
 
 	"github.com/cilium/ebpf/features"
-	"github.com/safchain/ethtool"
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
@@ -70,17 +69,18 @@ func Look(ifindex int, name string, mac topology.MAC, tunnels bool) (Link, error
 }
 
 func (l *Link) askDriver(name string) error {
-	e, err := ethtool.NewEthtool()
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
-		return err
+		return fmt.Errorf("open socket: %w", err)
 	}
-	defer e.Close()
-	info, err := e.DriverInfo(name)
-	if errors.Is(err, unix.EOPNOTSUPP) {
-		return nil
+	info, err := unix.IoctlGetEthtoolDrvinfo(fd, name)
+	if err == nil {
+		l.Driver = unix.ByteSliceToString(info.Driver[:])
+		l.Hardware = pciAddress.MatchString(unix.ByteSliceToString(info.Bus_info[:]))
+	} else if errors.Is(err, unix.EOPNOTSUPP) {
+		err = nil
 	}
-	l.Driver, l.Hardware = info.Driver, pciAddress.MatchString(info.BusInfo)
-	return err
+	return errors.Join(err, unix.Close(fd))
 }
 
 // Of the generic netlink family netdev: include/uapi/linux/netdev.h.

@@ -9,7 +9,7 @@ import (
 	"maps"
 	"net/netip"
 
-	"github.com/safchain/ethtool"
+	"github.com/bpfnet/bpfnet/controlplane/ethtool"
 	"github.com/vishvananda/netlink"
 
 	"github.com/bpfnet/bpfnet/test/lab"
@@ -41,8 +41,8 @@ func towards(to netip.Addr) (n nic, err error) {
 // features are those of the names given that the interface has.
 func (n nic) features(names iter.Seq[string]) (map[string]bool, error) {
 	have := map[string]bool{}
-	err := n.do(func(e *ethtool.Ethtool) error {
-		all, err := e.Features(n.name)
+	err := n.do(func() error {
+		all, err := ethtool.Features(n.name)
 		for name := range names {
 			if value, ok := all[name]; ok {
 				have[name] = value
@@ -58,7 +58,7 @@ func (n nic) setFeatures(want map[string]bool) error {
 	if len(want) == 0 {
 		return nil
 	}
-	if err := n.do(func(e *ethtool.Ethtool) error { return e.Change(n.name, want) }); err != nil {
+	if err := n.do(func() error { return ethtool.Change(n.name, want) }); err != nil {
 		return err
 	}
 	have, err := n.features(maps.Keys(want))
@@ -68,20 +68,12 @@ func (n nic) setFeatures(want map[string]bool) error {
 	return err
 }
 
-func (n nic) do(f func(*ethtool.Ethtool) error) error {
+func (n nic) do(f func() error) error {
 	enter := n.in.Do
 	if n.in == "" {
 		enter = func(f func() error) error { return f() }
 	}
-	err := enter(func() error {
-		e, err := ethtool.NewEthtool()
-		if err != nil {
-			return err
-		}
-		defer e.Close()
-		return f(e)
-	})
-	if err != nil {
+	if err := enter(f); err != nil {
 		return fmt.Errorf("offloads of %s in %s: %w", n.name, n.in, err)
 	}
 	return nil

@@ -8,7 +8,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/safchain/ethtool"
+	"github.com/bpfnet/bpfnet/controlplane/ethtool"
 
 	"github.com/bpfnet/bpfnet/test/lab"
 )
@@ -65,8 +65,8 @@ func TestOffloads(t *testing.T) {
 // segmenting tells whether ethtool -k shows tcp-segmentation-offload as on: it does where any of TCP's is.
 func segmenting(t *testing.T, n nic) (on bool) {
 	t.Helper()
-	err := n.do(func(e *ethtool.Ethtool) error {
-		all, err := e.Features(n.name)
+	err := n.do(func() error {
+		all, err := ethtool.Features(n.name)
 		for name, value := range all {
 			on = on || value && strings.HasPrefix(name, "tx-tcp") && strings.HasSuffix(name, "-segmentation")
 		}

@@ -10,7 +10,7 @@ import (
 	"slices"
 	"testing"
 
-	"github.com/safchain/ethtool"
+	"github.com/bpfnet/bpfnet/controlplane/ethtool"
 
 	"github.com/bpfnet/bpfnet/test/lab"
 )
@@ -82,15 +82,10 @@ func (m *matrix) setOffloads(t *testing.T, o offload) {
 // setFeatures changes features of a device, and looks whether they have changed.
 func setFeatures(i iface, want map[string]bool) error {
 	return i.ns.Do(func() error {
-		e, err := ethtool.NewEthtool()
-		if err != nil {
-			return err
-		}
-		defer e.Close()
-		if err = e.Change(i.name, want); err != nil {
+		if err := ethtool.Change(i.name, want); err != nil {
 			return fmt.Errorf("change features of %s in %s: %w", i.name, i.ns, err)
 		}
-		have, err := e.Features(i.name)
+		have, err := ethtool.Features(i.name)
 		for name, on := range want {
 			if have[name] != on {
 				err = errors.Join(err, fmt.Errorf("%s of %s in %s is %v", name, i.name, i.ns, have[name]))

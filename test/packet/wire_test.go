@@ -13,12 +13,12 @@ import (
 	"testing"
 	"time"
 
+	"github.com/bpfnet/bpfnet/controlplane/ethtool"
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/features"
 	"github.com/google/go-cmp/cmp"
 	"github.com/gopacket/gopacket"
 	"github.com/gopacket/gopacket/layers"
-	"github.com/safchain/ethtool"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
@@ -271,12 +271,9 @@ func testArrival(t *testing.T, near, far *machine, underlay, inside *tap, node n
 // withoutChecksums has a device fill in checksums, and cut superpackets, until the test ends.
 func withoutChecksums(t *testing.T, device string) {
 	t.Helper()
-	e, err := ethtool.NewEthtool()
-	must(t, err)
-	must(t, e.Change(device, map[string]bool{"tx-checksum-ip-generic": false}))
+	must(t, ethtool.Change(device, map[string]bool{"tx-checksum-ip-generic": false}))
 	t.Cleanup(func() {
-		defer e.Close()
-		if err := e.Change(device, map[string]bool{"tx-checksum-ip-generic": true}); err != nil {
+		if err := ethtool.Change(device, map[string]bool{"tx-checksum-ip-generic": true}); err != nil {
 			t.Errorf("set offloads of %s: %v", device, err)
 		}
 	})

@@ -5,7 +5,7 @@ package netlink
 import (
 	"fmt"
 
-	"github.com/safchain/ethtool"
+	"github.com/bpfnet/bpfnet/controlplane/ethtool"
 
 	"github.com/bpfnet/bpfnet/controlplane/topology"
 )
@@ -39,12 +39,7 @@ func wantOffloads(encap topology.Encap) map[string]bool {
 // ensureOffloads is `ethtool -K DEVICE FEATURE on|off …` of the features that the device has, and writes
 // only what differs.
 func ensureOffloads(device string, want map[string]bool) error {
-	e, err := ethtool.NewEthtool()
-	if err != nil {
-		return fmt.Errorf("open socket to set offloads of %s: %w", device, err)
-	}
-	defer e.Close()
-	has, err := e.Features(device)
+	has, err := ethtool.Features(device)
 	if err != nil {
 		return fmt.Errorf("get offloads of %s: %w", device, err)
 	}
@@ -57,7 +52,7 @@ func ensureOffloads(device string, want map[string]bool) error {
 	if len(change) == 0 {
 		return nil
 	}
-	if err := e.Change(device, change); err != nil {
+	if err := ethtool.Change(device, change); err != nil {
 		return fmt.Errorf("set offloads of %s to %v: %w", device, change, err)
 	}
 	return nil

@@ -13,8 +13,8 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/bpfnet/bpfnet/controlplane/ethtool"
 	"github.com/google/go-cmp/cmp"
-	"github.com/safchain/ethtool"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
@@ -277,12 +277,7 @@ func TestOverlayVethOffloads(t *testing.T) {
 // offloads are the features of a device that are on.
 func offloads(t *testing.T, name string) (on []string) {
 	t.Helper()
-	e, err := ethtool.NewEthtool()
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer e.Close()
-	features, err := e.Features(name)
+	features, err := ethtool.Features(name)
 	if err != nil {
 		t.Fatal(err)
 	}

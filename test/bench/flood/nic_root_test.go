@@ -15,9 +15,9 @@ import (
 	"testing"
 	"time"
 
+	"github.com/bpfnet/bpfnet/controlplane/ethtool"
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/asm"
-	"github.com/safchain/ethtool"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
@@ -43,12 +43,10 @@ func newNIC(b *testing.B, addr netip.Prefix) *nic {
 	n := &nic{name: fmt.Sprintf("fl%d-%d", os.Getpid()%1000, nics)} // in the name of NAPI's thread, which all namespaces share
 	n.ifindex = nstest.AddVeth(b, n.name, 1500, addr.String())
 	n.mac = topology.MAC(nstest.Link(b, n.name).Attrs().HardwareAddr)
-	e, err := ethtool.NewEthtool()
-	must(b, err)
-	defer e.Close()
-	must(b, e.Change(n.name, map[string]bool{"rx-gro": true})) // without it, and without XDP, a veth has no NAPI
+	must(b, ethtool.Change(n.name, map[string]bool{"rx-gro": true})) // without it, and without XDP, a veth has no NAPI
 	threaded(b, n.name)
 	peer := nstest.Link(b, "peer-"+n.name).Attrs().Index
+	var err error
 	n.generator, err = ebpf.NewProgram(&ebpf.ProgramSpec{
 		Type: ebpf.XDP, License: "GPL", Instructions: asm.Instructions{
 			asm.Mov.Imm(asm.R1, int32(peer)), asm.Mov.Imm(asm.R2, 0), asm.FnRedirect.Call(), asm.Return(),

@@ -43,7 +43,7 @@ func TestFeatures(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := Change(device, want); err != nil {
+	if err = Change(device, want); err != nil {
 		t.Fatal(err)
 	}
 	after, err := Features(device)

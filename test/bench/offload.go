@@ -9,8 +9,9 @@ import (
 	"maps"
 	"net/netip"
 
-	"github.com/bpfnet/bpfnet/controlplane/ethtool"
 	"github.com/vishvananda/netlink"
+
+	"github.com/bpfnet/bpfnet/controlplane/ethtool"
 
 	"github.com/bpfnet/bpfnet/test/lab"
 )

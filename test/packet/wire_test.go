@@ -13,7 +13,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/bpfnet/bpfnet/controlplane/ethtool"
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/features"
 	"github.com/google/go-cmp/cmp"
@@ -21,6 +20,8 @@ import (
 	"github.com/gopacket/gopacket/layers"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"github.com/bpfnet/bpfnet/controlplane/ethtool"
 
 	"github.com/bpfnet/bpfnet/bpf"
 	"github.com/bpfnet/bpfnet/controlplane/topology"

@@ -13,10 +13,11 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/bpfnet/bpfnet/controlplane/ethtool"
 	"github.com/google/go-cmp/cmp"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"github.com/bpfnet/bpfnet/controlplane/ethtool"
 
 	"github.com/bpfnet/bpfnet/controlplane/topology"
 	"github.com/bpfnet/bpfnet/test/nstest"

@@ -15,11 +15,12 @@ import (
 	"testing"
 	"time"
 
-	"github.com/bpfnet/bpfnet/controlplane/ethtool"
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/asm"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"github.com/bpfnet/bpfnet/controlplane/ethtool"
 
 	"github.com/bpfnet/bpfnet/controlplane/topology"
 	"github.com/bpfnet/bpfnet/test/bench"

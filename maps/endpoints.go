@@ -95,14 +95,15 @@ func (e *Endpoints) Delete(network uint32, addr netip.Addr) error {
 
 // Reindex makes the index say what the hash does: of two writes that belong
 // together a killed daemon may have made one, and each of the maps may be new.
-func (e *Endpoints) Reindex() error {
+// It returns what the hash says, as All does.
+func (e *Endpoints) Reindex() (map[AddrKey]Endpoint, error) {
 	all, err := e.All()
 	if err != nil {
-		return err
+		return nil, err
 	}
 	slots, err := e.index.Entries()
 	if err != nil {
-		return err
+		return nil, err
 	}
 	indexed := make(map[netip.Addr]bool, len(slots))
 	for _, s := range slots {
@@ -116,7 +117,7 @@ func (e *Endpoints) Reindex() error {
 			n = binary.NativeEndian.Uint32(s.Bad.Key)
 		}
 		if err := e.index.delete(n); err != nil {
-			return err
+			return nil, err
 		}
 	}
 	for key, to := range all {
@@ -124,10 +125,10 @@ func (e *Endpoints) Reindex() error {
 			continue
 		}
 		if err := e.fill(EndpointSlot{key.Addr, to}); err != nil {
-			return err
+			return nil, err
 		}
 	}
-	return nil
+	return all, nil
 }
 
 // IndexEntries is the filled slots of the index, in order.

@@ -79,7 +79,8 @@ func TestEndpointIndex(t *testing.T) {
 		}
 	}
 	checkIndex(t, endpoints, want)
-	must(t, endpoints.Reindex())
+	_, err := endpoints.Reindex()
+	must(t, err)
 	checkIndex(t, endpoints, want)
 	taken, err := endpoints.IndexUsage()
 	must(t, err)
@@ -164,7 +165,11 @@ func TestReindex(t *testing.T) {
 			for n, w := range damage {
 				must(t, index.Update(&n, &w, ebpf.UpdateAny))
 			}
-			must(t, endpoints.Reindex())
+			all, err := endpoints.Reindex()
+			must(t, err)
+			if len(all) != len(want) {
+				t.Errorf("%d entries of the hash, want %d", len(all), len(want))
+			}
 			if diff := cmp.Diff(want, endpoints.found(t, []netip.Addr{a, b, c}), compareAddrs); diff != "" {
 				t.Error(diff)
 			}

@@ -27,11 +27,7 @@ func NewEndpoints(set *maps.Set, network uint32) (*Endpoints, error) {
 		set:     func(a netip.Addr, ep maps.Endpoint) error { return set.Endpoints.Put(network, a, ep) },
 		del:     func(a netip.Addr) error { return set.Endpoints.Delete(network, a) },
 	}}
-	err := set.Endpoints.Reindex()
-	if err != nil {
-		return nil, fmt.Errorf("complete the index of endpoints: %w", err)
-	}
-	all, err := set.Endpoints.All()
+	all, err := set.Endpoints.Reindex()
 	if err != nil {
 		return nil, fmt.Errorf("read endpoints: %w", err)
 	}

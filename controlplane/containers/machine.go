@@ -21,21 +21,22 @@ type machine struct {
 	ignore    []string
 	endpoints map[netip.Addr]place // outlive the entries they were learned from
 	behind    map[int]int          // port -> how many of them
-	failed    map[netip.Addr]int   // endpoints that just ceased to answer, and where the kernel asked for them
+	ask       map[netip.Addr]int   // addresses that the kernel is to ask for, and on which device
 }
 
 // place is where an address was found.
 type place struct {
-	dev  int // where the kernel sends it: the bridge, or the routed veth
-	port int // the container link: a port of the bridge, or the routed veth
-	mac  topology.MAC
+	dev     int // where the kernel sends it: the bridge, or the routed veth
+	port    int // the container link: a port of the bridge, or the routed veth
+	mac     topology.MAC
+	gateway topology.MAC // dev's, as the container has last been told
 }
 
 func newMachine(subnet netip.Prefix, ignore []string) *machine {
 	subnet = subnet.Masked()
 	return &machine{
 		tables: newTables(subnet), ignore: ignore,
-		endpoints: make(map[netip.Addr]place), behind: make(map[int]int), failed: make(map[netip.Addr]int),
+		endpoints: make(map[netip.Addr]place), behind: make(map[int]int), ask: make(map[netip.Addr]int),
 	}
 }
 
@@ -64,7 +65,7 @@ func (m *machine) adopt(known []Endpoint) {
 		if _, ok := m.endpoints[e.Addr]; ok || !m.subnet.Contains(e.Addr) {
 			continue
 		}
-		p := place{dev: e.Ifindex, port: e.Ifindex, mac: e.MAC}
+		p := place{dev: e.Ifindex, port: e.Ifindex, mac: e.MAC, gateway: e.Gateway}
 		if _, routed := m.routes[e.Addr]; !routed {
 			p.dev = m.links[e.Ifindex].master
 		}
@@ -90,13 +91,18 @@ func (m *machine) apply(e event) {
 	}
 }
 
+// settle decides where an address is. One that has just ceased to answer is asked for again, and one is asked for
+// that is to be told its gateway's new MAC.
 func (m *machine) settle(addr netip.Addr) {
 	if p, ok := m.resolve(addr); ok {
 		m.put(addr, p)
+		if m.endpoints[addr] == p && p.gateway != m.links[p.dev].mac {
+			m.ask[addr] = p.dev
+		}
 		return
 	}
 	if before, known := m.endpoints[addr]; known && m.neighs[addr][before.dev].failed {
-		m.failed[addr] = before.dev
+		m.ask[addr] = before.dev
 	}
 	m.drop(addr)
 }
@@ -171,7 +177,18 @@ func (m *machine) resolve(addr netip.Addr) (place, bool) {
 			p.port = before.port
 		}
 	}
+	if p.gateway = before.gateway; before.dev != dev || m.told(addr, dev) {
+		p.gateway = m.links[dev].mac
+	}
 	return p, m.serves(p) && !m.own(addr)
+}
+
+// told reports whether a container knows the MAC that the device has now. With another MAC the kernel forgets
+// the device's neighbours (neigh_changeaddr in net/core/neighbour.c); each that it has found since had the
+// new one from the kernel's request, or asked for it. The others send to the old one, and are served.
+func (m *machine) told(addr netip.Addr, dev int) bool {
+	n, ok := m.neighs[addr][dev]
+	return ok && !n.failed && n.age > m.changed[dev]
 }
 
 // device tells where the kernel sends packets to addr, and whether by a host
@@ -254,7 +271,7 @@ func (m *machine) found() State {
 	}
 	for addr, p := range m.endpoints {
 		s.Endpoints = append(s.Endpoints,
-			Endpoint{Addr: addr, Ifindex: p.port, MAC: p.mac, Gateway: m.links[p.dev].mac})
+			Endpoint{Addr: addr, Ifindex: p.port, MAC: p.mac, Gateway: p.gateway})
 	}
 	return s
 }

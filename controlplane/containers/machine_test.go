@@ -5,7 +5,9 @@ package containers
 import (
 	"encoding/binary"
 	"fmt"
+	"maps"
 	"net/netip"
+	"slices"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -29,6 +31,7 @@ var (
 	macB      = topology.MAC{0x02, 0, 0, 0, 0, 0xb}
 	macBridge = topology.MAC{0x02, 0, 0, 0, 0, 0x1}
 	macHost   = topology.MAC{0x02, 0, 0, 0, 0, 0x20} // host end of the routed veth
+	macLow    = topology.MAC{0x02}
 )
 
 func bridge(ifindex int, mac topology.MAC) link {
@@ -100,6 +103,8 @@ func routed() Endpoint {
 func TestEndpoints(t *testing.T) {
 	learnedA := []event{fdb(macA, 10), arp(1, ipA, macA)}
 	learnedRouted := []event{is(onLink(ipRouted, 20)), arp(20, ipRouted, macA)}
+	lowered, forgot := is(bridge(1, macLow)), arpAge(1, ipA, macA)
+	vethChanged := is(with(veth(20, 0), func(l *link) { l.mac = macLow }))
 
 	tests := map[string]struct {
 		before, events []event
@@ -197,10 +202,20 @@ func TestEndpoints(t *testing.T) {
 			events: []event{is(fdbEntry{2, macB, 21}), arp(2, ipA, macB)}, want: []Endpoint{{ipA, 21, macB, topology.MAC{0x02, 0, 0, 0, 0, 0x2}}}},
 
 		// The gateway.
-		"bridge's MAC changed": {before: learnedA, events: []event{is(bridge(1, macB)), arpAge(1, ipA, macA)},
-			want: []Endpoint{{ipA, 10, macA, macB}}},
-		"veth's MAC changed": {before: learnedRouted, events: []event{is(with(veth(20, 0), func(l *link) { l.mac = macB }))},
-			want: []Endpoint{{ipRouted, 20, macA, macB}}},
+		"bridge's MAC changed":                 {before: learnedA, events: []event{lowered}, want: []Endpoint{bridgedA()}},
+		"bridge's MAC changed, kernel forgot":  {before: learnedA, events: []event{lowered, forgot}, want: []Endpoint{bridgedA()}},
+		"bridge's MAC changed, told":           {before: learnedA, events: []event{lowered, forgot, arp(1, ipA, macA)}, want: []Endpoint{{ipA, 10, macA, macLow}}},
+		"kernel forgot, bridge's MAC, told":    {before: learnedA, events: []event{forgot, lowered, arp(1, ipA, macA)}, want: []Endpoint{{ipA, 10, macA, macLow}}},
+		"told, then aged":                      {before: learnedA, events: []event{lowered, forgot, arp(1, ipA, macA), forgot}, want: []Endpoint{{ipA, 10, macA, macLow}}},
+		"bridge's MAC changed, nobody answers": {before: learnedA, events: []event{lowered, forgot, arpFailed(1, ipA)}},
+		"bridge's MAC changed back":            {before: learnedA, events: []event{lowered, forgot, is(bridge(1, macBridge))}, want: []Endpoint{bridgedA()}},
+		"bridge's MAC changed, told, and back": {before: learnedA, events: []event{lowered, forgot, arp(1, ipA, macA), is(bridge(1, macBridge)), forgot}, want: []Endpoint{{ipA, 10, macA, macLow}}},
+		"found since the bridge's MAC changed": {events: append([]event{lowered}, learnedA...), want: []Endpoint{{ipA, 10, macA, macLow}}},
+		"moved since the bridge's MAC changed": {before: learnedA, events: []event{lowered, forgot, fdb(macB, 11), arp(1, ipA, macB)}, want: []Endpoint{{ipA, 11, macB, macLow}}},
+		"another bridge of the same number":    {before: learnedA, events: append([]event{gone(bridge(1, macBridge)), is(bridge(1, macLow)), addr(1, ipBridge)}, learnedA...), want: []Endpoint{{ipA, 10, macA, macLow}}},
+		"veth's MAC changed":                   {before: learnedRouted, events: []event{vethChanged}, want: []Endpoint{routed()}},
+		"veth's MAC changed, told": {before: learnedRouted, events: []event{vethChanged, arpAge(20, ipRouted, macA), arp(20, ipRouted, macA)},
+			want: []Endpoint{{ipRouted, 20, macA, macLow}}},
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
@@ -210,6 +225,39 @@ func TestEndpoints(t *testing.T) {
 			}
 			if diff := cmp.Diff(test.want, stateOf(m).Endpoints, compare...); diff != "" {
 				t.Errorf("endpoints (-want +got):\n%s", diff)
+			}
+		})
+	}
+}
+
+// The kernel is to ask for who has just ceased to answer, and for who is to be told its gateway's new MAC.
+func TestAsk(t *testing.T) {
+	lowered, forgot := is(bridge(1, macLow)), arpAge(1, ipA, macA)
+	tests := map[string]struct {
+		events []event
+		want   []netip.Addr
+	}{
+		"well":                 {},
+		"silent":               {events: []event{arpFailed(1, ipA)}, want: []netip.Addr{ipA}},
+		"aged":                 {events: []event{forgot, fdbAge(macA, 10)}},
+		"gateway changed":      {events: []event{lowered}, want: []netip.Addr{ipA, ipB}},
+		"kernel forgot":        {events: []event{lowered, forgot}, want: []netip.Addr{ipA, ipB}},
+		"gateway went":         {events: []event{gone(bridge(1, macBridge))}},
+		"another bridge's MAC": {events: []event{is(bridge(2, macLow))}},
+	}
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) {
+			m := newMachine(subnet, nil)
+			for _, e := range append(node(), fdb(macA, 10), arp(1, ipA, macA), fdb(macB, 11), arp(1, ipB, macB)) {
+				m.apply(e)
+			}
+			clear(m.ask)
+			for _, e := range test.events {
+				m.apply(e)
+			}
+			got := slices.SortedFunc(maps.Keys(m.ask), netip.Addr.Compare)
+			if diff := cmp.Diff(test.want, got, compare...); diff != "" {
+				t.Errorf("asked for (-want +got):\n%s", diff)
 			}
 		})
 	}
@@ -256,18 +304,21 @@ func TestLinkGoneLeavesNothing(t *testing.T) {
 	other, port := bridge(2, macB), veth(10, 1)
 	want.apply(is(other))
 	want.apply(is(port))
-	for _, e := range append(node(), fdb(macA, 10), arp(1, ipA, macA), is(onLink(ipA, 1)),
+	for _, e := range append(node(), fdb(macA, 10), arp(1, ipA, macA), is(onLink(ipA, 1)), is(bridge(1, macLow)),
 		gone(bridge(1, macBridge)), gone(veth(11, 1)), gone(veth(20, 0)), gone(link{ifindex: 12}), is(other)) {
 		got.apply(e)
 	}
 	if diff := cmp.Diff(want, got, mirrored...); diff != "" {
 		t.Errorf("tables (-want +got):\n%s", diff)
 	}
+	if diff := cmp.Diff([]int{2}, slices.Collect(maps.Keys(got.changed))); diff != "" {
+		t.Errorf("devices whose MACs changed (-want +got):\n%s", diff)
+	}
 }
 
 // mirrored compares tables by what the kernel says too.
 var mirrored = append([]cmp.Option{cmp.AllowUnexported(tables{}, link{}, localAddr{}, hostRoute{}, neigh{}, fdbKey{}),
-	cmpopts.IgnoreFields(tables{}, "subnet", "learned", "doubt"), cmpopts.IgnoreFields(neigh{}, "age")}, compare...)
+	cmpopts.IgnoreFields(tables{}, "subnet", "learned", "changed", "doubt"), cmpopts.IgnoreFields(neigh{}, "age")}, compare...)
 
 func TestListingAgainKeepsWhatAged(t *testing.T) {
 	m := newMachine(subnet, nil)
@@ -330,7 +381,8 @@ func TestAdopt(t *testing.T) {
 		want   []Endpoint
 	}{
 		"kernel forgot":         {known: bridgedA(), want: []Endpoint{bridgedA()}},
-		"gateway is today's":    {known: Endpoint{ipA, 10, macA, macHost}, want: []Endpoint{bridgedA()}},
+		"gateway was another":   {known: Endpoint{ipA, 10, macA, macHost}, want: []Endpoint{{ipA, 10, macA, macHost}}},
+		"it has been told":      {events: []event{arp(1, ipA, macA)}, known: Endpoint{ipA, 10, macA, macHost}, want: []Endpoint{bridgedA()}},
 		"FDB forgot":            {events: []event{arp(1, ipA, macA)}, known: bridgedA(), want: []Endpoint{bridgedA()}},
 		"FDB says another port": {events: []event{fdb(macA, 11)}, known: bridgedA(), want: []Endpoint{{ipA, 11, macA, macBridge}}},
 		"ARP says another MAC":  {events: []event{arp(1, ipA, macB)}, known: bridgedA()},

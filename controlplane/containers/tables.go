@@ -18,8 +18,9 @@ import (
 type tables struct {
 	subnet  netip.Prefix
 	doubt   bool   // routes may be others than the kernel's
-	learned uint64 // counts what neighs learned, to tell the newest
+	learned uint64 // counts what neighs learned and which MACs changed, to tell the newest
 	links   map[int]link
+	changed map[int]uint64 // device -> when its MAC did
 	addrs   map[localAddr]bool
 	routes  map[netip.Addr][]hostRoute // in the kernel's order, first match first
 	neighs  map[netip.Addr]map[int]neigh
@@ -41,12 +42,13 @@ type fdbKey struct {
 
 func newTables(subnet netip.Prefix) *tables {
 	return &tables{
-		subnet: subnet,
-		links:  make(map[int]link),
-		addrs:  make(map[localAddr]bool),
-		routes: make(map[netip.Addr][]hostRoute),
-		neighs: make(map[netip.Addr]map[int]neigh),
-		fdb:    make(map[fdbKey]int),
+		subnet:  subnet,
+		links:   make(map[int]link),
+		changed: make(map[int]uint64),
+		addrs:   make(map[localAddr]bool),
+		routes:  make(map[netip.Addr][]hostRoute),
+		neighs:  make(map[netip.Addr]map[int]neigh),
+		fdb:     make(map[fdbKey]int),
 	}
 }
 
@@ -76,6 +78,10 @@ func (t *tables) applyLink(l link, gone bool) bool {
 	}
 	old, had := t.links[l.ifindex]
 	t.links[l.ifindex] = l
+	if had && old.mac != l.mac {
+		t.learned++
+		t.changed[l.ifindex] = t.learned
+	}
 	// The kernel flushes IPv4 routes of a device set down without telling, but for those of scope host
 	// (fib_disable_ip in net/ipv4/fib_frontend.c, fib_sync_down_dev in fib_semantics.c). IPv6's it
 	// tells of, unless net.ipv6.route.skip_notify_on_dev_down is set.
@@ -92,6 +98,7 @@ func (t *tables) applyLink(l link, gone bool) bool {
 // forgetLink drops all that cannot outlive the device.
 func (t *tables) forgetLink(ifindex int) {
 	delete(t.links, ifindex)
+	delete(t.changed, ifindex)
 	for a := range t.addrs {
 		if a.ifindex == ifindex {
 			delete(t.addrs, a)

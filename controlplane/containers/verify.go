@@ -7,8 +7,6 @@ import (
 	"time"
 
 	"github.com/vishvananda/netlink"
-
-	"github.com/bpfnet/bpfnet/controlplane/topology"
 )
 
 // verifyEvery is how often the kernel makes sure of a neighbour that it sends
@@ -17,10 +15,7 @@ const verifyEvery = 30 * time.Second
 
 // verify, when it is time, has the kernel ask the containers for their
 // addresses, as it would if it sent to them itself. Without that it would not
-// find out that an address has moved to a container that did not announce it;
-// nor would the containers learn of another MAC of their gateway, which the
-// kernel's requests tell them. (In IPv6 they tell that of its link-local address, so a
-// container with another gateway address waits until it misses it, as without us.)
+// find out that an address has moved to a container that did not announce it.
 func (w *watcher) verify() {
 	if time.Now().Before(w.verifyAt) {
 		return
@@ -28,29 +23,40 @@ func (w *watcher) verify() {
 	w.verifyAt = time.Now().Add(w.every)
 	for _, m := range w.machines {
 		for addr, p := range m.endpoints {
-			if m.neighs[addr][p.dev].fixed || !m.asks(p.dev) {
-				continue
-			}
-			if err := use(addr, p.dev); err != nil { // mostly a link that is just going
-				w.log.Debug("cannot have a container asked for its address", "address", addr, "error", err)
-			}
+			w.use(m, addr, p.dev)
 		}
 	}
 }
 
-// askAgain has the kernel ask once more for endpoints that have just ceased to
-// answer, and all of the link this time: what it asks from time to time goes to the MAC that it knows, and is
+// ask has the kernel ask at once for some addresses.
+//
+// Endpoints that have just ceased to answer, for what it asks from time to time goes to the MAC that it knows, and is
 // not answered by a container that proxies for one behind it in IPv6 (ip6_forward() in net/ipv6/ip6_output.c
 // sends it on, where it is no neighbour discovery any more, unless net.ipv6.conf.all.proxy_ndp is set), nor by
-// one whose address has moved. The next packet would have it asked for just so.
-func (w *watcher) askAgain() {
+// one whose address has moved. The next packet would have it asked for just so, of all the link.
+//
+// And containers whose gateway has another MAC, which the request tells them. (In IPv6 it tells that of its link-local
+// address, so a container with another gateway address waits until it misses it, as without us.)
+func (w *watcher) ask() {
 	for _, m := range w.machines {
-		for addr, dev := range m.failed {
-			if err := use(addr, dev); err != nil {
-				w.log.Debug("cannot have a container looked for by its address", "address", addr, "error", err)
-			}
+		for addr, dev := range m.ask {
+			w.use(m, addr, dev)
 		}
-		clear(m.failed)
+		clear(m.ask)
+	}
+}
+
+// use has the kernel treat a neighbour as if it had a packet for it (NTF_USE,
+// neigh_add in net/core/neighbour.c). A permanent one would cease to be one.
+func (w *watcher) use(m *machine, addr netip.Addr, ifindex int) {
+	if m.neighs[addr][ifindex].fixed || !m.asks(ifindex) {
+		return
+	}
+	err := netlink.NeighSet(&netlink.Neigh{
+		LinkIndex: ifindex, IP: addr.AsSlice(), Flags: netlink.NTF_USE, State: netlink.NUD_NONE,
+	})
+	if err != nil { // mostly a link that is just going
+		w.log.Debug("cannot have a container asked for its address", "address", addr, "error", err)
 	}
 }
 
@@ -61,26 +67,4 @@ func (m *machine) asks(ifindex int) bool {
 	return m.subnet.Addr().Is4() || m.hasAddr(func(a localAddr) bool {
 		return a.ifindex == ifindex && a.addr.IsLinkLocalUnicast()
 	})
-}
-
-// use has the kernel treat a neighbour as if it had a packet for it (NTF_USE,
-// neigh_add in net/core/neighbour.c). A permanent one would cease to be one.
-func use(addr netip.Addr, ifindex int) error {
-	return netlink.NeighSet(&netlink.Neigh{
-		LinkIndex: ifindex, IP: addr.AsSlice(), Flags: netlink.NTF_USE, State: netlink.NUD_NONE,
-	})
-}
-
-// moved reports whether a container that stayed has another gateway MAC.
-func moved(before, now []Endpoint) bool {
-	was := make(map[netip.Addr]topology.MAC, len(before))
-	for _, e := range before {
-		was[e.Addr] = e.Gateway
-	}
-	for _, e := range now {
-		if mac, stayed := was[e.Addr]; stayed && mac != e.Gateway {
-			return true
-		}
-	}
-	return false
 }

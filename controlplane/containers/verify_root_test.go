@@ -18,6 +18,8 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"github.com/bpfnet/bpfnet/controlplane/topology"
 )
 
 // follow is a watcher of the node's containers until the test ends; its states come by the channel.
@@ -131,24 +133,54 @@ func TestVerifyLeavesFixedNeighboursAlone(t *testing.T) {
 }
 
 // A port with a lower MAC gives the bridge that MAC. The containers hear of it
-// at once, though they are sent nothing but by the fast path.
+// at once, though they are sent nothing but by the fast path. Until they do they
+// send to the MAC that it had, and that is what is said of them.
 func TestVerifyTellsTheGatewaysNewMAC(t *testing.T) {
 	n, a, b := bridgedBy(t, nil)
 	states := follow(n, time.Hour)
 	awaitPlaces(t, states, "before",
 		[]string{fmt.Sprintf("172.245.0.2 at %d", n.index("vethA")), fmt.Sprintf("172.245.0.3 at %d", n.index("vethB"))})
-	low := net.HardwareAddr{2, 0, 0, 0, 0, 1}
-	n.addPort("low", low)
-	for _, c := range []*space{a, b} {
-		for deadline := time.Now().Add(patience); ; {
-			all, err := c.NeighList(c.index("eth0"), unix.AF_INET)
-			c.must(err)
-			if len(all) == 1 && all[0].HardwareAddr.String() == low.String() {
-				break
+	high, low := n.mac("br245"), topology.MAC{2, 0, 0, 0, 0, 1}
+	const deaf = "8" // to requests for any address, Documentation/networking/ip-sysctl
+	b.sysctl("ipv4/conf/eth0/arp_ignore", deaf)
+	n.addPort("low", low[:])
+	awaitGateways(t, states, "one is told", low, high)
+	awaitNeighbour(a, low)
+	b.sysctl("ipv4/conf/eth0/arp_ignore", "0")
+	awaitGateways(t, states, "both are told", low, low)
+	awaitNeighbour(b, low)
+}
+
+// awaitGateways waits until the endpoints have these gateways, in order; that they come to say so too soon fails.
+func awaitGateways(t *testing.T, states <-chan State, what string, want ...topology.MAC) {
+	t.Helper()
+	for deadline := time.After(patience); ; {
+		select {
+		case s := <-states:
+			var got []topology.MAC
+			for _, e := range s.Endpoints {
+				got = append(got, e.Gateway)
 			}
-			if time.Now().After(deadline) {
-				t.Fatalf("a container's neighbours are %v, want its gateway at %s", all, low)
+			if slices.Equal(got, want) {
+				return
 			}
+		case <-deadline:
+			t.Fatalf("%s: never were the gateways %s", what, want)
+		}
+	}
+}
+
+// awaitNeighbour waits until a container knows its gateway, and nobody else, by that MAC.
+func awaitNeighbour(c *space, want topology.MAC) {
+	c.t.Helper()
+	for deadline := time.Now().Add(patience); ; {
+		all, err := c.NeighList(c.index("eth0"), unix.AF_INET)
+		c.must(err)
+		if len(all) == 1 && all[0].HardwareAddr.String() == want.String() {
+			return
+		}
+		if time.Now().After(deadline) {
+			c.t.Fatalf("a container's neighbours are %v, want its gateway at %s", all, want)
 		}
 	}
 }

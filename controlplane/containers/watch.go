@@ -106,7 +106,7 @@ func (w *watcher) session(ctx context.Context) error {
 		if err := w.publish(); err != nil {
 			return err
 		}
-		w.askAgain()
+		w.ask()
 		w.verify()
 		if err := w.gather(socket); err != nil {
 			return err
@@ -210,9 +210,6 @@ func (w *watcher) publish() error {
 	s := stateOf(w.machines...)
 	if w.delivered != nil && w.delivered.equal(s) {
 		return nil
-	}
-	if w.delivered != nil && moved(w.delivered.Endpoints, s.Endpoints) {
-		w.verifyAt = time.Now()
 	}
 	w.delivered = &s
 	return w.deliver(s)

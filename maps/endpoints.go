@@ -55,7 +55,8 @@ func (e *Endpoints) Put(network uint32, addr netip.Addr, endpoint Endpoint) erro
 	}
 	n, have, err := e.slot(addr)
 	if err == nil && have.Addr == addr && have.Endpoint != endpoint {
-		err = e.index.delete(n)
+		// A packet that has seen the address takes the rest just now.
+		err = e.index.put(n, EndpointSlot{Endpoint: have.Endpoint})
 	}
 	if err != nil {
 		return err

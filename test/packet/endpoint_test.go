@@ -5,6 +5,8 @@
 package packet
 
 import (
+	"encoding/binary"
+	"net/netip"
 	"testing"
 
 	"github.com/cilium/ebpf"
@@ -89,5 +91,42 @@ func TestEndpointIndexOfBoth(t *testing.T) {
 			reason: bpf.DatapathReasonFORWARD_DELIVERED,
 			out:    etherType(c1MAC, bridgeMAC, tun.etherType(), tun.datagram(tun.remote(), tun.container(), 63, 0)),
 		}})
+	}
+}
+
+// TestEndpointChanged changes what is known of a container while it sends: each packet is its own, whenever it comes.
+func TestEndpointChanged(t *testing.T) {
+	m := daemonsMachine(t, daemonsState(topology.EncapVXLAN, 8472, node2), c1)
+	set, err := maps.NewSet(m.collection.Maps)
+	must(t, err)
+	known, err := set.Endpoints.All()
+	must(t, err)
+	key := maps.AddrKey{Addr: c1}
+	endpoint, ended := known[key], make(chan error)
+	go func() {
+		in := fromC1(datagram{src: c1, dst: netip.MustParseAddr("192.0.2.1")}) // for the kernel: may be run again
+		binary.NativeEndian.PutUint32(m.context[contextIfindex:], in.ifindex)
+		_, err := m.programs[bpf.DatapathProgramPROGRAM_FROM_CONTAINER].Run(&ebpf.RunOptions{
+			Data: in.frame, Context: m.context, Repeat: 5_000_000,
+		})
+		ended <- err
+	}()
+	for changes := byte(0); ; changes++ {
+		select {
+		case err := <-ended:
+			must(t, err)
+			moved, err := m.moved()
+			must(t, err)
+			for key, c := range moved {
+				reason := bpf.DatapathReason(key % reasonMax)
+				if reason != bpf.DatapathReasonPASS_NO_ROUTE && reason != bpf.DatapathReasonPASS_NOT_ROUTED {
+					t.Errorf("%d packets are %v", c.Packets, reason)
+				}
+			}
+			return
+		default:
+			endpoint.Gateway[5] = changes
+			must(t, set.Endpoints.Put(key.Network, key.Addr, endpoint))
+		}
 	}
 }

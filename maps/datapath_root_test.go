@@ -22,6 +22,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/bpfnet/bpfnet/bpf"
+	"github.com/bpfnet/bpfnet/test/nstest"
 )
 
 // dropper is the whole datapath, and a packet that from_container drops: its source is known at
@@ -52,26 +53,8 @@ func dropper(t *testing.T) (*Set, func(times int)) {
 	}
 }
 
-// onOneCPU keeps a test there: the programs count, and sample, for each CPU.
-func onOneCPU(t *testing.T) {
-	t.Helper()
-	runtime.LockOSThread()
-	var old, one unix.CPUSet
-	must(t, unix.SchedGetaffinity(0, &old))
-	for cpu := 0; one.Count() == 0; cpu++ {
-		if old.IsSet(cpu) {
-			one.Set(cpu)
-		}
-	}
-	must(t, unix.SchedSetaffinity(0, &one))
-	t.Cleanup(func() {
-		must(t, unix.SchedSetaffinity(0, &old))
-		runtime.UnlockOSThread()
-	})
-}
-
 func TestCountersAndEvents(t *testing.T) {
-	onOneCPU(t)
+	nstest.Pin(t, 0) // the programs count, and sample, for each CPU
 	set, drop := dropper(t)
 	if counts, err := set.Counters.Read(); err != nil || len(counts) != 0 {
 		t.Fatalf("counters of an idle datapath: %v, %v", counts, err)

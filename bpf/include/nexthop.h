@@ -41,13 +41,15 @@ static __always_inline const struct next_hop *next_hop_known(struct __sk_buff *s
 {
 	__u32 key = bpf_ntohl(addr) % NEXT_HOP_SLOTS, now = bpf_jiffies64(), age;
 	struct next_hop *hop = bpf_map_lookup_elem(&next_hops, &key);
+	int same;
 
 	if (!hop)
 		return NULL;
+	same = hop->addr == addr && hop->ifindex == ifindex;
 	age = now - hop->asked;
-	if (likely(age < NEXT_HOP_JIFFIES && hop->addr == addr && hop->ifindex == ifindex))
+	if (likely(same && age < NEXT_HOP_JIFFIES))
 		return hop->known ? hop : NULL;
-	if (age < 2 * NEXT_HOP_JIFFIES && hop->addr == addr && hop->ifindex == ifindex)
+	if (same && age < 2 * NEXT_HOP_JIFFIES)
 		next_hop_ask(skb, hop);
 	else
 		*hop = (struct next_hop){ .addr = addr,

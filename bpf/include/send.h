@@ -72,7 +72,7 @@ enum progress {
 };
 
 /* By the kernel's neighbours. */
-static __always_inline long to_neighbour_of(enum version outer, const struct destination *to)
+static __always_inline long by_kernel_neighbour(enum version outer, const struct destination *to)
 {
 	const struct host *host = to->host;
 	struct bpf_redir_neigh next_hop = {
@@ -107,7 +107,7 @@ static __always_inline long to_next_hop(struct walk *w, enum version outer,
 	if (outer == IPV4 && host->flags & HOST_ETHERNET)
 		hop = next_hop_known(w->skb, host->ifindex, host->next_hop.word[3] ?: to->node);
 	if (!hop)
-		return to_neighbour_of(outer, to);
+		return by_kernel_neighbour(outer, to);
 	c = cursor_start(w->skb, ETH_HLEN);
 	eth = take(&c, ETH_HLEN);
 	if (!eth)

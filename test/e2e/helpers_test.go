@@ -129,6 +129,9 @@ func logDaemons(t *testing.T, l *lab.Lab) {
 		if log, err := os.ReadFile(h.LogFile()); err == nil {
 			t.Logf("daemon of %s:\n%s", h.Name, log)
 		}
+		if counted, err := h.NS.Run(context.Background(), bpfnetBinary, "--run-dir", h.Dir, "maps", "dump", "counters"); err == nil {
+			t.Logf("programs of %s:\n%s", h.Name, counted)
+		}
 	}
 }
 

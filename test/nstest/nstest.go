@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package nstest gives a test a network namespace of its own. Nothing of it
+// Package nstest gives a test a network namespace, or a CPU, of its own. Nothing of it
 // outlives the test, killed or not: the namespace has no name and no mount.
 package nstest
 
@@ -17,6 +17,8 @@ import (
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
+
+	"github.com/bpfnet/bpfnet/test/bench/traffic"
 )
 
 // Enter moves the calling test into a new network namespace with lo up, and
@@ -125,4 +127,20 @@ func Link(t testing.TB, name string) netlink.Link {
 		t.Fatalf("get link %s: %v", name, err)
 	}
 	return l
+}
+
+// Pin keeps the calling goroutine to its end on one of the cores that it may run on, by their
+// order and round again, and returns that CPU's number.
+func Pin(t testing.TB, nth int) (cpu int) {
+	t.Helper()
+	cores, err := traffic.Cores()
+	if err != nil {
+		t.Error(err)
+		return 0
+	}
+	cpu = cores[nth%len(cores)]
+	if err := traffic.Pin(cpu); err != nil {
+		t.Error(err)
+	}
+	return cpu
 }

@@ -9,7 +9,6 @@ import (
 	"net"
 	"net/netip"
 	"os"
-	"runtime"
 	"slices"
 	"testing"
 	"time"
@@ -19,6 +18,7 @@ import (
 
 	"github.com/bpfnet/bpfnet/bpf"
 	"github.com/bpfnet/bpfnet/controlplane/topology"
+	"github.com/bpfnet/bpfnet/test/nstest"
 )
 
 // TestNextHop has the kernel's neighbours and routes change, and packets to a peer run: by the MACs in their Ethernet
@@ -44,7 +44,7 @@ func TestNextHop(t *testing.T) {
 				s.Peers[i].Path.Ethernet = true
 			}
 			router := netip.MustParseAddr("192.168.32.1")
-			h := &hop{t, daemonsMachine(t, s, c1), peer.node, onOneCPU(t), nil}
+			h := &hop{t, daemonsMachine(t, s, c1), peer.node, nstest.Pin(t, 0), nil}
 			h.unsent("nothing known")
 			h.resolve(peer.node, one)
 			h.sentTo("a neighbour", one)
@@ -221,22 +221,4 @@ func connectUplink(t *testing.T) {
 		must(t, netlink.LinkSetDown(link))
 		must(t, netlink.LinkSetDown(peer))
 	})
-}
-
-// onOneCPU keeps a test on one, which it returns: what programs know of next hops they know there alone.
-func onOneCPU(t *testing.T) (cpu int) {
-	t.Helper()
-	runtime.LockOSThread()
-	var old, one unix.CPUSet
-	must(t, unix.SchedGetaffinity(0, &old))
-	for !old.IsSet(cpu) {
-		cpu++
-	}
-	one.Set(cpu)
-	must(t, unix.SchedSetaffinity(0, &one))
-	t.Cleanup(func() {
-		must(t, unix.SchedSetaffinity(0, &old))
-		runtime.UnlockOSThread()
-	})
-	return cpu
 }

@@ -14,10 +14,10 @@ import (
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/asm"
 	"golang.org/x/sync/errgroup"
-	"golang.org/x/sys/unix"
 
 	"github.com/bpfnet/bpfnet/controlplane/topology"
 	"github.com/bpfnet/bpfnet/maps"
+	"github.com/bpfnet/bpfnet/test/nstest"
 )
 
 // TestResting: the entry of a node that has gone stays until a sweep. A node that comes back until then has it
@@ -116,29 +116,6 @@ func slowReader(t *testing.T, r *rig, node netip.Addr) *ebpf.Program {
 	return prog
 }
 
-// pin has the calling goroutine run on one CPU of two until it ends: the kernel lets nobody else run
-// where a program does.
-func pin(t *testing.T, cpu int) {
-	runtime.LockOSThread() // the thread ends with the goroutine
-	var allowed, set unix.CPUSet
-	if err := unix.SchedGetaffinity(0, &allowed); err != nil {
-		t.Errorf("read CPUs: %v", err)
-		return
-	}
-	n := cpu % allowed.Count()
-	for i := 0; set.Count() == 0; i++ {
-		if allowed.IsSet(i) {
-			if n == 0 {
-				set.Set(i)
-			}
-			n--
-		}
-	}
-	if err := unix.SchedSetaffinity(0, &set); err != nil {
-		t.Errorf("run on CPU %d: %v", cpu, err)
-	}
-}
-
 // TestReaderKeepsItsHost: a program that has found an entry has it to its end, whether the place
 // is cleared by a sweep or for a node that finds no other.
 func TestReaderKeepsItsHost(t *testing.T) {
@@ -155,9 +132,9 @@ func TestReaderKeepsItsHost(t *testing.T) {
 			defer stop()
 			g, ctx := errgroup.WithContext(ctx)
 			var found [foundChanged + 1]atomic.Int32
-			pin(t, 1)
+			nstest.Pin(t, 1) // the kernel lets nobody else run where a program does
 			g.Go(func() error {
-				pin(t, 0)
+				nstest.Pin(t, 0)
 				for ctx.Err() == nil {
 					got, err := prog.Run(&ebpf.RunOptions{Data: make([]byte, 64)})
 					if err != nil {

@@ -48,9 +48,9 @@ func siblingsOf(cpu int) string {
 	return strings.TrimSpace(string(b))
 }
 
-// pin keeps the calling goroutine on one thread, and that on one CPU. The
+// Pin keeps the calling goroutine on one thread, and that on one CPU. The
 // thread ends with the goroutine.
-func pin(cpu int) error {
+func Pin(cpu int) error {
 	runtime.LockOSThread()
 	var set unix.CPUSet
 	set.Set(cpu)

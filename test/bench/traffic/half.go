@@ -102,7 +102,7 @@ func (h *half) start(run func(*flow) error, cpu int) {
 	runtime.GOMAXPROCS(len(h.flows) + runtime.NumCPU() + 2)
 	for _, f := range h.flows {
 		h.wg.Go(func() {
-			err := pin(cpu)
+			err := Pin(cpu)
 			if err == nil {
 				err = run(f)
 			}

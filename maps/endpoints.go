@@ -28,9 +28,9 @@ type EndpointSlot struct {
 // Endpoints holds the containers of this node: all of them in a hash, and in
 // front of it an array in which those of the programs' network have a slot
 // each, by the low bits of the address. What finds another's address in its
-// slot is looked for in the hash. The array is emptied before the hash is
-// changed and filled after, so wherever a writer is killed it says what the hash
-// says, or nothing.
+// slot is looked for in the hash. A slot loses its address before the hash is
+// changed and gets it after, so wherever a writer is killed the array says what the
+// hash says, or nothing.
 type Endpoints struct {
 	Table[AddrKey, Endpoint, bpf.DatapathIpKey, bpf.DatapathEndpoint]
 	index   Table[uint32, EndpointSlot, uint32, bpf.DatapathEndpointSlot]

@@ -26,14 +26,15 @@ build: ## build bin/bpfnet, one static binary (needs no clang)
 demo: nettools build ## two hosts, containers on each, VXLAN and IPIP: watch them talk (root or sudo)
 	$(if $(filter 0,$(shell id -u)),,sudo -E) bin/bpfnet demo
 
-# One package at a time: the tests that watch live traffic need the machine's cores for themselves. Of those that
-# may run beside each other most wait most of the time: three to the usual machine's two cores.
+# One package at a time: the tests that watch live traffic need the machine's cores for themselves. Those of a package
+# that may run beside each other wait most of the time: three at once, or one for each CPU where there are more.
+PARALLEL ?= $(shell cpus=$$(nproc); echo $$((cpus > 3 ? cpus : 3)))
 .PHONY: test
 test: nettools peers clang ## run all tests, with the race detector, root tests included (root or sudo)
 	@.ci/sandbox true
 	@echo "building the tests (takes minutes the first time)"
 	go build -race -tags root ./...
-	go test -race -tags root -p 1 -parallel 3 -count 1 -timeout 15m -exec '$(CURDIR)/.ci/sandbox' $(PKG)
+	go test -race -tags root -p 1 -parallel $(PARALLEL) -count 1 -timeout 15m -exec '$(CURDIR)/.ci/sandbox' $(PKG)
 
 .PHONY: peers
 peers: $(PEERS) ## build flanneld and the CNI plugins that test/interop runs beside bpfnet

@@ -55,8 +55,7 @@ func (e *Endpoints) Put(network uint32, addr netip.Addr, endpoint Endpoint) erro
 	}
 	n, have, err := e.slot(addr)
 	if err == nil && have.Addr == addr && have.Endpoint != endpoint {
-		// A packet that has seen the address takes the rest just now.
-		err = e.index.put(n, EndpointSlot{Endpoint: have.Endpoint})
+		err = e.hide(n, have)
 	}
 	if err != nil {
 		return err
@@ -65,6 +64,11 @@ func (e *Endpoints) Put(network uint32, addr netip.Addr, endpoint Endpoint) erro
 		return err
 	}
 	return e.fill(EndpointSlot{addr, endpoint})
+}
+
+// hide takes the address out of a slot alone: a packet that has just found it may be about to read the rest.
+func (e *Endpoints) hide(n uint32, slot EndpointSlot) error {
+	return e.index.put(n, EndpointSlot{Endpoint: slot.Endpoint})
 }
 
 // fill writes a slot, if no other address has it.
@@ -82,16 +86,24 @@ func (e *Endpoints) fill(to EndpointSlot) error {
 
 // Delete forgets an address. One that is not there is no error.
 func (e *Endpoints) Delete(network uint32, addr netip.Addr) error {
-	if network == e.network && addr.IsValid() {
-		n, have, err := e.slot(addr)
-		if err == nil && have.Addr == addr {
-			err = e.index.delete(n)
-		}
-		if err != nil {
-			return err
-		}
+	key := AddrKey{network, addr}
+	if network != e.network || !addr.IsValid() {
+		return e.delete(key)
 	}
-	return e.delete(AddrKey{network, addr})
+	n, have, err := e.slot(addr)
+	if err != nil {
+		return err
+	}
+	if have.Addr != addr {
+		return e.delete(key)
+	}
+	if err := e.hide(n, have); err != nil {
+		return err
+	}
+	if err := e.delete(key); err != nil {
+		return err
+	}
+	return e.index.delete(n)
 }
 
 // Reindex makes the index say what the hash does: of two writes that belong

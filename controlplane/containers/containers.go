@@ -35,7 +35,7 @@ type Endpoint struct {
 	Addr    netip.Addr
 	Ifindex int          // host end of the container's link
 	MAC     topology.MAC // the container's own
-	Gateway topology.MAC // what it sends to: the bridge's MAC as it has been told, or that of a routed veth's host end
+	Gateway topology.MAC // what it sends to: the MAC of the bridge, or of a routed veth's host end, as the container knows it
 }
 
 // Link is the host end of a container's veth pair.

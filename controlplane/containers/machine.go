@@ -22,6 +22,7 @@ type machine struct {
 	endpoints map[netip.Addr]place // outlive the entries they were learned from
 	behind    map[int]int          // port -> how many of them
 	ask       map[netip.Addr]int   // addresses that the kernel is to ask for, and on which device
+	spared    map[netip.Addr]int   // how often endpoints were not asked for: see spare
 }
 
 // place is where an address was found.
@@ -36,7 +37,7 @@ func newMachine(subnet netip.Prefix, ignore []string) *machine {
 	subnet = subnet.Masked()
 	return &machine{
 		tables: newTables(subnet), ignore: ignore,
-		endpoints: make(map[netip.Addr]place), behind: make(map[int]int), ask: make(map[netip.Addr]int),
+		endpoints: make(map[netip.Addr]place), behind: make(map[int]int), ask: make(map[netip.Addr]int), spared: make(map[netip.Addr]int),
 	}
 }
 
@@ -76,6 +77,7 @@ func (m *machine) adopt(known []Endpoint) {
 
 // apply takes over one change and settles the addresses it concerns.
 func (m *machine) apply(e event) {
+	readdressed := m.readdressed(e)
 	if !m.tables.apply(e) {
 		return
 	}
@@ -89,6 +91,19 @@ func (m *machine) apply(e event) {
 	default:
 		m.settleAll()
 	}
+	if readdressed != 0 {
+		m.askAll(readdressed)
+	}
+}
+
+// askAll has the containers told that a device has another MAC; also one that it had before, for they may have been told
+// of that in between.
+func (m *machine) askAll(dev int) {
+	for addr, p := range m.endpoints {
+		if p.dev == dev && m.hears(p) {
+			m.ask[addr] = dev
+		}
+	}
 }
 
 // settle decides where an address is. One that has just ceased to answer is asked for again, and one is asked for
@@ -96,7 +111,7 @@ func (m *machine) apply(e event) {
 func (m *machine) settle(addr netip.Addr) {
 	if p, ok := m.resolve(addr); ok {
 		m.put(addr, p)
-		if m.endpoints[addr] == p && p.gateway != m.links[p.dev].mac {
+		if m.endpoints[addr] == p && m.untold(p) && m.hears(p) {
 			m.ask[addr] = p.dev
 		}
 		return
@@ -124,6 +139,7 @@ func (m *machine) put(addr netip.Addr, p place) {
 func (m *machine) drop(addr netip.Addr) {
 	m.leave(m.endpoints[addr].port)
 	delete(m.endpoints, addr)
+	delete(m.spared, addr)
 }
 
 // leave counts one address less behind a link; 0 is none.
@@ -184,11 +200,34 @@ func (m *machine) resolve(addr netip.Addr) (place, bool) {
 }
 
 // told reports whether a container knows the MAC that the device has now. With another MAC the kernel forgets
-// the device's neighbours (neigh_changeaddr in net/core/neighbour.c); each that it has found since had the
-// new one from the kernel's request, or asked for it. The others send to the old one, and are served.
+// the device's neighbours; each that it has found since had the new one from the kernel's request (see hears), or
+// has asked for it. Those set by hand count too. The others send to the old one, and are served.
 func (m *machine) told(addr netip.Addr, dev int) bool {
 	n, ok := m.neighs[addr][dev]
-	return ok && !n.failed && n.age > m.changed[dev]
+	return ok && !n.failed
+}
+
+// untold reports whether an endpoint sends to a MAC that its gateway has no more.
+func (m *machine) untold(p place) bool { return p.gateway != m.links[p.dev].mac }
+
+// hears reports whether the kernel's request for an endpoint tells it its gateway's MAC. In IPv6 it tells that of a
+// link-local address (ndisc_solicit in net/ipv6/ndisc.c), and on a routed veth that of an address of the node; a container has its gateway by
+// another, mostly.
+func (m *machine) hears(p place) bool { return m.subnet.Addr().Is4() && p.dev != p.port }
+
+// sparings is how often an endpoint is spared: longer than a container takes to miss its gateway and ask for it itself
+// (45 s REACHABLE_TIME at most, 5 s DELAY_FIRST_PROBE_TIME, three probes of a second: RFC 4861, 10).
+const sparings = 2
+
+// spare reports whether an endpoint is not to be asked for now: its answer would be taken for knowing
+// its gateway's new MAC.
+func (m *machine) spare(addr netip.Addr, p place) bool {
+	if !m.untold(p) || m.hears(p) {
+		delete(m.spared, addr)
+		return false
+	}
+	m.spared[addr]++
+	return m.spared[addr] <= sparings
 }
 
 // device tells where the kernel sends packets to addr, and whether by a host

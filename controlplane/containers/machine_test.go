@@ -206,6 +206,7 @@ func TestEndpoints(t *testing.T) {
 		"bridge's MAC changed, kernel forgot":  {before: learnedA, events: []event{lowered, forgot}, want: []Endpoint{bridgedA()}},
 		"bridge's MAC changed, told":           {before: learnedA, events: []event{lowered, forgot, arp(1, ipA, macA)}, want: []Endpoint{{ipA, 10, macA, macLow}}},
 		"kernel forgot, bridge's MAC, told":    {before: learnedA, events: []event{forgot, lowered, arp(1, ipA, macA)}, want: []Endpoint{{ipA, 10, macA, macLow}}},
+		"told before the kernel's notice":      {before: learnedA, events: []event{lowered, arp(1, ipA, macA)}, want: []Endpoint{{ipA, 10, macA, macLow}}},
 		"told, then aged":                      {before: learnedA, events: []event{lowered, forgot, arp(1, ipA, macA), forgot}, want: []Endpoint{{ipA, 10, macA, macLow}}},
 		"bridge's MAC changed, nobody answers": {before: learnedA, events: []event{lowered, forgot, arpFailed(1, ipA)}},
 		"bridge's MAC changed back":            {before: learnedA, events: []event{lowered, forgot, is(bridge(1, macBridge))}, want: []Endpoint{bridgedA()}},
@@ -241,18 +242,22 @@ func TestAsk(t *testing.T) {
 		"silent":               {events: []event{arpFailed(1, ipA)}, want: []netip.Addr{ipA}},
 		"aged":                 {events: []event{forgot, fdbAge(macA, 10)}},
 		"gateway changed":      {events: []event{lowered}, want: []netip.Addr{ipA, ipB}},
-		"kernel forgot":        {events: []event{lowered, forgot}, want: []netip.Addr{ipA, ipB}},
+		"changed back":         {events: []event{lowered, is(bridge(1, macBridge))}, want: []netip.Addr{ipA, ipB}},
 		"gateway went":         {events: []event{gone(bridge(1, macBridge))}},
 		"another bridge's MAC": {events: []event{is(bridge(2, macLow))}},
+		"told":                 {events: []event{lowered, arp(1, ipA, macA)}},
+		"told, and renamed":    {events: []event{lowered, arp(1, ipA, macA), arp(1, ipB, macB), is(with(bridge(1, macLow), func(l *link) { l.name = "br0" }))}},
+		"another is told":      {events: []event{lowered, arp(1, ipA, macA), is(with(bridge(1, macLow), func(l *link) { l.name = "br0" }))}, want: []netip.Addr{ipB}},
+		"routed":               {events: []event{is(with(veth(20, 0), func(l *link) { l.mac = macLow }))}},
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
 			m := newMachine(subnet, nil)
-			for _, e := range append(node(), fdb(macA, 10), arp(1, ipA, macA), fdb(macB, 11), arp(1, ipB, macB)) {
+			for _, e := range append(node(), fdb(macA, 10), arp(1, ipA, macA), fdb(macB, 11), arp(1, ipB, macB), is(onLink(ipRouted, 20)), arp(20, ipRouted, macA)) {
 				m.apply(e)
 			}
-			clear(m.ask)
 			for _, e := range test.events {
+				clear(m.ask) // done
 				m.apply(e)
 			}
 			got := slices.SortedFunc(maps.Keys(m.ask), netip.Addr.Compare)
@@ -260,6 +265,40 @@ func TestAsk(t *testing.T) {
 				t.Errorf("asked for (-want +got):\n%s", diff)
 			}
 		})
+	}
+}
+
+// What a container is not told by being asked it is not asked, for as long as it may take to ask by itself.
+func TestSpare(t *testing.T) {
+	m := newMachine(subnet, nil)
+	for _, e := range append(node(), fdb(macA, 10), arp(1, ipA, macA), is(onLink(ipRouted, 20)), arp(20, ipRouted, macA)) {
+		m.apply(e)
+	}
+	spared := func(want map[netip.Addr]bool) {
+		t.Helper()
+		for addr, want := range want {
+			if got := m.spare(addr, m.endpoints[addr]); got != want {
+				t.Errorf("%s spared: %t, want %t", addr, got, want)
+			}
+		}
+	}
+	spared(map[netip.Addr]bool{ipA: false, ipRouted: false})
+	change := func(mac topology.MAC) {
+		m.apply(is(with(veth(20, 0), func(l *link) { l.mac = mac })))
+		m.apply(is(bridge(1, mac)))
+	}
+	change(macLow)
+	for range sparings {
+		spared(map[netip.Addr]bool{ipA: false, ipRouted: true})
+	}
+	spared(map[netip.Addr]bool{ipRouted: false})
+	m.apply(arp(20, ipRouted, macA))
+	spared(map[netip.Addr]bool{ipRouted: false})
+	change(topology.MAC{0x06})
+	spared(map[netip.Addr]bool{ipRouted: true})
+	m.apply(gone(veth(20, 0)))
+	if len(m.spared) > 0 {
+		t.Errorf("left: %v", m.spared)
 	}
 }
 
@@ -304,21 +343,18 @@ func TestLinkGoneLeavesNothing(t *testing.T) {
 	other, port := bridge(2, macB), veth(10, 1)
 	want.apply(is(other))
 	want.apply(is(port))
-	for _, e := range append(node(), fdb(macA, 10), arp(1, ipA, macA), is(onLink(ipA, 1)), is(bridge(1, macLow)),
+	for _, e := range append(node(), fdb(macA, 10), arp(1, ipA, macA), is(onLink(ipA, 1)),
 		gone(bridge(1, macBridge)), gone(veth(11, 1)), gone(veth(20, 0)), gone(link{ifindex: 12}), is(other)) {
 		got.apply(e)
 	}
 	if diff := cmp.Diff(want, got, mirrored...); diff != "" {
 		t.Errorf("tables (-want +got):\n%s", diff)
 	}
-	if diff := cmp.Diff([]int{2}, slices.Collect(maps.Keys(got.changed))); diff != "" {
-		t.Errorf("devices whose MACs changed (-want +got):\n%s", diff)
-	}
 }
 
 // mirrored compares tables by what the kernel says too.
 var mirrored = append([]cmp.Option{cmp.AllowUnexported(tables{}, link{}, localAddr{}, hostRoute{}, neigh{}, fdbKey{}),
-	cmpopts.IgnoreFields(tables{}, "subnet", "learned", "changed", "doubt"), cmpopts.IgnoreFields(neigh{}, "age")}, compare...)
+	cmpopts.IgnoreFields(tables{}, "subnet", "learned", "doubt"), cmpopts.IgnoreFields(neigh{}, "age")}, compare...)
 
 func TestListingAgainKeepsWhatAged(t *testing.T) {
 	m := newMachine(subnet, nil)

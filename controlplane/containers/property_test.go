@@ -78,8 +78,8 @@ func FuzzMachine(f *testing.F) {
 				break
 			}
 			e, aging := fuzzEvent([4]byte(b))
+			aged = aged || aging || m.readdressed(e) != 0
 			m.apply(e)
-			aged = aged || aging
 			checkSound(t, m)
 			checkTables(t, m, aged)
 		}

@@ -18,9 +18,8 @@ import (
 type tables struct {
 	subnet  netip.Prefix
 	doubt   bool   // routes may be others than the kernel's
-	learned uint64 // counts what neighs learned and which MACs changed, to tell the newest
+	learned uint64 // counts what neighs learned, to tell the newest
 	links   map[int]link
-	changed map[int]uint64 // device -> when its MAC did
 	addrs   map[localAddr]bool
 	routes  map[netip.Addr][]hostRoute // in the kernel's order, first match first
 	neighs  map[netip.Addr]map[int]neigh
@@ -42,13 +41,12 @@ type fdbKey struct {
 
 func newTables(subnet netip.Prefix) *tables {
 	return &tables{
-		subnet:  subnet,
-		links:   make(map[int]link),
-		changed: make(map[int]uint64),
-		addrs:   make(map[localAddr]bool),
-		routes:  make(map[netip.Addr][]hostRoute),
-		neighs:  make(map[netip.Addr]map[int]neigh),
-		fdb:     make(map[fdbKey]int),
+		subnet: subnet,
+		links:  make(map[int]link),
+		addrs:  make(map[localAddr]bool),
+		routes: make(map[netip.Addr][]hostRoute),
+		neighs: make(map[netip.Addr]map[int]neigh),
+		fdb:    make(map[fdbKey]int),
 	}
 }
 
@@ -71,6 +69,16 @@ func (t *tables) apply(e event) bool {
 	return false
 }
 
+// readdressed is the device that an event gives another MAC; 0: none.
+func (t *tables) readdressed(e event) (dev int) {
+	l, ok := e.record.(link)
+	before, had := t.links[l.ifindex]
+	if !ok || e.gone || !had || before.mac == l.mac {
+		return 0
+	}
+	return l.ifindex
+}
+
 func (t *tables) applyLink(l link, gone bool) bool {
 	if gone {
 		t.forgetLink(l.ifindex)
@@ -78,9 +86,10 @@ func (t *tables) applyLink(l link, gone bool) bool {
 	}
 	old, had := t.links[l.ifindex]
 	t.links[l.ifindex] = l
+	// With a device's MAC go its neighbours, which the kernel tells only after (neigh_changeaddr in net/core/neighbour.c):
+	// one that was found in between would be taken for one of those.
 	if had && old.mac != l.mac {
-		t.learned++
-		t.changed[l.ifindex] = t.learned
+		t.dropNeighs(l.ifindex)
 	}
 	// The kernel flushes IPv4 routes of a device set down without telling, but for those of scope host
 	// (fib_disable_ip in net/ipv4/fib_frontend.c, fib_sync_down_dev in fib_semantics.c). IPv6's it
@@ -98,16 +107,13 @@ func (t *tables) applyLink(l link, gone bool) bool {
 // forgetLink drops all that cannot outlive the device.
 func (t *tables) forgetLink(ifindex int) {
 	delete(t.links, ifindex)
-	delete(t.changed, ifindex)
 	for a := range t.addrs {
 		if a.ifindex == ifindex {
 			delete(t.addrs, a)
 		}
 	}
 	t.flush(ifindex, all)
-	for addr := range t.neighs {
-		t.dropNeigh(addr, ifindex)
-	}
+	t.dropNeighs(ifindex)
 	for key, port := range t.fdb {
 		if key.bridge == ifindex || port == ifindex {
 			delete(t.fdb, key)
@@ -234,6 +240,12 @@ func (t *tables) applyNeighbour(n neighbour, gone bool) bool {
 	t.learned++
 	t.neighs[n.addr][n.ifindex] = neigh{mac: n.mac, failed: failed, fixed: fixed, age: t.learned}
 	return true
+}
+
+func (t *tables) dropNeighs(ifindex int) {
+	for addr := range t.neighs {
+		t.dropNeigh(addr, ifindex)
+	}
 }
 
 func (t *tables) dropNeigh(addr netip.Addr, ifindex int) {

@@ -23,20 +23,21 @@ func (w *watcher) verify() {
 	w.verifyAt = time.Now().Add(w.every)
 	for _, m := range w.machines {
 		for addr, p := range m.endpoints {
-			w.use(m, addr, p.dev)
+			if !m.spare(addr, p) {
+				w.use(m, addr, p.dev)
+			}
 		}
 	}
 }
 
 // ask has the kernel ask at once for some addresses.
 //
-// Endpoints that have just ceased to answer, for what it asks from time to time goes to the MAC that it knows, and is
+// They are endpoints that have just ceased to answer, for what it asks from time to time goes to the MAC that it knows, and is
 // not answered by a container that proxies for one behind it in IPv6 (ip6_forward() in net/ipv6/ip6_output.c
 // sends it on, where it is no neighbour discovery any more, unless net.ipv6.conf.all.proxy_ndp is set), nor by
 // one whose address has moved. The next packet would have it asked for just so, of all the link.
 //
-// And containers whose gateway has another MAC, which the request tells them. (In IPv6 it tells that of its link-local
-// address, so a container with another gateway address waits until it misses it, as without us.)
+// And they are containers whose gateway has another MAC, which the request tells them.
 func (w *watcher) ask() {
 	for _, m := range w.machines {
 		for addr, dev := range m.ask {

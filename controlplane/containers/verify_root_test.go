@@ -151,7 +151,8 @@ func TestVerifyTellsTheGatewaysNewMAC(t *testing.T) {
 	awaitNeighbour(b, low)
 }
 
-// awaitGateways waits until the endpoints have these gateways, in order; that they come to say so too soon fails.
+// awaitGateways waits until the endpoints have these gateways, in order. States that say too soon that all are told
+// leave out what it waits for, and it fails.
 func awaitGateways(t *testing.T, states <-chan State, what string, want ...topology.MAC) {
 	t.Helper()
 	for deadline := time.After(patience); ; {

@@ -81,9 +81,16 @@ func (f *flow) intact() {
 	f.complete(r)
 }
 
+// unordered ends the flow. Every request has to have been answered, once, over the overlay.
+func (f *flow) unordered() {
+	f.t.Helper()
+	r := f.lossless()
+	equal(f.t, f.name+": TTLs", []int{f.ttl}, r.TTLs())
+}
+
 // lossless ends the flow. Every request has to have been answered, once; not in
 // order, for one way may be faster than the other.
-func (f *flow) lossless() {
+func (f *flow) lossless() lab.PingResult {
 	f.t.Helper()
 	r, err := f.end()
 	if err != nil {
@@ -91,6 +98,7 @@ func (f *flow) lossless() {
 	}
 	r.Reordered = 0
 	f.complete(r)
+	return r
 }
 
 // complete fails the test unless every request was answered, once. It says what else there is that may have lost some.

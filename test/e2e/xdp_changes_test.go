@@ -57,8 +57,8 @@ func TestXDPSwitch(t *testing.T) {
 				if test.same && (after.wireLink() == 0 || after.wireLink() != before.wireLink()) {
 					t.Errorf("link of from_wire was %d, is %d", before.wireLink(), after.wireLink())
 				}
-				there.lossless()
-				back.lossless()
+				there.unordered()
+				back.unordered()
 			})
 		}
 	})

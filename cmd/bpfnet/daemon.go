@@ -86,12 +86,12 @@ func newDaemonCommand() *cobra.Command {
 	return cmd
 }
 
-// spareMemory has garbage collected when there is half as much as there is in
+// spareMemory has garbage collected when there is two fifths of what there is in
 // use, not as much, unless the environment says otherwise: a daemon that is on every
 // node should rather take CPU time at a change of the cluster than memory all the time.
 func spareMemory() {
 	if os.Getenv("GOGC") == "" {
-		debug.SetGCPercent(50)
+		debug.SetGCPercent(40)
 	}
 }
 

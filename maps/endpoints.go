@@ -66,7 +66,8 @@ func (e *Endpoints) Put(network uint32, addr netip.Addr, endpoint Endpoint) erro
 	return e.fill(EndpointSlot{addr, endpoint})
 }
 
-// hide takes the address out of a slot alone: a packet that has just found it may be about to read the rest.
+// hide writes a slot without its address. Where that goes, a packet that has just found it may still be about to read the
+// rest; where it is yet to come, a packet takes the rest as soon as it sees it.
 func (e *Endpoints) hide(n uint32, slot EndpointSlot) error {
 	return e.index.put(n, EndpointSlot{Endpoint: slot.Endpoint})
 }
@@ -77,8 +78,7 @@ func (e *Endpoints) fill(to EndpointSlot) error {
 	if err != nil || have == to || have.Addr.IsValid() && have.Addr != to.Addr {
 		return err
 	}
-	// A packet takes the rest for what it should be as soon as it sees the address.
-	if err := e.index.put(n, EndpointSlot{Endpoint: to.Endpoint}); err != nil {
+	if err := e.hide(n, to); err != nil {
 		return err
 	}
 	return e.index.put(n, to)

@@ -52,6 +52,11 @@ func newTables(subnet netip.Prefix) *tables {
 
 // apply takes over one change and reports whether it was one.
 func (t *tables) apply(e event) bool {
+	// With a device's MAC go its neighbours, which the kernel tells only after (neigh_changeaddr in net/core/neighbour.c):
+	// one that was found in between would be taken for one of those.
+	if dev := t.readdressed(e); dev != 0 {
+		t.dropNeighs(dev)
+	}
 	switch r := e.record.(type) {
 	case link:
 		return t.applyLink(r, e.gone)
@@ -86,11 +91,6 @@ func (t *tables) applyLink(l link, gone bool) bool {
 	}
 	old, had := t.links[l.ifindex]
 	t.links[l.ifindex] = l
-	// With a device's MAC go its neighbours, which the kernel tells only after (neigh_changeaddr in net/core/neighbour.c):
-	// one that was found in between would be taken for one of those.
-	if had && old.mac != l.mac {
-		t.dropNeighs(l.ifindex)
-	}
 	// The kernel flushes IPv4 routes of a device set down without telling, but for those of scope host
 	// (fib_disable_ip in net/ipv4/fib_frontend.c, fib_sync_down_dev in fib_semantics.c). IPv6's it
 	// tells of, unless net.ipv6.route.skip_notify_on_dev_down is set.

@@ -12,7 +12,6 @@ import (
 	"github.com/vishvananda/netlink"
 
 	"github.com/bpfnet/bpfnet/controlplane/ethtool"
-
 	"github.com/bpfnet/bpfnet/test/lab"
 )
 

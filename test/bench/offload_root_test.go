@@ -9,7 +9,6 @@ import (
 	"testing"
 
 	"github.com/bpfnet/bpfnet/controlplane/ethtool"
-
 	"github.com/bpfnet/bpfnet/test/lab"
 )
 
